@@ -1,0 +1,1 @@
+//! Counters of a role and their OpenMetrics text.

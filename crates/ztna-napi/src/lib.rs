@@ -1,0 +1,3 @@
+//! napi
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
