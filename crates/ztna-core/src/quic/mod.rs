@@ -1,1 +1,13 @@
-//! 
+//! QUIC and HTTP/3 as the roles see them. `connection` is the only file that names `quiche::Connection`, `h3` the only one
+//! that names `quiche::h3`. quiche reads the clock itself; nothing else in this room does, but for certificate dates in `tls`.
+
+pub mod connection;
+pub mod endpoint;
+pub mod h3;
+pub mod retry;
+pub mod tls;
+
+pub use connection::{Connection, Event, StreamId, Wrote};
+pub use endpoint::{ConnKey, Router};
+pub use h3::{Fields, field};
+pub use tls::{Kind, TlsConfig};

@@ -1,0 +1,414 @@
+//! One QUIC connection with HTTP/3 on it. The only file that names `quiche::Connection`.
+//!
+//! Drain order after anything was fed in (`recv`, `on_timeout`, a write): `poll_event` until `None`, then `send` until `None`.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::h3::{Fields, Http3};
+use super::tls::{Kind, TlsConfig};
+use crate::error::{Error, Result};
+use crate::trust::identity::{PeerIdentity, Refusal};
+use crate::wire::cid::Cid;
+
+pub(super) type Transport = quiche::Connection;
+/// A QUIC stream ID (RFC 9000 §2.1).
+pub type StreamId = u64;
+
+/// HTTP/3 error codes that we send (RFC 9114 §8.1).
+pub const H3_NO_ERROR: u64 = 0x100;
+pub const H3_REQUEST_CANCELLED: u64 = 0x10c;
+pub const H3_MESSAGE_ERROR: u64 = 0x10e;
+pub const H3_CONNECT_ERROR: u64 = 0x10f;
+
+/// A stream's low send watermark, bytes: below one packet's worth a write only makes small frames.
+const LOW_WATERMARK: usize = 1_100;
+
+/// What a connection tells its role.
+#[derive(Debug)]
+pub enum Event {
+    /// The handshake is done and the peer's certificate verified.
+    Established(Arc<PeerIdentity>),
+    /// The peer's SETTINGS allow Extended CONNECT with datagrams.
+    Ready,
+    Headers {
+        stream: StreamId,
+        fields: Fields,
+        fin: bool,
+    },
+    /// A header section that RFC 9114 §4.1.2 calls malformed.
+    Malformed {
+        stream: StreamId,
+    },
+    Data {
+        stream: StreamId,
+    },
+    Finished {
+        stream: StreamId,
+    },
+    Reset {
+        stream: StreamId,
+        code: u64,
+    },
+    /// The stream takes bytes again, or the peer has stopped it (the next write tells).
+    Writable {
+        stream: StreamId,
+    },
+    GoAway,
+    /// The peer's packets now come from here (server side of an outer connection).
+    Migrated(SocketAddr),
+    /// Nothing more will come. The reason is for people.
+    Closed(Closed),
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Closed {
+    /// No packet for the idle timeout, or the handshake did not finish.
+    TimedOut,
+    /// The peer's certificate was refused by us.
+    Refused(Refusal),
+    /// The peer closed it; TLS alerts are `0x100 + alert` (RFC 9001 §4.8).
+    ByPeer { app: bool, code: u64, reason: String },
+    /// We closed it.
+    Local(String),
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrote {
+    Bytes(usize),
+    /// No window now; a `Writable` event follows.
+    Blocked,
+    /// The peer sent STOP_SENDING with this code.
+    Stopped(u64),
+    Gone,
+}
+
+pub struct Connection {
+    q: Transport,
+    h3: Option<Http3>,
+    kind: Kind,
+    local: SocketAddr,
+    identity: Option<Arc<PeerIdentity>>,
+    events: VecDeque<Event>,
+    packets: u64,
+    ready: bool,
+    closed: bool,
+    goaway_received: bool,
+    scid: Cid,
+}
+
+impl Connection {
+    /// A client connection. `local` and `peer` are constant for its life: for inner connections they are synthetic.
+    pub fn connect(tls: &mut TlsConfig, scid: Cid, server_name: &str, local: SocketAddr, peer: SocketAddr) -> Result<Self> {
+        let id = quiche::ConnectionId::from_ref(scid.as_bytes());
+        let q = quiche::connect(Some(server_name), &id, local, peer, &mut tls.quiche)
+            .map_err(|e| Error::Internal(format!("QUIC connect: {e}")))?;
+        Ok(Self::new(q, tls.kind(), local, scid))
+    }
+
+    /// A server connection for a first Initial. `retry` holds the original destination connection ID and the Retry's source
+    /// connection ID where the client's address was validated.
+    pub fn accept(tls: &mut TlsConfig, scid: Cid, retry: Option<(&[u8], &[u8])>, local: SocketAddr, peer: SocketAddr) -> Result<Self> {
+        let id = quiche::ConnectionId::from_ref(scid.as_bytes());
+        let q = match retry {
+            None => quiche::accept(&id, None, local, peer, &mut tls.quiche),
+            Some((odcid, rscid)) => {
+                let (odcid, rscid) = (quiche::ConnectionId::from_ref(odcid), quiche::ConnectionId::from_ref(rscid));
+                let ids = quiche::RetryConnectionIds { original_destination_cid: &odcid, retry_source_cid: &rscid };
+                quiche::accept_with_retry(&id, ids, local, peer, &mut tls.quiche)
+            }
+        };
+        let q = q.map_err(|e| Error::Internal(format!("QUIC accept: {e}")))?;
+        Ok(Self::new(q, tls.kind(), local, scid))
+    }
+
+    fn new(q: Transport, kind: Kind, local: SocketAddr, scid: Cid) -> Self {
+        Connection {
+            q,
+            h3: None,
+            kind,
+            local,
+            identity: None,
+            events: VecDeque::new(),
+            packets: 0,
+            ready: false,
+            closed: false,
+            goaway_received: false,
+            scid,
+        }
+    }
+
+    /// Feeds one packet. Errors are the peer's and end this connection at most: they come back as `Closed`.
+    pub fn recv(&mut self, packet: &mut [u8], from: SocketAddr) {
+        self.recv_at(packet, from, self.local);
+    }
+
+    /// As [`recv`](Self::recv), naming the local address that it arrived at.
+    pub fn recv_at(&mut self, packet: &mut [u8], from: SocketAddr, to: SocketAddr) {
+        self.packets += 1;
+        let _ = self.q.recv(packet, quiche::RecvInfo { from, to });
+    }
+
+    /// Settles what packets and timers changed: handshake, HTTP/3, closing. Call once after a batch, before `poll_event`.
+    pub fn process(&mut self, tls: &mut TlsConfig) {
+        if self.closed {
+            return;
+        }
+        if self.h3.is_none() && self.q.is_established() {
+            self.establish(tls);
+        }
+        if let Some(h3) = self.h3.as_mut() {
+            if let Err(e) = h3.poll(&mut self.q, &mut self.events) {
+                let _ = self.q.close(true, 0x102, e.to_string().as_bytes());
+            }
+            if !self.ready && h3.ready(&self.q) {
+                self.ready = true;
+                self.events.push_back(Event::Ready);
+            }
+            while let Some(stream) = self.q.stream_writable_next() {
+                self.events.push_back(Event::Writable { stream });
+            }
+        }
+        while let Some(event) = self.q.path_event_next() {
+            if let quiche::PathEvent::PeerMigrated(_, peer) = event {
+                self.events.push_back(Event::Migrated(peer));
+            }
+        }
+        if self.q.is_closed() {
+            self.closed = true;
+            self.events.push_back(Event::Closed(self.why_closed(tls)));
+        }
+    }
+
+    fn establish(&mut self, tls: &mut TlsConfig) {
+        let chain = self.q.peer_cert_chain().unwrap_or_default();
+        match tls.verify(&chain, SystemTime::now()) {
+            Ok(identity) => {
+                let identity = Arc::new(identity);
+                self.identity = Some(identity.clone());
+                match Http3::new(&mut self.q) {
+                    Ok(h3) => self.h3 = Some(h3),
+                    Err(e) => {
+                        let _ = self.q.close(true, 0x102, e.to_string().as_bytes());
+                    }
+                }
+                self.events.push_back(Event::Established(identity));
+            }
+            Err(refusal) => {
+                let _ = self.q.close(false, 0x100 + 42, refusal.to_string().as_bytes());
+                self.closed = true;
+                self.events.push_back(Event::Closed(Closed::Refused(refusal)));
+            }
+        }
+    }
+
+    fn why_closed(&self, tls: &mut TlsConfig) -> Closed {
+        if let Some(refusal) = tls.take_refusal() {
+            return Closed::Refused(refusal);
+        }
+        if self.q.is_timed_out() {
+            return Closed::TimedOut;
+        }
+        if let Some(e) = self.q.peer_error() {
+            return Closed::ByPeer { app: e.is_app, code: e.error_code, reason: String::from_utf8_lossy(&e.reason).into_owned() };
+        }
+        match self.q.local_error() {
+            Some(e) => Closed::Local(format!("{} (code {:#x})", String::from_utf8_lossy(&e.reason), e.error_code)),
+            None => Closed::TimedOut,
+        }
+    }
+
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        if matches!(event, Event::GoAway) {
+            self.goaway_received = true;
+        }
+        Some(event)
+    }
+
+    /// Writes one packet into `out` (at least the connection's largest payload): its length and where to.
+    pub fn send(&mut self, out: &mut [u8]) -> Option<(usize, SocketAddr)> {
+        let (n, info) = self.q.send(out).ok()?;
+        self.packets += 1;
+        Some((n, info.to))
+    }
+
+    pub fn timeout_instant(&self) -> Option<Instant> {
+        self.q.timeout_instant()
+    }
+
+    /// Fires timers that are due.
+    pub fn on_timeout(&mut self) {
+        if self.q.timeout().is_some_and(|t| t.is_zero()) {
+            self.q.on_timeout();
+        }
+    }
+
+    // ---- HTTP/3
+
+    /// Opens a request stream. `Ok(None)`: not now, call again after the next packet.
+    pub fn request(&mut self, fields: &[(String, String)], fin: bool) -> Result<Option<StreamId>> {
+        match self.h3.as_mut() {
+            Some(h3) => h3.request(&mut self.q, fields, fin),
+            None => Ok(None),
+        }
+    }
+
+    pub fn respond(&mut self, stream: StreamId, fields: Fields, fin: bool) {
+        if let Some(h3) = self.h3.as_mut() {
+            h3.respond(&mut self.q, stream, fields, fin);
+        }
+    }
+
+    /// Answers with FIN and asks the peer to stop sending: a refusal whose reason arrives (facts.md).
+    pub fn refuse(&mut self, stream: StreamId, fields: Fields) {
+        self.respond(stream, fields, true);
+        let _ = self.q.stream_shutdown(stream, quiche::Shutdown::Read, H3_NO_ERROR);
+    }
+
+    /// Writes body bytes; with `fin` the stream ends once all of `data` was taken.
+    pub fn write(&mut self, stream: StreamId, data: &[u8], fin: bool) -> Wrote {
+        let Some(h3) = self.h3.as_mut() else { return Wrote::Blocked };
+        let wrote = h3.write(&mut self.q, stream, data, fin);
+        let short = match wrote {
+            Wrote::Blocked => true,
+            Wrote::Bytes(n) => n < data.len(),
+            Wrote::Stopped(_) | Wrote::Gone => false,
+        };
+        if short {
+            let _ = self.q.stream_writable(stream, LOW_WATERMARK);
+        }
+        wrote
+    }
+
+    /// Bytes that a [`write`](Self::write) would take now, the DATA frame's header left out; 0 when blocked.
+    pub fn capacity(&mut self, stream: StreamId) -> usize {
+        /// DATA frame header: type and a length of at most 4 bytes.
+        const HEADER: usize = 5;
+        match self.q.stream_capacity(stream) {
+            Ok(n) if n > HEADER => n - HEADER,
+            Ok(_) => {
+                let _ = self.q.stream_writable(stream, LOW_WATERMARK);
+                0
+            }
+            // The write itself will say Stopped or Gone.
+            Err(_) => usize::MAX,
+        }
+    }
+
+    /// Reads body bytes; 0 when there are none now.
+    pub fn read(&mut self, stream: StreamId, out: &mut [u8]) -> usize {
+        match self.h3.as_mut() {
+            Some(h3) => h3.read(&mut self.q, stream, out),
+            None => 0,
+        }
+    }
+
+    /// RESET_STREAM and STOP_SENDING.
+    pub fn reset(&mut self, stream: StreamId, code: u64) {
+        let _ = self.q.stream_shutdown(stream, quiche::Shutdown::Read, code);
+        let _ = self.q.stream_shutdown(stream, quiche::Shutdown::Write, code);
+        if let Some(h3) = self.h3.as_mut() {
+            h3.forget(&mut self.q, stream);
+        }
+    }
+
+    /// STOP_SENDING alone: we read no more.
+    pub fn stop(&mut self, stream: StreamId, code: u64) {
+        let _ = self.q.stream_shutdown(stream, quiche::Shutdown::Read, code);
+    }
+
+    pub fn goaway(&mut self) {
+        if let Some(h3) = self.h3.as_mut() {
+            h3.goaway(&mut self.q);
+        }
+    }
+
+    // ---- DATAGRAM
+
+    /// Queues one DATAGRAM. `false`: full or too large.
+    pub fn dgram_send(&mut self, payload: Vec<u8>) -> bool {
+        self.q.dgram_send_buf(payload).is_ok()
+    }
+    pub fn dgram_recv(&mut self) -> Option<Vec<u8>> {
+        self.q.dgram_recv_buf().ok()
+    }
+    pub fn dgram_full(&self) -> bool {
+        self.q.is_dgram_send_queue_full()
+    }
+    /// DATAGRAMs queued and not yet in a packet.
+    pub fn dgram_queued(&self) -> usize {
+        self.q.dgram_send_queue_len()
+    }
+    /// Largest DATAGRAM payload now, bytes; `None` before the handshake or where the peer takes none.
+    pub fn dgram_max(&self) -> Option<usize> {
+        self.q.dgram_max_writable_len()
+    }
+
+    // ---- state
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+    pub fn identity(&self) -> Option<&Arc<PeerIdentity>> {
+        self.identity.as_ref()
+    }
+    pub fn is_established(&self) -> bool {
+        self.identity.is_some()
+    }
+    pub fn is_ready(&self) -> bool {
+        self.ready && !self.goaway_received
+    }
+    pub fn is_closed(&self) -> bool {
+        self.closed || self.q.is_closed()
+    }
+    pub fn is_draining(&self) -> bool {
+        self.q.is_draining()
+    }
+    /// Our connection ID: the one peers address us by.
+    pub fn scid(&self) -> Cid {
+        self.scid
+    }
+    /// The peer's connection ID in use, once known and of our length.
+    pub fn dcid(&self) -> Option<Cid> {
+        if !self.q.is_established() {
+            return None;
+        }
+        Cid::from_slice(&self.q.destination_id())
+    }
+    /// Packets sent and received: RFC 9001 §6.6 limits them per key, and quiche never starts a key update.
+    pub fn packets(&self) -> u64 {
+        self.packets
+    }
+    /// Smoothed round trip time of the active path.
+    pub fn rtt(&self) -> Duration {
+        self.q.path_stats().find(|p| p.active).map_or(Duration::ZERO, |p| p.rtt)
+    }
+    /// Packets (lost, sent).
+    pub fn loss(&self) -> (usize, usize) {
+        let s = self.q.stats();
+        (s.lost, s.sent)
+    }
+    /// Largest UDP payload that PMTU discovery found to pass.
+    pub fn pmtu(&self) -> usize {
+        self.q.pmtu().unwrap_or(0)
+    }
+    /// Bidirectional streams that we may still open.
+    pub fn streams_left(&self) -> u64 {
+        self.q.peer_streams_left_bidi()
+    }
+
+    /// Sends something that the peer must acknowledge: a keep-alive, or the nudge after a path switch.
+    pub fn ping(&mut self) {
+        let _ = self.q.send_ack_eliciting();
+    }
+
+    /// Closes with an application error (RFC 9114 §8.1 code).
+    pub fn close(&mut self, code: u64, reason: &str) {
+        let _ = self.q.close(true, code, reason.as_bytes());
+    }
+}

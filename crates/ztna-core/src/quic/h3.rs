@@ -1,0 +1,160 @@
+//! HTTP/3 over one connection: fields, requests, bodies. The only file that names `quiche::h3`.
+
+use std::collections::VecDeque;
+
+use quiche::h3::{self, NameValue};
+
+use super::connection::{Event, StreamId, Transport, Wrote};
+use crate::error::{Error, Result};
+
+/// A header section in order, names lower case. Pseudo-headers first.
+pub type Fields = Vec<(String, String)>;
+
+/// The first value of `name`.
+pub fn field<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    fields.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+}
+
+/// Largest header section taken, bytes: our longest request is under 1 KiB; `traceparent` and a few foreign fields fit.
+const MAX_FIELD_SECTION: u64 = 16 << 10;
+/// Header sections that wait for congestion window, a connection. A peer's requests are bounded by its stream limit.
+const MAX_PENDING: usize = 8_192;
+
+enum Pending {
+    Response { stream: u64, fields: Fields, fin: bool },
+    GoAway,
+}
+
+pub(super) struct Http3 {
+    h3: h3::Connection,
+    /// What could not be sent while the congestion window was full (StreamBlocked), in order.
+    pending: VecDeque<Pending>,
+    highest_request: u64,
+}
+
+impl Http3 {
+    pub(super) fn new(q: &mut Transport) -> Result<Self> {
+        let mut config = h3::Config::new().map_err(|e| Error::Internal(format!("h3: {e}")))?;
+        config.enable_extended_connect(true);
+        config.set_max_field_section_size(MAX_FIELD_SECTION);
+        config.set_qpack_max_table_capacity(0);
+        config.set_qpack_blocked_streams(0);
+        let h3 = h3::Connection::with_transport(q, &config).map_err(|e| Error::Internal(format!("h3: {e}")))?;
+        Ok(Http3 { h3, pending: VecDeque::new(), highest_request: 0 })
+    }
+
+    /// Whether the peer's SETTINGS allow Extended CONNECT (RFC 9220 §3) with HTTP Datagrams (RFC 9297 §2.1.1).
+    pub(super) fn ready(&self, q: &Transport) -> bool {
+        self.h3.extended_connect_enabled_by_peer() && self.h3.dgram_enabled_by_peer(q)
+    }
+
+    /// Opens a request. `Ok(None)`: no window or stream credit now; call again after the next packet.
+    pub(super) fn request(&mut self, q: &mut Transport, fields: &[(String, String)], fin: bool) -> Result<Option<StreamId>> {
+        match self.h3.send_request(q, &headers(fields), fin) {
+            Ok(id) => Ok(Some(id)),
+            Err(h3::Error::StreamBlocked | h3::Error::TransportError(quiche::Error::StreamLimit)) => Ok(None),
+            Err(h3::Error::RequestRejected | h3::Error::RequestCancelled) => Err(Error::Closed("the peer is draining".into())),
+            Err(e) => Err(Error::Peer(format!("request: {e}"))),
+        }
+    }
+
+    /// Answers a request, now or as soon as the window allows.
+    pub(super) fn respond(&mut self, q: &mut Transport, stream: StreamId, fields: Fields, fin: bool) {
+        if self.pending.len() < MAX_PENDING {
+            self.pending.push_back(Pending::Response { stream, fields, fin });
+        }
+        self.flush(q);
+    }
+
+    pub(super) fn goaway(&mut self, q: &mut Transport) {
+        self.pending.push_back(Pending::GoAway);
+        self.flush(q);
+    }
+
+    fn flush(&mut self, q: &mut Transport) {
+        while let Some(next) = self.pending.front() {
+            let done = match next {
+                Pending::Response { stream, fields, fin } => {
+                    // Incremental: without it one download starves every later stream (quiche's default outranks them all).
+                    let priority = h3::Priority::new(3, true);
+                    self.h3.send_response_with_priority(q, *stream, &headers(fields), &priority, *fin)
+                }
+                Pending::GoAway => self.h3.send_goaway(q, self.highest_request),
+            };
+            match done {
+                Err(h3::Error::StreamBlocked) => return,
+                // Any other error means that the stream or the connection is gone: nobody is left to answer.
+                Ok(()) | Err(_) => self.pending.pop_front(),
+            };
+        }
+    }
+
+    /// Writes body bytes. With `fin` the stream ends after `data` if all of it was taken.
+    pub(super) fn write(&mut self, q: &mut Transport, stream: StreamId, data: &[u8], fin: bool) -> Wrote {
+        match self.h3.send_body(q, stream, data, fin) {
+            Ok(n) => Wrote::Bytes(n),
+            Err(h3::Error::Done) => Wrote::Blocked,
+            Err(h3::Error::TransportError(quiche::Error::StreamStopped(code))) => Wrote::Stopped(code),
+            Err(_) => Wrote::Gone,
+        }
+    }
+
+    /// Reads body bytes; 0 when there are none now.
+    pub(super) fn read(&mut self, q: &mut Transport, stream: StreamId, out: &mut [u8]) -> usize {
+        self.h3.recv_body(q, stream, out).unwrap_or(0)
+    }
+
+    /// Frees what h3 keeps of a stream that was shut down both ways (it would leak 513 bytes otherwise).
+    pub(super) fn forget(&mut self, q: &mut Transport, stream: StreamId) {
+        let _ = self.h3.send_body(q, stream, b"x", false);
+    }
+
+    /// Turns what arrived into events. Errors close the connection.
+    pub(super) fn poll(&mut self, q: &mut Transport, events: &mut VecDeque<Event>) -> Result<()> {
+        self.flush(q);
+        loop {
+            match self.h3.poll(q) {
+                Ok((stream, h3::Event::Headers { list, more_frames })) => {
+                    self.highest_request = self.highest_request.max(stream);
+                    match fields_of(&list) {
+                        Some(fields) => events.push_back(Event::Headers { stream, fields, fin: !more_frames }),
+                        None => events.push_back(Event::Malformed { stream }),
+                    }
+                }
+                Ok((stream, h3::Event::Data)) => events.push_back(Event::Data { stream }),
+                Ok((stream, h3::Event::Finished)) => events.push_back(Event::Finished { stream }),
+                Ok((stream, h3::Event::Reset(code))) => events.push_back(Event::Reset { stream, code }),
+                Ok((_, h3::Event::GoAway)) => events.push_back(Event::GoAway),
+                Ok((_, h3::Event::PriorityUpdate)) => {}
+                Err(h3::Error::Done) => return Ok(()),
+                Err(e) => return Err(Error::Peer(format!("HTTP/3: {e}"))),
+            }
+        }
+    }
+}
+
+fn headers(fields: &[(String, String)]) -> Vec<h3::HeaderRef<'_>> {
+    fields.iter().map(|(n, v)| h3::HeaderRef::new(n.as_bytes(), v.as_bytes())).collect()
+}
+
+/// Text fields with pseudo-headers first and once each (RFC 9114 §4.3; quiche checks none of it).
+fn fields_of(list: &[h3::Header]) -> Option<Fields> {
+    let mut out: Fields = Vec::with_capacity(list.len());
+    let mut regular = false;
+    for h in list {
+        let name = std::str::from_utf8(h.name()).ok()?;
+        let value = std::str::from_utf8(h.value()).ok()?;
+        if name.is_empty() || name.bytes().any(|b| b.is_ascii_uppercase() || b <= b' ') || value.bytes().any(|b| b < b' ' && b != b'\t') {
+            return None;
+        }
+        if name.starts_with(':') {
+            if regular || out.iter().any(|(n, _)| n == name) {
+                return None;
+            }
+        } else {
+            regular = true;
+        }
+        out.push((name.to_owned(), value.to_owned()));
+    }
+    Some(out)
+}

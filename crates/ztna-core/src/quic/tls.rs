@@ -1,0 +1,205 @@
+//! TLS 1.3 contexts and transport settings of the four kinds of connection.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use boring::pkey::PKey;
+use boring::ssl::{
+    SslAlert, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode, SslVerifyError, SslVerifyMode, SslVersion,
+};
+use boring::x509::X509;
+
+use crate::error::{Error, Result};
+use crate::id::Role;
+use crate::trust::identity::{Expect, PeerIdentity, Refusal, RoleSet, Usage};
+use crate::trust::snapshot::Snapshot;
+
+/// Largest UDP payload of an inner connection, bytes (protocol.md, Sizes): the same on every path.
+pub const INNER_PAYLOAD: usize = 1320;
+/// Largest UDP payload of an outer connection, bytes: 1320 + 32 of QUIC + 4 of quarter stream ID + 4 of context ID.
+pub const OUTER_PAYLOAD: usize = 1360;
+/// Idle timeouts in milliseconds (protocol.md, Timers).
+pub const INNER_IDLE_MS: u64 = 60_000;
+pub const OUTER_IDLE_MS: u64 = 30_000;
+/// Streams a peer may have open at once (protocol.md: flows 4,096 per connection, and some for path signalling).
+pub const INNER_STREAMS: u64 = 4_096 + 8;
+/// A relay connection carries one stream a session.
+pub const OUTER_STREAMS: u64 = 1_024;
+/// Connection receive window, inner: far larger than the sum of a few stalled streams, below the relay's DATAGRAM queue
+/// (8,192 packets of 1,320 bytes).
+const INNER_CONNECTION_WINDOW: u64 = 48 << 20;
+/// Stream receive window, inner: 200 Mbit/s × 80 ms is 2 MB; auto-tuning starts small and ends here.
+const INNER_STREAM_WINDOW: u64 = 6 << 20;
+const INNER_STREAM_INITIAL: u64 = 256 << 10;
+/// An outer stream carries capsules only.
+const OUTER_STREAM_WINDOW: u64 = 64 << 10;
+/// Received DATAGRAMs that wait for this end: one GRO batch of 8 × 64 KB must never overflow it (facts.md: below 2,048 loses).
+const OUTER_DGRAM_RECV: usize = 8_192;
+/// A relay's way out; a node's is only staging behind `is_dgram_send_queue_full`.
+const RELAY_DGRAM_SEND: usize = 8_192;
+const NODE_DGRAM_SEND: usize = 256;
+const INNER_DGRAM_RECV: usize = 2_048;
+const INNER_DGRAM_SEND: usize = 512;
+
+/// Which of the four connections a context is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Node → relay, at the node.
+    OuterClient,
+    /// Node → relay, at the relay.
+    OuterServer,
+    /// Agent → connector, at the agent.
+    InnerClient,
+    /// Agent → connector, at the connector.
+    InnerServer,
+}
+
+impl Kind {
+    fn is_server(self) -> bool {
+        matches!(self, Kind::OuterServer | Kind::InnerServer)
+    }
+    fn is_outer(self) -> bool {
+        matches!(self, Kind::OuterClient | Kind::OuterServer)
+    }
+    fn expect(self, trust_domain: &str) -> Expect {
+        let (roles, usage) = match self {
+            Kind::OuterClient => (RoleSet::of(&[Role::Relay]), Usage::ServerAuth),
+            Kind::OuterServer => (RoleSet::of(&[Role::Agent, Role::Connector]), Usage::ClientAuth),
+            Kind::InnerClient => (RoleSet::of(&[Role::Connector]), Usage::ServerAuth),
+            Kind::InnerServer => (RoleSet::of(&[Role::Agent]), Usage::ClientAuth),
+        };
+        Expect { trust_domain: trust_domain.to_owned(), roles, usage }
+    }
+}
+
+/// A context made from one snapshot. Rebuilt on every snapshot change; connections made before keep theirs.
+pub struct TlsConfig {
+    pub(super) quiche: quiche::Config,
+    snapshot: Arc<Snapshot>,
+    kind: Kind,
+    refused: Arc<Mutex<Option<Refusal>>>,
+}
+
+impl TlsConfig {
+    /// Errors: a certificate or key that BoringSSL does not take.
+    pub fn new(kind: Kind, snapshot: &Arc<Snapshot>) -> Result<Self> {
+        let refused = Arc::new(Mutex::new(None));
+        let context = context(kind, snapshot, &refused).map_err(|e| Error::Identity(format!("TLS context: {e}")))?;
+        let quiche = transport(kind, context).map_err(|e| Error::Internal(format!("QUIC configuration: {e}")))?;
+        Ok(TlsConfig { quiche, snapshot: snapshot.clone(), kind, refused })
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Why the last handshake on this context was refused, if the verifier refused it. Reading clears it.
+    pub fn take_refusal(&mut self) -> Option<Refusal> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Verifies the chain that an established connection showed, leaf first. Called once more after the handshake: a missing
+    /// certificate is a refusal too.
+    pub fn verify(&self, chain: &[&[u8]], now: SystemTime) -> Result<PeerIdentity, Refusal> {
+        let s = &self.snapshot;
+        s.anchors.verify(chain, &self.kind.expect(s.network.trust_domain()), &s.revoked, now)
+    }
+}
+
+fn context(kind: Kind, snapshot: &Arc<Snapshot>, refused: &Arc<Mutex<Option<Refusal>>>) -> Result<SslContextBuilder, boring::error::ErrorStack> {
+    let mut b = SslContextBuilder::new(SslMethod::tls())?;
+    b.set_min_proto_version(Some(SslVersion::TLS1_3))?;
+    b.set_max_proto_version(Some(SslVersion::TLS1_3))?;
+    b.set_curves_list("X25519MLKEM768:X25519:P-256")?;
+    b.set_options(SslOptions::NO_TICKET);
+    b.set_session_cache_mode(SslSessionCacheMode::OFF);
+    let certs = X509::stack_from_pem(snapshot.credentials.cert_chain_pem.as_bytes())?;
+    for (i, cert) in certs.into_iter().enumerate() {
+        if i == 0 {
+            b.set_certificate(&cert)?;
+        } else {
+            b.add_extra_chain_cert(cert)?;
+        }
+    }
+    let key = PKey::private_key_from_pem(snapshot.credentials.key_pem.expose().as_bytes())?;
+    b.set_private_key(&key)?;
+    b.check_private_key()?;
+    let (snapshot, refused) = (snapshot.clone(), refused.clone());
+    let mode = SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT;
+    b.set_custom_verify_callback(mode, move |ssl| {
+        let expect = kind.expect(snapshot.network.trust_domain());
+        let chain = presented_chain(ssl, kind.is_server());
+        let refs: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
+        match snapshot.anchors.verify(&refs, &expect, &snapshot.revoked, SystemTime::now()) {
+            Ok(_) => Ok(()),
+            Err(refusal) => {
+                let alert = alert_of(&refusal);
+                *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+                Err(SslVerifyError::Invalid(alert))
+            }
+        }
+    });
+    Ok(b)
+}
+
+/// The certificates the peer sent, leaf first, DER. BoringSSL's chain holds the leaf on the client side only.
+fn presented_chain(ssl: &SslRef, is_server: bool) -> Vec<Vec<u8>> {
+    let mut out = Vec::new();
+    if is_server && let Some(Ok(leaf)) = ssl.peer_certificate().map(|c| c.to_der()) {
+        out.push(leaf);
+    }
+    if let Some(chain) = ssl.peer_cert_chain() {
+        out.extend(chain.iter().filter_map(|c| c.to_der().ok()));
+    }
+    out
+}
+
+fn alert_of(refusal: &Refusal) -> SslAlert {
+    match refusal.as_str() {
+        "expired" | "not-yet-valid" => SslAlert::CERTIFICATE_EXPIRED,
+        "revoked" => SslAlert::CERTIFICATE_REVOKED,
+        "unknown-ca" => SslAlert::UNKNOWN_CA,
+        "no-certificate" => SslAlert::CERTIFICATE_REQUIRED,
+        "wrong-role" | "wrong-trust-domain" => SslAlert::ACCESS_DENIED,
+        _ => SslAlert::BAD_CERTIFICATE,
+    }
+}
+
+fn transport(kind: Kind, context: SslContextBuilder) -> quiche::Result<quiche::Config> {
+    let mut c = quiche::Config::with_boring_ssl_ctx_builder(quiche::PROTOCOL_VERSION, context)?;
+    c.set_application_protos(&[b"h3"])?;
+    c.grease(false);
+    // BBR2 below and above: cubic on either layer collapses under loss with delay (facts.md).
+    c.set_cc_algorithm_name("bbr2_gcongestion")?;
+    c.enable_pacing(false);
+    c.set_max_recv_udp_payload_size(1500);
+    c.set_initial_max_streams_uni(8);
+    c.set_initial_max_stream_data_uni(64 << 10);
+    c.set_active_connection_id_limit(4);
+    c.set_initial_congestion_window_packets(32);
+    if kind.is_outer() {
+        c.set_max_idle_timeout(OUTER_IDLE_MS);
+        c.set_max_send_udp_payload_size(OUTER_PAYLOAD);
+        c.discover_pmtu(true);
+        c.set_initial_max_data(1 << 20);
+        c.set_max_connection_window(4 << 20);
+        c.set_initial_max_stream_data_bidi_local(OUTER_STREAM_WINDOW);
+        c.set_initial_max_stream_data_bidi_remote(OUTER_STREAM_WINDOW);
+        c.set_max_stream_window(OUTER_STREAM_WINDOW);
+        c.set_initial_max_streams_bidi(OUTER_STREAMS);
+        c.enable_dgram(true, OUTER_DGRAM_RECV, if kind == Kind::OuterServer { RELAY_DGRAM_SEND } else { NODE_DGRAM_SEND });
+    } else {
+        c.set_max_idle_timeout(INNER_IDLE_MS);
+        c.set_max_send_udp_payload_size(INNER_PAYLOAD);
+        // Paths are switched below QUIC, so that QUIC itself never migrates.
+        c.set_disable_active_migration(true);
+        c.set_initial_max_data(INNER_CONNECTION_WINDOW);
+        c.set_max_connection_window(INNER_CONNECTION_WINDOW);
+        c.set_initial_max_stream_data_bidi_local(INNER_STREAM_INITIAL);
+        c.set_initial_max_stream_data_bidi_remote(INNER_STREAM_INITIAL);
+        c.set_max_stream_window(INNER_STREAM_WINDOW);
+        c.set_initial_max_streams_bidi(INNER_STREAMS);
+        c.enable_dgram(true, INNER_DGRAM_RECV, INNER_DGRAM_SEND);
+    }
+    Ok(c)
+}
