@@ -1,0 +1,362 @@
+//! Cedar policies: may this agent open this flow, and is there any flow for which it needs this connector.
+//!
+//! Everything that is not plainly allowed is denied: an unknown agent or service, a port the service does not declare,
+//! a policy that fails while it is evaluated (Cedar itself would only skip it).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use cedar_policy::{
+    Authorizer, Context, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicySet, Request, ResourceConstraint,
+    RestrictedExpression,
+};
+
+use crate::error::Error;
+use crate::id::NAME_MAX;
+use crate::trust::network::{Network, Service};
+use crate::trust::policy_load::{Loaded, load};
+use crate::trust::text::rfc3339;
+
+/// Most remembered decisions of one policy. At some 300 bytes each this is 5 MB; when full, all are forgotten at once,
+/// which costs one evaluation for each flow that still opens.
+const CACHE_MAX: usize = 16_384;
+
+/// A validated set of policies, bound to the agents and services of one network.
+pub struct Policy {
+    agents: BTreeMap<String, Entities>,
+    services: BTreeMap<String, ServicePolicies>,
+    connectors: BTreeMap<String, Vec<String>>,
+    /// Long literals of all policies: between two of them no comparison with `context.port` changes its result.
+    literals: BTreeSet<i64>,
+    reads_path: bool,
+    reads_now: bool,
+    warnings: Vec<String>,
+    decided: Mutex<HashMap<FlowKey, Decision>>,
+    admitted: Mutex<HashMap<(String, String), Decision>>,
+}
+
+/// The policies whose scope can match one service.
+struct ServicePolicies {
+    service: Service,
+    uid: EntityUid,
+    exact: PolicySet,
+    /// Over-approximation for admission: see `policy_load`.
+    relaxed: PolicySet,
+}
+
+/// What a flow is, to a policy.
+#[derive(Debug, Clone, Copy)]
+pub struct FlowContext<'a> {
+    pub service: &'a str,
+    pub protocol: Protocol,
+    /// 0 for ICMP.
+    pub port: u16,
+    pub path: PathClass,
+    pub now: SystemTime,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Icmp,
+}
+
+impl Protocol {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Icmp => "icmp",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self, Error> {
+        match s {
+            "tcp" => Ok(Protocol::Tcp),
+            "udp" => Ok(Protocol::Udp),
+            "icmp" => Ok(Protocol::Icmp),
+            other => Err(Error::config(format!("protocol `{}`", other.escape_debug()), "must be tcp, udp or icmp")),
+        }
+    }
+}
+
+/// How a flow travels, as far as a policy may care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PathClass {
+    Relay,
+    Direct,
+}
+
+impl PathClass {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PathClass::Relay => "relay",
+            PathClass::Direct => "direct",
+        }
+    }
+}
+
+/// The answer, with what an operator needs to understand it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    pub allowed: bool,
+    /// The `@id` (else `policyN`, counted from 0 in the file) of the policy that settled it, when one did.
+    pub policy_id: Option<String>,
+    pub reason: String,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct FlowKey {
+    agent: String,
+    service: String,
+    protocol: Protocol,
+    port: u16,
+    path: PathClass,
+}
+
+impl Policy {
+    /// Parses `text`, validates it strictly against the schema and binds it to `network`. `at` names the file.
+    /// An empty text is a policy: it allows nothing.
+    ///
+    /// Errors: [`Error::Config`] at `<at>:<line>` for what does not parse or validate, templates, and an `@id` that is
+    /// used twice or can't stand in a log line.
+    pub fn new(text: &str, network: &Network, at: &str) -> Result<Policy, Error> {
+        let Loaded { policies, literals, reads_path, reads_now, warnings } = load(text, at)?;
+        let internal = |e: &dyn fmt::Display| Error::config(at, format!("can't be used: {e}"));
+
+        let mut services = BTreeMap::new();
+        for service in network.services.values() {
+            let uid = entity_uid("Service", &service.name)?;
+            let (mut exact, mut relaxed) = (PolicySet::new(), PolicySet::new());
+            for policy in policies.iter().filter(|p| may_concern(&p.exact, &uid)) {
+                exact.add(policy.exact.clone()).map_err(|e| internal(&e))?;
+                if let Some(policy) = &policy.relaxed {
+                    relaxed.add(policy.clone()).map_err(|e| internal(&e))?;
+                }
+            }
+            services.insert(service.name.clone(), ServicePolicies { service: service.clone(), uid, exact, relaxed });
+        }
+        let mut agents = BTreeMap::new();
+        for agent in network.agents.values() {
+            let groups = agent.groups.iter().map(|g| entity_uid("Group", g)).collect::<Result<HashSet<_>, _>>()?;
+            let mut entities: Vec<Entity> = groups.iter().cloned().map(Entity::with_uid).collect();
+            entities.push(Entity::new_no_attrs(entity_uid("Agent", &agent.name)?, groups));
+            agents.insert(agent.name.clone(), Entities::from_entities(entities, None).map_err(|e| internal(&e))?);
+        }
+        let connectors = network
+            .connectors()
+            .into_iter()
+            .map(|c| (c.to_owned(), network.services_of_connector(c).map(|s| s.name.clone()).collect()))
+            .collect();
+        Ok(Policy {
+            agents,
+            services,
+            connectors,
+            literals,
+            reads_path,
+            reads_now,
+            warnings,
+            decided: Mutex::default(),
+            admitted: Mutex::default(),
+        })
+    }
+
+    /// The connector's decision about one flow. Remembered when no policy reads `now`.
+    pub fn decide(&self, agent: &str, flow: &FlowContext<'_>) -> Decision {
+        if self.reads_now || agent.len() > NAME_MAX || flow.service.len() > NAME_MAX {
+            return self.evaluate(agent, flow);
+        }
+        let key = FlowKey { agent: agent.to_owned(), service: flow.service.to_owned(), protocol: flow.protocol, port: flow.port, path: flow.path };
+        if let Some(known) = lock(&self.decided).get(&key) {
+            return known.clone();
+        }
+        let decision = self.evaluate(agent, flow);
+        remember(&self.decided, key, &decision);
+        decision
+    }
+
+    /// The relay's admission: whether any flow of any service on `connector` could be permitted to `agent`, `path` and
+    /// `now` being unknown.
+    ///
+    /// Never refuses what `decide` could allow. It may admit a little more: a condition on `now`, or one that computes
+    /// with numbers, is taken as fulfilled in a `permit` and as not fulfilled in a `forbid`.
+    pub fn may_reach(&self, agent: &str, connector: &str) -> Decision {
+        if agent.len() > NAME_MAX || connector.len() > NAME_MAX {
+            return deny(None, "a name is too long");
+        }
+        let key = (agent.to_owned(), connector.to_owned());
+        if let Some(known) = lock(&self.admitted).get(&key) {
+            return known.clone();
+        }
+        let decision = self.admit(agent, connector);
+        remember(&self.admitted, key, &decision);
+        decision
+    }
+
+    /// Whether a change of path can change a decision.
+    pub fn reads_path(&self) -> bool {
+        self.reads_path
+    }
+    /// Whether time alone can change a decision.
+    pub fn reads_now(&self) -> bool {
+        self.reads_now
+    }
+    /// What the validator found odd without refusing it, one line each, with file and line.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn evaluate(&self, agent: &str, flow: &FlowContext<'_>) -> Decision {
+        let Some(entities) = self.agents.get(agent) else {
+            return deny(None, format!("agent `{}` is not in network.toml", agent.escape_debug()));
+        };
+        let Some(target) = self.services.get(flow.service) else {
+            return deny(None, format!("service `{}` is not in network.toml", flow.service.escape_debug()));
+        };
+        if !declares(&target.service, flow.protocol, flow.port) {
+            return deny(None, match flow.protocol {
+                Protocol::Icmp => format!("service `{}` does not declare icmp", flow.service),
+                Protocol::Tcp | Protocol::Udp => format!("service `{}` does not declare {} port {}", flow.service, flow.protocol, flow.port),
+            });
+        }
+        let now = self.reads_now.then_some(flow.now);
+        let request = match request(agent, target, flow.protocol, flow.port, flow.path, now) {
+            Ok(request) => request,
+            Err(why) => return deny(None, format!("the request can't be put to the policy: {why}")),
+        };
+        let response = Authorizer::new().is_authorized(&request, &target.exact, entities);
+        if let Some(error) = response.diagnostics().errors().next() {
+            return deny(error_policy(error), format!("a policy failed: {error}"));
+        }
+        let id = response.diagnostics().reason().map(ToString::to_string).min();
+        match (response.decision(), id) {
+            (cedar_policy::Decision::Allow, Some(id)) => Decision { allowed: true, reason: format!("permitted by `{id}`"), policy_id: Some(id) },
+            (cedar_policy::Decision::Deny, Some(id)) => deny(Some(id.clone()), format!("forbidden by `{id}`")),
+            (_, None) => deny(None, "no policy permits it"),
+        }
+    }
+
+    fn admit(&self, agent: &str, connector: &str) -> Decision {
+        let Some(entities) = self.agents.get(agent) else {
+            return deny(None, format!("agent `{}` is not in network.toml", agent.escape_debug()));
+        };
+        let Some(services) = self.connectors.get(connector) else {
+            return deny(None, format!("no service is on connector `{}`", connector.escape_debug()));
+        };
+        let paths: &[PathClass] = if self.reads_path { &[PathClass::Relay, PathClass::Direct] } else { &[PathClass::Relay] };
+        for target in services.iter().filter_map(|s| self.services.get(s)) {
+            if !target.relaxed.policies().any(|p| p.effect() == Effect::Permit) {
+                continue;
+            }
+            for (protocol, port) in self.representatives(&target.service) {
+                for path in paths {
+                    let Ok(request) = request(agent, target, protocol, port, *path, None) else { continue };
+                    let response = Authorizer::new().is_authorized(&request, &target.relaxed, entities);
+                    if response.decision() == cedar_policy::Decision::Allow {
+                        let id = response.diagnostics().reason().map(ToString::to_string).min();
+                        let reason = format!("{protocol} to service `{}` could be permitted", target.service.name);
+                        return Decision { allowed: true, policy_id: id, reason };
+                    }
+                }
+            }
+        }
+        deny(None, format!("no policy permits any flow to a service on connector `{connector}`"))
+    }
+
+    /// Flows that stand for all flows of a service: the ends of its port ranges, and each number that policies compare
+    /// with together with its neighbours.
+    fn representatives(&self, service: &Service) -> BTreeSet<(Protocol, u16)> {
+        let mut flows = BTreeSet::new();
+        for (protocol, ranges) in [(Protocol::Tcp, &service.tcp), (Protocol::Udp, &service.udp)] {
+            for range in ranges {
+                flows.extend([(protocol, range.lo), (protocol, range.hi)]);
+                let near = (i64::from(range.lo) - 1)..=(i64::from(range.hi) + 1);
+                for literal in self.literals.range(near) {
+                    let around = [literal - 1, *literal, literal + 1].into_iter().filter_map(|p| u16::try_from(p).ok());
+                    flows.extend(around.filter(|p| range.contains(*p)).map(|p| (protocol, p)));
+                }
+            }
+        }
+        if service.icmp {
+            flows.insert((Protocol::Icmp, 0));
+        }
+        flows
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy").field("reads_path", &self.reads_path).field("reads_now", &self.reads_now).finish_non_exhaustive()
+    }
+}
+
+fn declares(service: &Service, protocol: Protocol, port: u16) -> bool {
+    match protocol {
+        Protocol::Tcp => service.has_tcp(port),
+        Protocol::Udp => service.has_udp(port),
+        Protocol::Icmp => service.icmp && port == 0,
+    }
+}
+
+/// False only when the policy's scope names another service.
+fn may_concern(policy: &cedar_policy::Policy, service: &EntityUid) -> bool {
+    match policy.resource_constraint() {
+        ResourceConstraint::Eq(other) | ResourceConstraint::In(other) | ResourceConstraint::IsIn(_, other) => other == *service,
+        ResourceConstraint::Any | ResourceConstraint::Is(_) => true,
+    }
+}
+
+fn request(agent: &str, target: &ServicePolicies, protocol: Protocol, port: u16, path: PathClass, now: Option<SystemTime>) -> Result<Request, String> {
+    let mut pairs = vec![
+        ("protocol".to_owned(), RestrictedExpression::new_string(protocol.as_str().to_owned())),
+        ("port".to_owned(), RestrictedExpression::new_long(i64::from(port))),
+        ("path".to_owned(), RestrictedExpression::new_string(path.as_str().to_owned())),
+    ];
+    if let Some(now) = now {
+        pairs.push(("now".to_owned(), RestrictedExpression::new_datetime(rfc3339(now))));
+    }
+    let context = Context::from_pairs(pairs).map_err(|e| e.to_string())?;
+    let uid = |kind: &str, name: &str| entity_uid(kind, name).map_err(|e| e.to_string());
+    Request::new(uid("Agent", agent)?, uid("Action", "connect")?, target.uid.clone(), context, None).map_err(|e| e.to_string())
+}
+
+fn entity_uid(kind: &str, name: &str) -> Result<EntityUid, Error> {
+    let kind = EntityTypeName::from_str(kind).map_err(|e| Error::Internal(e.to_string()))?;
+    Ok(EntityUid::from_type_name_and_id(kind, EntityId::new(name)))
+}
+
+fn error_policy(error: &cedar_policy::AuthorizationError) -> Option<String> {
+    match error {
+        cedar_policy::AuthorizationError::PolicyEvaluationError(e) => Some(e.policy_id().to_string()),
+    }
+}
+
+fn deny(policy_id: Option<String>, reason: impl Into<String>) -> Decision {
+    Decision { allowed: false, policy_id, reason: reason.into() }
+}
+
+fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // The maps hold finished values only: a panic elsewhere leaves nothing half done in them.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn remember<K: Eq + std::hash::Hash>(cache: &Mutex<HashMap<K, Decision>>, key: K, decision: &Decision) {
+    let mut cache = lock(cache);
+    if cache.len() >= CACHE_MAX {
+        cache.clear();
+    }
+    cache.insert(key, decision.clone());
+}

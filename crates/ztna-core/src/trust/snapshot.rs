@@ -1,0 +1,85 @@
+//! Everything a node was told, as one value that is applied whole or not at all.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::error::Error;
+use crate::id::Role;
+use crate::trust::anchors::TrustAnchors;
+use crate::trust::credentials::{Credentials, Secret};
+use crate::trust::identity::PeerIdentity;
+use crate::trust::network::Network;
+use crate::trust::policy::Policy;
+use crate::trust::revocation::Revocations;
+
+/// One version of a node's world. Cheap to clone; never changed, only replaced.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Grows with every publication.
+    pub version: u64,
+    pub network: Arc<Network>,
+    pub credentials: Arc<Credentials>,
+    pub anchors: Arc<TrustAnchors>,
+    /// Always present at relays and connectors, never at agents.
+    pub policy: Option<Arc<Policy>>,
+    pub revoked: Arc<Revocations>,
+}
+
+/// The files of a node's folder, read but not yet believed.
+#[derive(Clone)]
+pub struct NodeFiles {
+    pub cert_pem: String,
+    pub key_pem: Secret,
+    pub ca_pem: String,
+    pub network_toml: String,
+    /// Relays and connectors only.
+    pub policy_cedar: Option<String>,
+    /// Relays and connectors only.
+    pub revoked_toml: Option<String>,
+    pub version: u64,
+    /// Where they came from, for error texts.
+    pub folder: Option<String>,
+}
+
+impl Snapshot {
+    /// Checks all files against each other and builds the snapshot. On error nothing of them is used.
+    ///
+    /// Errors: [`Error::Config`] with file and line, [`Error::Identity`] for an unusable certificate.
+    pub fn from_files(files: &NodeFiles, now: SystemTime) -> Result<Snapshot, Error> {
+        let folder = files.folder.as_deref().map_or_else(String::new, |f| format!("{}/", f.trim_end_matches('/')));
+        let at = |file: &str| format!("{folder}{file}");
+        let network = Network::parse(&files.network_toml, &at("network.toml"))?;
+        let anchors = TrustAnchors::from_pem(&files.ca_pem, &at("ca.pem"))?;
+        let revoked = match &files.revoked_toml {
+            Some(text) => Revocations::parse(text, &at("revoked.toml"))?,
+            None => Revocations::default(),
+        };
+        let credentials =
+            Credentials::from_pem(files.cert_pem.clone(), files.key_pem.clone(), &anchors, &network.trust_domain, &revoked, now, &folder)?;
+        let policy = match (credentials.leaf.id.role(), &files.policy_cedar) {
+            (Role::Agent, _) => None,
+            (Role::Connector | Role::Relay, Some(text)) => Some(Arc::new(Policy::new(text, &network, &at("policy.cedar"))?)),
+            (role @ (Role::Connector | Role::Relay), None) => {
+                return Err(Error::config(at("policy.cedar"), format!("missing: a {role} decides by policy and does not start without one; an empty file allows nothing")));
+            }
+        };
+        Ok(Snapshot {
+            version: files.version,
+            network: Arc::new(network),
+            credentials: Arc::new(credentials),
+            anchors: Arc::new(anchors),
+            policy,
+            revoked: Arc::new(revoked),
+        })
+    }
+
+    /// Who this node is.
+    pub fn identity(&self) -> &PeerIdentity {
+        &self.credentials.leaf
+    }
+
+    /// Judges a connected peer under this snapshot.
+    pub fn still_trusted(&self, peer: &PeerIdentity, now: SystemTime) -> Result<(), crate::trust::Refusal> {
+        self.anchors.still_trusted(peer, &self.network.trust_domain, &self.revoked, now)
+    }
+}
