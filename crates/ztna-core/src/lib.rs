@@ -14,6 +14,7 @@ pub mod node;
 pub mod path;
 pub mod quic;
 pub mod relay;
+pub mod role;
 pub mod trust;
 pub mod wire;
 

@@ -10,9 +10,7 @@ use boring::ssl::{
 use boring::x509::X509;
 
 use crate::error::{Error, Result};
-use crate::id::Role;
-use crate::trust::identity::{Expect, PeerIdentity, Refusal, RoleSet, Usage};
-use crate::trust::snapshot::Snapshot;
+use crate::trust::{Expect, PeerIdentity, Refusal, RoleSet, Snapshot, Usage};
 
 /// Largest UDP payload of an inner connection, bytes (protocol.md, Sizes): the same on every path.
 pub const INNER_PAYLOAD: usize = 1320;
@@ -61,14 +59,14 @@ impl Kind {
     fn is_outer(self) -> bool {
         matches!(self, Kind::OuterClient | Kind::OuterServer)
     }
-    fn expect(self, trust_domain: &str) -> Expect {
+    fn expect(self, trust_domain: &str) -> Expect<'_> {
         let (roles, usage) = match self {
-            Kind::OuterClient => (RoleSet::of(&[Role::Relay]), Usage::ServerAuth),
-            Kind::OuterServer => (RoleSet::of(&[Role::Agent, Role::Connector]), Usage::ClientAuth),
-            Kind::InnerClient => (RoleSet::of(&[Role::Connector]), Usage::ServerAuth),
-            Kind::InnerServer => (RoleSet::of(&[Role::Agent]), Usage::ClientAuth),
+            Kind::OuterClient => (RoleSet::RELAY, Usage::ServerAuth),
+            Kind::OuterServer => (RoleSet::NODES, Usage::ClientAuth),
+            Kind::InnerClient => (RoleSet::CONNECTOR, Usage::ServerAuth),
+            Kind::InnerServer => (RoleSet::AGENT, Usage::ClientAuth),
         };
-        Expect { trust_domain: trust_domain.to_owned(), roles, usage }
+        Expect { trust_domain, roles, usage }
     }
 }
 
@@ -102,7 +100,7 @@ impl TlsConfig {
     /// certificate is a refusal too.
     pub fn verify(&self, chain: &[&[u8]], now: SystemTime) -> Result<PeerIdentity, Refusal> {
         let s = &self.snapshot;
-        s.anchors.verify(chain, &self.kind.expect(s.network.trust_domain()), &s.revoked, now)
+        s.anchors.verify(chain, self.kind.expect(&s.network.trust_domain), &s.revoked, now)
     }
 }
 
@@ -127,10 +125,10 @@ fn context(kind: Kind, snapshot: &Arc<Snapshot>, refused: &Arc<Mutex<Option<Refu
     let (snapshot, refused) = (snapshot.clone(), refused.clone());
     let mode = SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT;
     b.set_custom_verify_callback(mode, move |ssl| {
-        let expect = kind.expect(snapshot.network.trust_domain());
+        let expect = kind.expect(&snapshot.network.trust_domain);
         let chain = presented_chain(ssl, kind.is_server());
         let refs: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
-        match snapshot.anchors.verify(&refs, &expect, &snapshot.revoked, SystemTime::now()) {
+        match snapshot.anchors.verify(&refs, expect, &snapshot.revoked, SystemTime::now()) {
             Ok(_) => Ok(()),
             Err(refusal) => {
                 let alert = alert_of(&refusal);

@@ -1,0 +1,257 @@
+//! What every role is to the packet loop: a machine that takes packets, time and local bytes, and hands back what to do.
+//!
+//! Drain order after any input: `process` once, then `poll_action` until `None`, then `poll_transmit` until `None`, then
+//! `poll_timeout`. The loop feeds a whole receive batch before it drains: that also batches acknowledgements.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::id::FlowId;
+use crate::quic::Wrote;
+use crate::trust::{PeerIdentity, Protocol, Snapshot};
+
+/// Index of one of the loop's UDP sockets, in the order in which they were given to it.
+pub type SocketIndex = usize;
+
+/// One received burst: datagrams of `stride` bytes (the last may be shorter) from one sender.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    pub socket: SocketIndex,
+    pub from: SocketAddr,
+    /// The local address it was sent to, where the system told.
+    pub to: Option<IpAddr>,
+    pub stride: usize,
+}
+
+/// One burst to send: `out` was filled with datagrams of `segment` bytes (the last may be shorter) for one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transmit {
+    /// `None`: the loop's socket of the address family of `to`.
+    pub socket: Option<SocketIndex>,
+    pub to: SocketAddr,
+    pub from: Option<IpAddr>,
+    pub segment: usize,
+}
+
+/// Where a connector takes a flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A host (name or address) and port, TCP or UDP by the flow's protocol.
+    Host { host: String, port: u16 },
+    Unix(PathBuf),
+    /// A handler in the embedding process, by its serve ID.
+    Handler(u64),
+    /// Answered by the connector itself: ICMP echo for a service that it can reach at these TCP targets.
+    Echo,
+}
+
+/// What an agent's caller wants to reach.
+#[derive(Debug, Clone)]
+pub struct Open {
+    pub service: String,
+    /// `None`: the service's only port of that protocol.
+    pub port: Option<u16>,
+    pub protocol: Protocol,
+    pub path: PathPolicy,
+    /// From now until the far end's answer.
+    pub timeout: Duration,
+    /// W3C trace context to carry, already checked by `wire::traceparent`.
+    pub traceparent: Option<String>,
+}
+
+/// Which paths a flow may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum PathPolicy {
+    #[default]
+    Auto,
+    DirectOnly,
+    RelayOnly,
+}
+
+/// A flow's far end and how it is reached.
+#[derive(Debug, Clone)]
+pub struct FlowInfo {
+    pub peer: Arc<PeerIdentity>,
+    pub service: String,
+    pub port: u16,
+    pub protocol: Protocol,
+    pub path: PathInfo,
+    pub traceparent: Option<String>,
+}
+
+/// The path of one inner connection, as people see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PathInfo {
+    pub kind: PathKind,
+    /// The relay's name while the path goes through one.
+    pub relay: Option<String>,
+    pub local: Option<SocketAddr>,
+    pub remote: Option<SocketAddr>,
+    pub rtt: Duration,
+    /// Largest inner UDP payload, bytes.
+    pub mtu: usize,
+    /// Lost packets per packet sent over the connection's life, percent.
+    pub loss_pct: f64,
+    pub since: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathKind {
+    /// Relayed; `forwarded` says whether raw packets are forwarded or each is tunnelled.
+    Relay { forwarded: bool },
+    None,
+}
+
+/// What a read from a flow's stream gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    Bytes(usize),
+    /// Nothing now; `Action::Readable` follows.
+    Blocked,
+    /// The peer's clean end: no more bytes will come.
+    Finished,
+}
+
+/// What a machine asks of the loop.
+#[derive(Debug)]
+pub enum Action {
+    /// Connector: reach `target`, then call `flow_connected` or `flow_failed`. Within `timeout`.
+    Dial { flow: FlowId, target: Target, info: FlowInfo, timeout: Duration },
+    /// Agent: the far end said yes. Bytes may already wait.
+    Opened { flow: FlowId, info: FlowInfo },
+    /// Agent: it will not come to be. The flow is gone.
+    Failed { flow: FlowId, error: Error },
+    /// The flow's stream has bytes or its end.
+    Readable(FlowId),
+    /// The flow's stream takes bytes again (or was stopped: the next write tells).
+    Writable(FlowId),
+    /// The flow was reset by the peer or cut here. The local side must see a reset, never a clean end. The flow is gone.
+    Reset { flow: FlowId, error: Error },
+    /// A datagram for the local side of a UDP flow.
+    Datagram { flow: FlowId, payload: Vec<u8> },
+    /// An answer to `ping` or `check`, by the operation's ID.
+    Answer { op: u64, result: Result<Answer, Error> },
+    /// Something the embedding program hears about.
+    Notice(Notice),
+    /// The role has drained, or has died: the loop ends.
+    End(Result<(), Error>),
+}
+
+#[derive(Debug, Clone)]
+pub enum Answer {
+    Ping { rtt: Duration, path: PathInfo },
+    Check { allowed: bool, by: crate::error::DeniedBy, policy: Option<String>, reason: String },
+}
+
+/// State of a role (api.d.ts `State`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    New,
+    Starting,
+    Online,
+    Degraded,
+    Draining,
+    Closed,
+}
+
+impl State {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::New => "new",
+            State::Starting => "starting",
+            State::Online => "online",
+            State::Degraded => "degraded",
+            State::Draining => "draining",
+            State::Closed => "closed",
+        }
+    }
+}
+
+/// Events for the embedding program.
+#[derive(Debug, Clone)]
+pub enum Notice {
+    State { next: State, prev: State, reason: String },
+    /// Recovered from, but an operator should see it.
+    Warning(Error),
+    Path { peer: String, next: PathInfo, prev: PathInfo },
+    Services { added: Vec<String>, removed: Vec<String> },
+    Denied { error: Error, peer: Option<String> },
+    /// Connector: a flow was admitted.
+    Flow { flow: FlowId, peer: Arc<PeerIdentity>, service: String, protocol: Protocol },
+    /// Connector with `authorize`: ask the program; answer with `authorize_reply`.
+    Authorize { flow: FlowId, info: FlowInfo },
+    /// Relay.
+    Session { id: u64, agent: String, connector: String },
+    SessionEnd { id: u64, why: String },
+}
+
+/// A role. Methods for flows have no meaning at a relay, whose defaults do nothing.
+pub trait Machine {
+    /// Feeds one burst. Its bytes are scratch afterwards (decrypted in place).
+    fn handle_packets(&mut self, now: Instant, arrival: Arrival, burst: &mut [u8]);
+    /// Fires what is due.
+    fn handle_timeout(&mut self, now: Instant);
+    fn poll_timeout(&mut self) -> Option<Instant>;
+    /// Settles the inputs of this batch.
+    fn process(&mut self, now: Instant);
+    fn poll_action(&mut self) -> Option<Action>;
+    /// Appends one burst to `out` (empty on entry; at most 64 segments and 65,000 bytes).
+    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit>;
+    /// A new snapshot: what it no longer permits ends now.
+    fn handle_snapshot(&mut self, now: Instant, snapshot: Arc<Snapshot>);
+    /// Addresses of a relay's host name, resolved by the loop (asked for by `poll_resolve`).
+    fn handle_resolved(&mut self, _now: Instant, _host: &str, _addresses: &[IpAddr]) {}
+    /// A host name that the loop should resolve.
+    fn poll_resolve(&mut self) -> Option<String> {
+        None
+    }
+    /// The host's addresses or routes changed.
+    fn handle_network_change(&mut self, _now: Instant) {}
+    /// Stop taking new work, finish what runs, then `Action::End`; at once when `within` is zero.
+    fn shut_down(&mut self, now: Instant, within: Duration);
+    fn state(&self) -> State;
+
+    // ---- flows, agent: open one; the answer is Action::Opened or Action::Failed.
+    fn open(&mut self, _now: Instant, _flow: FlowId, _open: Open) {}
+    fn ping(&mut self, _now: Instant, _op: u64, _service: &str, _timeout: Duration) {}
+    fn check(&mut self, _now: Instant, _op: u64, _open: Open) {}
+    /// The caller of an `open`, `ping` or `check` gave up.
+    fn cancel_op(&mut self, _now: Instant, _op: u64) {}
+
+    // ---- flows, connector
+    /// The target of a `Dial` is reached.
+    fn flow_connected(&mut self, _now: Instant, _flow: FlowId) {}
+    fn flow_failed(&mut self, _now: Instant, _flow: FlowId, _error: Error) {}
+    fn authorize_reply(&mut self, _now: Instant, _flow: FlowId, _allow: bool) {}
+
+    // ---- flows, both ends
+    /// Reads stream bytes for the local side.
+    fn stream_read(&mut self, _flow: FlowId, _out: &mut [u8]) -> Read {
+        Read::Blocked
+    }
+    /// How many bytes `stream_write` would take now; 0 when blocked (`Action::Writable` follows).
+    fn stream_capacity(&mut self, _flow: FlowId) -> usize {
+        0
+    }
+    /// Takes bytes of the local side; with `fin` the local side has ended after them.
+    fn stream_write(&mut self, _flow: FlowId, _data: &[u8], _fin: bool) -> Wrote {
+        Wrote::Gone
+    }
+    /// The local side broke: reset the stream both ways. The flow is gone.
+    fn stream_reset(&mut self, _flow: FlowId) {}
+    /// The local side takes no more bytes (its write failed): the peer is asked to stop.
+    fn stream_stop(&mut self, _flow: FlowId) {}
+    /// Largest payload that `datagram_write` takes on this flow, bytes.
+    fn datagram_max(&self, _flow: FlowId) -> usize {
+        0
+    }
+    /// A datagram from the local side. `false`: dropped (full or too large), counted.
+    fn datagram_write(&mut self, _flow: FlowId, _payload: &[u8]) -> bool {
+        false
+    }
+    /// The local side is done with a UDP flow.
+    fn datagram_close(&mut self, _flow: FlowId) {}
+}
