@@ -99,6 +99,9 @@ pub struct Connection {
     closed: bool,
     goaway_received: bool,
     scid: Cid,
+    /// A packet that did not fit the last burst because it was larger than the burst's segments.
+    stash: Vec<u8>,
+    stash_to: Option<SocketAddr>,
 }
 
 impl Connection {
@@ -139,6 +142,8 @@ impl Connection {
             closed: false,
             goaway_received: false,
             scid,
+            stash: Vec::new(),
+            stash_to: None,
         }
     }
 
@@ -235,6 +240,58 @@ impl Connection {
         let (n, info) = self.q.send(out).ok()?;
         self.packets += 1;
         Some((n, info.to))
+    }
+
+    /// Appends up to `max_segments` packets of equal size (the last may be shorter) to `out`: where to, and the segment size.
+    pub fn send_burst(&mut self, out: &mut Vec<u8>, max_segments: usize) -> Option<(SocketAddr, usize)> {
+        let start = out.len();
+        let mut burst: Option<(SocketAddr, usize)> = None;
+        if let Some(to) = self.stash_to.take() {
+            out.extend_from_slice(&self.stash);
+            burst = Some((to, self.stash.len()));
+        }
+        let payload = self.q.max_send_udp_payload_size().max(1200);
+        for _ in usize::from(burst.is_some())..max_segments {
+            let at = out.len();
+            out.resize(at + payload, 0);
+            let sent = out.get_mut(at..).and_then(|space| self.send(space));
+            let Some((n, to)) = sent else {
+                out.truncate(at);
+                break;
+            };
+            out.truncate(at + n);
+            match burst {
+                None => burst = Some((to, n)),
+                Some((first_to, segment)) if n > segment || to != first_to => {
+                    self.stash.clear();
+                    self.stash.extend_from_slice(out.get(at..).unwrap_or_default());
+                    self.stash_to = Some(to);
+                    out.truncate(at);
+                    break;
+                }
+                Some((_, segment)) if n < segment => break,
+                Some(_) => {}
+            }
+        }
+        debug_assert!(out.len() > start || burst.is_none());
+        burst
+    }
+
+    /// Packets that decrypted so far.
+    pub fn received(&self) -> usize {
+        self.q.stats().recv
+    }
+
+    /// Whether something that the peer must acknowledge is unacknowledged at `now`: quiche then arms a loss timer, which lies
+    /// well before the idle timer that a keep-alive every 15 s holds more than 40 s away.
+    pub fn in_flight(&self, now: Instant) -> bool {
+        const NEAR: Duration = Duration::from_secs(25);
+        self.q.timeout_instant().is_some_and(|t| t.saturating_duration_since(now) < NEAR)
+    }
+
+    /// Whether all bytes up to the peer's FIN were read.
+    pub fn finished(&self, stream: StreamId) -> bool {
+        self.q.stream_finished(stream)
     }
 
     pub fn timeout_instant(&self) -> Option<Instant> {
