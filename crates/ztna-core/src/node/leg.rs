@@ -1,0 +1,228 @@
+//! A node's outer connection to one relay: connect, come up, drain, back off, connect again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::backoff::Backoff;
+use crate::quic::{Connection, StreamId, Wrote};
+use crate::trust::RelayUrl;
+use crate::wire::capsule::{Capsule, CapsuleReader};
+
+/// A handshake that takes longer has failed (protocol.md, Timers).
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Keep-alive of outer connections.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Silence, with something unacknowledged, after which a relay counts as gone: well past the 250 ms at which data moves to
+/// another path, so that a short outage costs no handshake.
+const SILENT: Duration = Duration::from_secs(3);
+/// Capsule bytes that wait for the stream's window, a stream. Inner packets on a narrow link travel here: 256 KB is the inner
+/// window of 200 Mbit/s over 10 ms; more only queues.
+const OUTBOX: usize = 256 << 10;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LegState {
+    /// Waits to connect again.
+    Waiting { until: Instant },
+    Connecting { since: Instant },
+    /// SETTINGS have arrived: requests may be sent.
+    Ready,
+    /// The relay said GOAWAY: what runs goes on, nothing new.
+    Draining,
+    /// A newer process of our identity is bound here: never again from this process.
+    Replaced,
+}
+
+pub struct Leg {
+    pub relay: String,
+    pub urls: Vec<RelayUrl>,
+    pub addresses: Vec<SocketAddr>,
+    next_address: usize,
+    pub address: Option<SocketAddr>,
+    pub state: LegState,
+    pub conn: Option<Connection>,
+    pub backoff: Backoff,
+    /// The bind request of a connector.
+    pub bind: Option<StreamId>,
+    pub bound: bool,
+    pub observed: Vec<SocketAddr>,
+    pub streams: BTreeMap<StreamId, Capsules>,
+    pub last_sent: Instant,
+    last_heard: usize,
+    silent_since: Option<Instant>,
+    /// It was up at least once: what failed is an outage, not a wrong address.
+    pub ever_ready: bool,
+    pub last_error: Option<String>,
+    pub ever_heard: bool,
+}
+
+impl Leg {
+    pub fn new(relay: String, urls: Vec<RelayUrl>, now: Instant) -> Self {
+        let addresses = urls.iter().filter_map(|u| Some(SocketAddr::new(u.host.trim_matches(['[', ']']).parse().ok()?, u.port))).collect();
+        Leg {
+            relay,
+            urls,
+            addresses,
+            next_address: 0,
+            address: None,
+            state: LegState::Waiting { until: now },
+            conn: None,
+            backoff: Backoff::default(),
+            bind: None,
+            bound: false,
+            observed: Vec::new(),
+            streams: BTreeMap::new(),
+            last_sent: now,
+            last_heard: 0,
+            silent_since: None,
+            ever_ready: false,
+            last_error: None,
+            ever_heard: false,
+        }
+    }
+
+    /// Host names that must be resolved before this leg can connect.
+    pub fn unresolved(&self) -> impl Iterator<Item = &str> {
+        let named = self.urls.iter().filter(|u| u.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_err());
+        named.map(|u| u.host.as_str())
+    }
+
+    /// Takes turns over the relay's addresses.
+    pub fn take_address(&mut self) -> Option<SocketAddr> {
+        let address = self.addresses.get(self.next_address % self.addresses.len().max(1)).copied();
+        self.next_address = self.next_address.wrapping_add(1);
+        self.address = address;
+        address
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.state == LegState::Ready && self.conn.as_ref().is_some_and(Connection::is_ready)
+    }
+
+    /// Can carry datagrams of sessions that exist.
+    pub fn is_alive(&self) -> bool {
+        matches!(self.state, LegState::Ready | LegState::Draining)
+    }
+
+    /// Silent although something is owed: not a relay for a new session if there is another.
+    pub fn is_doubtful(&self, now: Instant) -> bool {
+        self.silent_since.is_some_and(|t| now.saturating_duration_since(t) >= Duration::from_millis(400))
+    }
+
+    pub fn rtt(&self) -> Duration {
+        self.conn.as_ref().map_or(Duration::MAX, Connection::rtt)
+    }
+
+    /// Packets arrived: what is owed is paid.
+    pub fn note_received(&mut self) {
+        let Some(conn) = &self.conn else { return };
+        let heard = conn.received();
+        if heard != self.last_heard {
+            self.last_heard = heard;
+            self.ever_heard = true;
+            self.silent_since = None;
+        }
+    }
+
+    /// Packets went out.
+    pub fn note_sent(&mut self, now: Instant) {
+        self.last_sent = now;
+        let owed = self.conn.as_ref().is_some_and(|c| c.in_flight(now));
+        self.silent_since = if owed { Some(self.silent_since.unwrap_or(now)) } else { None };
+    }
+
+    /// The relay has not answered for too long.
+    pub fn is_dead(&self, now: Instant) -> bool {
+        let quiet = SILENT.max(self.rtt().min(Duration::from_secs(2)) * 8);
+        match self.state {
+            LegState::Connecting { since } => now >= since + HANDSHAKE,
+            LegState::Ready | LegState::Draining => self.silent_since.is_some_and(|t| now >= t + quiet),
+            LegState::Waiting { .. } | LegState::Replaced => false,
+        }
+    }
+
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let conn = self.conn.as_ref().and_then(Connection::timeout_instant);
+        let own = match self.state {
+            LegState::Waiting { until } => (!self.addresses.is_empty()).then_some(until),
+            LegState::Connecting { since } => Some(since + HANDSHAKE),
+            LegState::Ready | LegState::Draining => {
+                let dead = self.silent_since.map(|t| t + SILENT.max(self.rtt().min(Duration::from_secs(2)) * 8));
+                let alive = self.last_sent + KEEP_ALIVE;
+                Some(dead.map_or(alive, |d| d.max(now).min(alive)))
+            }
+            LegState::Replaced => None,
+        };
+        conn.into_iter().chain(own).min()
+    }
+
+    /// Drops everything of the connection that ended.
+    pub fn reset(&mut self) {
+        self.conn = None;
+        self.bind = None;
+        self.bound = false;
+        self.streams.clear();
+        self.silent_since = None;
+        self.last_heard = 0;
+        self.address = None;
+    }
+
+    pub fn send_capsule(&mut self, stream: StreamId, capsule: &Capsule) -> bool {
+        let Some(capsules) = self.streams.get_mut(&stream) else { return false };
+        let taken = capsules.push(capsule);
+        if let Some(conn) = self.conn.as_mut() {
+            capsules.flush(conn, stream);
+        }
+        taken
+    }
+
+    pub fn flush_capsules(&mut self, stream: StreamId) {
+        if let (Some(conn), Some(capsules)) = (self.conn.as_mut(), self.streams.get_mut(&stream)) {
+            capsules.flush(conn, stream);
+        }
+    }
+
+    /// Reads what arrived on a capsule stream. `Err`: the relay broke the protocol.
+    pub fn read_capsules(&mut self, stream: StreamId, into: &mut VecDeque<(StreamId, Capsule)>) -> Result<(), String> {
+        let (Some(conn), Some(capsules)) = (self.conn.as_mut(), self.streams.get_mut(&stream)) else { return Ok(()) };
+        let mut buf = [0u8; 4096];
+        loop {
+            let n = conn.read(stream, &mut buf);
+            if n == 0 {
+                return Ok(());
+            }
+            capsules.reader.push(buf.get(..n).unwrap_or_default());
+            while let Some(capsule) = capsules.reader.next().map_err(|e| e.to_string())? {
+                into.push_back((stream, capsule));
+            }
+        }
+    }
+}
+
+/// Capsules of one request stream, both ways (RFC 9297 §3).
+#[derive(Default)]
+pub struct Capsules {
+    reader: CapsuleReader,
+    out: Vec<u8>,
+}
+
+impl Capsules {
+    /// Queues a capsule; `false` when too much waits already.
+    pub fn push(&mut self, capsule: &Capsule) -> bool {
+        if self.out.len() > OUTBOX {
+            return false;
+        }
+        capsule.encode(&mut self.out);
+        true
+    }
+
+    pub fn flush(&mut self, conn: &mut Connection, stream: StreamId) {
+        while !self.out.is_empty() {
+            match conn.write(stream, &self.out, false) {
+                Wrote::Bytes(n) => drop(self.out.drain(..n.min(self.out.len()))),
+                Wrote::Blocked => return,
+                Wrote::Stopped(_) | Wrote::Gone => self.out.clear(),
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! An inner connection, agent ↔ connector, and the paths below it.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::id::FlowId;
+use crate::path::PathAgent;
+use crate::quic::{Connection, StreamId};
+use crate::role::{PathInfo, PathKind, PathPolicy};
+
+/// Keep-alive of inner connections (protocol.md, Timers).
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// An inner connection without flows is let go after this.
+pub const IDLE: Duration = Duration::from_secs(60);
+
+/// The constant 4-tuple that quiche sees on every inner connection: discard-only addresses (RFC 6666).
+pub const AGENT_ADDRESS: SocketAddr = SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1), 1, 0, 0));
+pub const CONNECTOR_ADDRESS: SocketAddr = SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 2), 2, 0, 0));
+
+pub struct Link {
+    pub conn: Connection,
+    pub path: PathAgent,
+    /// The other end's name.
+    pub peer: String,
+    pub policy: PathPolicy,
+    pub flows: BTreeMap<StreamId, FlowId>,
+    /// No new flows: a successor takes them (key limit, GOAWAY, snapshot change).
+    pub retiring: bool,
+    pub last_sent: Instant,
+    pub last_used: Instant,
+    pub heard: usize,
+    pub path_since: Instant,
+    pub path_info: Option<PathInfo>,
+    /// The first destination connection ID a client chose, kept for late Initials.
+    pub initial_dcid: Option<Vec<u8>>,
+    pub expires: Option<SystemTime>,
+    /// Agent: relays that refused a session, so that each is asked once.
+    pub refused: Vec<(String, crate::error::Error)>,
+}
+
+impl Link {
+    pub fn new(conn: Connection, peer: String, policy: PathPolicy, now: Instant) -> Self {
+        Link {
+            conn,
+            path: PathAgent::new(),
+            peer,
+            policy,
+            flows: BTreeMap::new(),
+            retiring: false,
+            last_sent: now,
+            last_used: now,
+            heard: 0,
+            path_since: now,
+            path_info: None,
+            initial_dcid: None,
+            expires: None,
+            refused: Vec::new(),
+        }
+    }
+
+    pub fn is_usable(&self) -> bool {
+        self.conn.is_ready() && !self.conn.is_closed() && !self.retiring && !self.path.is_stalled()
+    }
+
+    pub fn poll_timeout(&self, keeps_alive: bool) -> Option<Instant> {
+        let alive = (keeps_alive && self.conn.is_established()).then(|| self.last_sent + KEEP_ALIVE);
+        [self.conn.timeout_instant(), self.path.poll_timeout(), alive].into_iter().flatten().min()
+    }
+
+    /// The path as people see it; `relay` names the active session's relay and where we send.
+    pub fn describe(&self, relay: Option<(String, SocketAddr)>) -> PathInfo {
+        let (lost, sent) = self.conn.loss();
+        let kind = match self.path.active() {
+            Some(p) => PathKind::Relay { forwarded: p.forwarded },
+            None => PathKind::None,
+        };
+        let (relay, remote) = relay.map_or((None, None), |(name, at)| (Some(name), Some(at)));
+        PathInfo {
+            kind,
+            relay,
+            local: None,
+            remote,
+            rtt: self.conn.rtt(),
+            mtu: crate::quic::tls::INNER_PAYLOAD,
+            loss_pct: if sent == 0 { 0.0 } else { 100.0 * lost as f64 / sent as f64 },
+            since: self.path_since,
+        }
+    }
+}
