@@ -162,7 +162,8 @@ mod tests {
     use super::*;
     use crate::wire::proxy_status::ProxyError;
 
-    const CURL: &[u8] = b"CONNECT Web.ztna.internal:80 HTTP/1.1\r\nHost: web.ztna.internal:80\r\nProxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\nUser-Agent: x\r\nProxy-Connection: Keep-Alive\r\n\r\n";
+    const CURL: &[u8] = b"CONNECT Web.ztna.internal:80 HTTP/1.1\r\nHost: web.ztna.internal:80\r\n\
+        Proxy-Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==\r\nUser-Agent: x\r\nProxy-Connection: Keep-Alive\r\n\r\n";
 
     #[test]
     fn a_request_with_credentials_is_read_and_tunnel_data_is_left() {
