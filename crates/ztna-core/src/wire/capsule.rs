@@ -30,6 +30,8 @@ pub const MAX_CAPSULE: usize = 2048;
 /// Longest value of a capsule of unknown type, in bytes. It is skipped unread (RFC 9297 §3.2), never stored; the bound keeps
 /// a peer from parking a stream in one endless capsule.
 pub const MAX_SKIPPED: u64 = 64 * 1024;
+/// Memory that a reader keeps while its stream is idle, in bytes: a relay has thousands of idle streams.
+const IDLE_CAPACITY: usize = 256;
 
 /// One capsule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,6 +150,10 @@ impl CapsuleReader {
         if let Err(e) = &step {
             self.failed = Some(e.clone());
             self.buf = Vec::new();
+            self.used = 0;
+        } else if self.used >= self.buf.len() {
+            self.buf.clear();
+            self.buf.shrink_to(IDLE_CAPACITY);
             self.used = 0;
         }
         step
@@ -340,6 +346,16 @@ mod tests {
         varint::encode(MAX_SKIPPED + 1, &mut header);
         reader.push(&header);
         assert!(matches!(reader.next(), Err(DecodeError::TooLong { .. })));
+    }
+
+    #[test]
+    fn an_idle_reader_gives_its_memory_back() {
+        let mut reader = CapsuleReader::new();
+        let mut bytes = Vec::new();
+        (0..1000).for_each(|i| Capsule::CompressionAck { context_id: i + 1 }.encode(&mut bytes));
+        reader.push(&bytes);
+        assert_eq!(std::iter::from_fn(|| reader.next().unwrap()).count(), 1000);
+        assert!(reader.buf.capacity() <= IDLE_CAPACITY);
     }
 
     #[test]

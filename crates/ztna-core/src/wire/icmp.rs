@@ -208,11 +208,11 @@ mod tests {
 
     #[test]
     fn an_ipv4_echo_request_has_the_checksums_worked_out_by_hand() {
-        // Header: 4500+001f+0000+4000+4001+c000+0201+c000+0202 = 24924 -> 4926 -> !4926 = b6d9.
+        // Header: 4500+001f+0000+4000+4001+c000+0201+c000+0202 = 24923 -> 4925 -> !4925 = b6da.
         // ICMP: 0800+1234+0001+6162+6300 = de97 -> !de97 = 2168.
         let packet = v4();
         assert_eq!(packet[..4], [0x45, 0, 0, 31]);
-        assert_eq!(packet[10..12], [0xb6, 0xd9]);
+        assert_eq!(packet[10..12], [0xb6, 0xda]);
         assert_eq!(packet[20..], [8, 0, 0x21, 0x68, 0x12, 0x34, 0, 1, b'a', b'b', b'c']);
     }
 

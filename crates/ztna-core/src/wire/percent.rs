@@ -17,7 +17,7 @@ pub(crate) fn encode(text: &str, out: &mut String) {
 pub(crate) fn decode(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
-    let mut digit = |bytes: &mut std::str::Bytes<'_>| bytes.next().and_then(|b| char::from(b).to_digit(16));
+    let digit = |bytes: &mut std::str::Bytes<'_>| bytes.next().and_then(|b| char::from(b).to_digit(16));
     while let Some(b) = bytes.next() {
         if b != b'%' {
             out.push(b);

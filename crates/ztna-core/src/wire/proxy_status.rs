@@ -107,7 +107,8 @@ impl ProxyStatus {
 }
 
 fn shorten(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(DETAILS_MAX)).unwrap_or(text)
+    let end = (0..=DETAILS_MAX.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+    text.get(..end).unwrap_or_default()
 }
 
 #[cfg(test)]
