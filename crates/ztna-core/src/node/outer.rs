@@ -1,0 +1,420 @@
+//! Outer connections: connecting, binding, sessions, and what relays say in capsules.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::leg::{Capsules, LegState};
+use super::session::{Session, Slot};
+use super::{Node, NodeEvent, Owner};
+use crate::error::{DeniedBy, Error};
+use crate::quic::connection::{Closed, H3_NO_ERROR, H3_REQUEST_CANCELLED};
+use crate::quic::endpoint::random_cid;
+use crate::quic::{Connection, Event, Fields, StreamId, field};
+use crate::wire::capsule::Capsule;
+use crate::wire::connect_udp;
+use crate::wire::proxy_status::ProxyStatus;
+
+/// Close code by which a relay tells a node that a newer process of its identity has bound (docs/decisions).
+pub const REPLACED: u64 = 0x7a01;
+/// Port in a CONNECT-UDP target: connectors have none, HTTP wants one (protocol.md).
+const CONNECTOR_PORT: u16 = 443;
+/// Context ID of the uncompressed context that a connector registers first (bind draft; protocol.md).
+const UNCOMPRESSED_CONTEXT: u64 = 2;
+
+impl Node {
+    pub(super) fn leg_timeout(&mut self, now: Instant, key: usize) {
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        if let LegState::Waiting { until } = leg.state {
+            if now >= until && self.draining.is_none() {
+                self.connect_leg(now, key);
+            }
+            return;
+        }
+        if let Some(conn) = leg.conn.as_mut() {
+            conn.on_timeout();
+        }
+        if leg.is_dead(now) {
+            self.drop_leg(now, key, "the relay does not answer", false);
+            return;
+        }
+        if leg.is_alive() && now >= leg.last_sent + super::leg::KEEP_ALIVE {
+            if let Some(conn) = leg.conn.as_mut() {
+                conn.ping();
+            }
+            leg.last_sent = now;
+        }
+        if leg.state == LegState::Ready && leg.conn.as_ref().is_some_and(|c| c.packets() >= self.key_limit.successor) {
+            // The outer connection is made anew; inner connections survive that on their other path or after a moment.
+            self.drop_leg(now, key, "key limit reached (RFC 9001 B.1)", false);
+            return;
+        }
+        self.dirty_legs.insert(key);
+    }
+
+    fn connect_leg(&mut self, now: Instant, key: usize) {
+        let local = SocketAddr::from(([0, 0, 0, 0], 0));
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        let Some(address) = leg.take_address() else {
+            leg.state = LegState::Waiting { until: now + super::backoff::MAX };
+            leg.last_error = Some("its name does not resolve".into());
+            self.resolve.extend(leg.unresolved().map(str::to_owned).collect::<Vec<_>>());
+            return;
+        };
+        let scid = random_cid(None);
+        let name = format!("{}.relay.{}", leg.relay, self.snapshot.network.trust_domain);
+        match Connection::connect(&mut self.outer_tls, scid, &name, local, address) {
+            Ok(conn) => {
+                leg.conn = Some(conn);
+                leg.state = LegState::Connecting { since: now };
+                self.router.insert(scid, Owner::Leg(key));
+                self.dirty_legs.insert(key);
+            }
+            Err(e) => {
+                leg.state = LegState::Waiting { until: now + super::backoff::MAX };
+                self.warn(e);
+            }
+        }
+    }
+
+    /// Ends a leg's connection and everything on it; comes back after a back-off unless `gone`.
+    pub(super) fn drop_leg(&mut self, now: Instant, key: usize, why: &str, gone: bool) {
+        let sessions: Vec<usize> = self.sessions.iter().filter(|(_, s)| s.slot.leg == key).map(|(k, _)| k).collect();
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        let relay = leg.relay.clone();
+        if let Some(conn) = leg.conn.as_mut() {
+            let scid = conn.scid();
+            let address = leg.address;
+            conn.close(H3_NO_ERROR, why);
+            // The close goes out at once; nothing waits for its acknowledgement.
+            let mut bytes = Vec::new();
+            if let (Some((_, segment)), Some(to)) = (conn.send_burst(&mut bytes, 4), address) {
+                self.transmit.push_closing(bytes, segment, to);
+            }
+            self.router.remove(&scid);
+        }
+        leg.reset();
+        leg.last_error = Some(why.to_owned());
+        if leg.state != LegState::Replaced {
+            let wait = leg.backoff.next(random_u32());
+            leg.state = LegState::Waiting { until: now + wait };
+        }
+        if gone {
+            self.legs.remove(key);
+        } else {
+            self.counters.reconnects += 1;
+        }
+        for session in sessions {
+            self.end_session(now, session);
+        }
+        self.events.push_back(NodeEvent::LegDown { leg: key, relay, why: why.to_owned() });
+    }
+
+    pub(super) fn process_leg(&mut self, now: Instant, key: usize) {
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        let Some(conn) = leg.conn.as_mut() else { return };
+        conn.process(&mut self.outer_tls);
+        leg.note_received();
+        let mut events = VecDeque::new();
+        if let Some(conn) = leg.conn.as_mut() {
+            while let Some(event) = conn.poll_event() {
+                events.push_back(event);
+            }
+        }
+        for event in events {
+            self.leg_event(now, key, event);
+        }
+        self.drain_tunnel(now, key);
+    }
+
+    fn leg_event(&mut self, now: Instant, key: usize, event: Event) {
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        match event {
+            Event::Established(peer) => {
+                *self.counters.handshakes.entry("ok").or_default() += 1;
+                if peer.id.name() != leg.relay {
+                    let text = format!("`{}` answered at the address of relay `{}`", peer.id, leg.relay);
+                    self.warn(Error::Identity(text.clone()));
+                    self.drop_leg(now, key, &text, false);
+                }
+            }
+            Event::Ready => {
+                leg.state = LegState::Ready;
+                leg.ever_ready = true;
+                leg.last_error = None;
+                if self.is_agent {
+                    leg.backoff.reset();
+                } else {
+                    self.bind(key);
+                }
+                self.events.push_back(NodeEvent::LegReady(key));
+            }
+            Event::Headers { stream, fields, fin } => self.relay_answer(now, key, stream, &fields, fin),
+            Event::Data { stream } => {
+                let mut capsules = VecDeque::new();
+                let read = leg.read_capsules(stream, &mut capsules);
+                for (stream, capsule) in capsules {
+                    self.capsule(now, key, stream, capsule);
+                }
+                if let Err(why) = read {
+                    self.warn(Error::Peer(format!("relay capsules: {why}")));
+                    self.drop_leg(now, key, "malformed capsules", false);
+                }
+            }
+            Event::Malformed { stream } | Event::Finished { stream } | Event::Reset { stream, .. } => {
+                if leg.bind == Some(stream) {
+                    self.drop_leg(now, key, "the relay ended the bind", false);
+                } else {
+                    self.end_stream(now, key, stream, None);
+                }
+            }
+            Event::Writable { stream } => leg.flush_capsules(stream),
+            Event::GoAway => {
+                leg.state = LegState::Draining;
+                leg.bound = false;
+                let relay = leg.relay.clone();
+                self.events.push_back(NodeEvent::LegDown { leg: key, relay, why: "the relay is draining".into() });
+            }
+            Event::Migrated(_) => {}
+            Event::Closed(why) => self.leg_closed(now, key, why),
+        }
+    }
+
+    fn leg_closed(&mut self, now: Instant, key: usize, why: Closed) {
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        let relay = leg.relay.clone();
+        let text = match &why {
+            Closed::TimedOut => "no answer from the relay".to_owned(),
+            Closed::Refused(r) => {
+                *self.counters.handshakes.entry(r.as_str()).or_default() += 1;
+                format!("the relay's certificate was refused: {r}")
+            }
+            Closed::ByPeer { app: true, code: REPLACED, reason } => {
+                leg.state = LegState::Replaced;
+                let error = Error::Identity(format!("relay `{relay}`: {reason}"));
+                self.events.push_back(NodeEvent::BindRefused { leg: key, error });
+                reason.clone()
+            }
+            Closed::ByPeer { app: false, code, reason } if (0x100..0x200).contains(code) => {
+                format!("the relay refused our certificate (TLS alert {}){}{reason}", code - 0x100, if reason.is_empty() { "" } else { ": " })
+            }
+            Closed::ByPeer { code, reason, .. } => format!("the relay closed the connection: {reason} ({code:#x})"),
+            Closed::Local(reason) => reason.clone(),
+        };
+        if matches!(why, Closed::Refused(_) | Closed::ByPeer { app: false, .. }) {
+            self.warn(Error::Identity(format!("relay `{relay}`: {text}")));
+        }
+        self.drop_leg(now, key, &text, false);
+    }
+
+    // ---- requests to the relay
+
+    /// Connector: asks the relay to bind our name (draft-ietf-masque-connect-udp-listen).
+    fn bind(&mut self, key: usize) {
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        let fields = connect_fields(&leg.relay, &self.snapshot.network.trust_domain, connect_udp::bind_path(), &[("connect-udp-bind", "?1")]);
+        let Some(conn) = leg.conn.as_mut() else { return };
+        match conn.request(&fields, false) {
+            Ok(Some(stream)) => {
+                leg.bind = Some(stream);
+                leg.streams.insert(stream, Capsules::default());
+                leg.send_capsule(stream, &Capsule::CompressionAssign { context_id: UNCOMPRESSED_CONTEXT, target: None });
+            }
+            Ok(None) | Err(_) => leg.last_error = Some("the bind request could not be sent".into()),
+        }
+    }
+
+    /// Agent: opens a session to a connector at a relay and lets the link's packets use it at once (RFC 9298 §5 allows
+    /// datagrams before the answer). `false`: not possible now.
+    pub fn open_session(&mut self, now: Instant, leg_key: usize, link_key: usize) -> bool {
+        let (Some(leg), Some(link)) = (self.legs.get_mut(leg_key), self.links.get_mut(link_key)) else { return false };
+        if !leg.is_ready() {
+            return false;
+        }
+        let domain = &self.snapshot.network.trust_domain;
+        let path = connect_udp::target_path(&format!("{}.connector.{domain}", link.peer), CONNECTOR_PORT);
+        let fields = connect_fields(&leg.relay, domain, &path, &[]);
+        let rtt = leg.rtt();
+        let Some(conn) = leg.conn.as_mut() else { return false };
+        let Ok(Some(stream)) = conn.request(&fields, false) else { return false };
+        leg.streams.insert(stream, Capsules::default());
+        let slot = Slot { leg: leg_key, stream, context: 0 };
+        let session = self.sessions.insert(Session::new(slot, Some(link_key)));
+        self.slots.insert(slot, session);
+        link.path.add(now, session, rtt);
+        self.dirty_legs.insert(leg_key);
+        self.dirty_links.insert(link_key);
+        true
+    }
+
+    fn relay_answer(&mut self, now: Instant, key: usize, stream: StreamId, fields: &Fields, fin: bool) {
+        let status = field(fields, ":status").and_then(|s| s.parse::<u16>().ok()).unwrap_or(0);
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        let relay = leg.relay.clone();
+        let ok = (200..300).contains(&status) && !fin;
+        if leg.bind == Some(stream) {
+            if ok {
+                leg.bound = true;
+                leg.backoff.reset();
+                self.events.push_back(NodeEvent::Bound(key));
+            } else {
+                let error = refusal(status, fields, DeniedBy::Relay);
+                self.events.push_back(NodeEvent::BindRefused { leg: key, error: error.clone() });
+                self.drop_leg(now, key, &format!("bind refused: {error}"), false);
+            }
+            return;
+        }
+        let slot = Slot { leg: key, stream, context: 0 };
+        let Some(&session) = self.slots.get(&slot) else { return };
+        if ok {
+            if let Some(s) = self.sessions.get_mut(session) {
+                s.confirmed = true;
+                if let Some(link) = s.link {
+                    self.dirty_links.insert(link);
+                }
+            }
+            self.events.push_back(NodeEvent::SessionUp(session));
+        } else {
+            let error = refusal(status, fields, DeniedBy::Relay);
+            self.events.push_back(NodeEvent::SessionEnded { relay, link: self.sessions.get(session).and_then(|s| s.link), refused: Some(error.clone()) });
+            self.end_stream(now, key, stream, Some(error));
+        }
+    }
+
+    fn end_stream(&mut self, now: Instant, key: usize, stream: StreamId, refused: Option<Error>) {
+        let Some(&session) = self.slots.get(&Slot { leg: key, stream, context: 0 }) else { return };
+        if let (Some(error), Some(link)) = (refused, self.sessions.get(session).and_then(|s| s.link).and_then(|l| self.links.get_mut(l))) {
+            let relay = self.legs.get(key).map(|l| l.relay.clone()).unwrap_or_default();
+            link.refused.push((relay, error));
+        }
+        self.end_session(now, session);
+    }
+
+    /// Forgets a session and the paths it gave its link.
+    pub(super) fn end_session(&mut self, now: Instant, key: usize) {
+        let Some(session) = self.sessions.try_remove(key) else { return };
+        self.slots.remove(&session.slot);
+        if let Some(leg) = self.legs.get_mut(session.slot.leg) {
+            if session.slot.context == 0 {
+                leg.streams.remove(&session.slot.stream);
+                if let Some(conn) = leg.conn.as_mut() {
+                    conn.reset(session.slot.stream, H3_REQUEST_CANCELLED);
+                }
+            } else {
+                leg.send_capsule(session.slot.stream, &Capsule::CompressionClose { context_id: session.slot.context });
+            }
+            self.dirty_legs.insert(session.slot.leg);
+        }
+        if let Some(link) = session.link.and_then(|l| self.links.get_mut(l)) {
+            link.path.remove(now, key);
+            self.dirty_links.extend(session.link);
+        }
+        let relay = self.legs.get(session.slot.leg).map(|l| l.relay.clone()).unwrap_or_default();
+        self.events.push_back(NodeEvent::SessionEnded { relay, link: session.link, refused: None });
+    }
+
+    // ---- capsules
+
+    fn capsule(&mut self, now: Instant, key: usize, stream: StreamId, capsule: Capsule) {
+        match capsule {
+            Capsule::Datagram(payload) => {
+                let Some((context, header)) = connect_udp::split_context(&payload) else { return };
+                let mut packet = payload.get(header..).unwrap_or_default().to_vec();
+                self.handle_tunnel(now, Slot { leg: key, stream, context }, &mut packet);
+            }
+            Capsule::CompressionAssign { context_id, target } => {
+                let is_bind = self.legs.get(key).is_some_and(|l| l.bind == Some(stream));
+                if is_bind && target.is_some() && context_id % 2 == 1 {
+                    self.adopt_session(Slot { leg: key, stream, context: context_id });
+                }
+            }
+            Capsule::CompressionClose { context_id } => {
+                if let Some(&session) = self.slots.get(&Slot { leg: key, stream, context: context_id }) {
+                    self.end_session(now, session);
+                }
+            }
+            Capsule::ObservedAddress(address) => {
+                if let Some(leg) = self.legs.get_mut(key) {
+                    leg.observed.retain(|a| a.is_ipv4() != address.is_ipv4());
+                    leg.observed.push(address);
+                }
+            }
+            Capsule::AckCid { context_id, cid } => self.cid_acknowledged(now, Slot { leg: key, stream, context: context_id }, cid),
+            Capsule::CloseCid { context_id, cid } => {
+                let Some(&session) = self.slots.get(&Slot { leg: key, stream, context: context_id }) else { return };
+                let Some(s) = self.sessions.get_mut(session) else { return };
+                if s.forwards == Some(cid) {
+                    s.forwards = None;
+                    if let Some(link) = s.link.and_then(|l| self.links.get_mut(l)) {
+                        link.path.forwarded_down(now, session);
+                        self.dirty_links.extend(s.link);
+                    }
+                }
+            }
+            // The uncompressed context's acknowledgement, what only relays receive, and types we don't know.
+            Capsule::CompressionAck { .. } | Capsule::RegisterCid { .. } | Capsule::Unknown { .. } => {}
+        }
+    }
+
+    /// Connector: a session that the relay announced, or whose packets overtook the announcement.
+    pub(super) fn adopt_session(&mut self, slot: Slot) -> usize {
+        if let Some(&known) = self.slots.get(&slot) {
+            return known;
+        }
+        let session = self.sessions.insert(Session::new(slot, None));
+        self.slots.insert(slot, session);
+        if let Some(leg) = self.legs.get_mut(slot.leg) {
+            leg.send_capsule(slot.stream, &Capsule::CompressionAck { context_id: slot.context });
+            self.dirty_legs.insert(slot.leg);
+        }
+        self.events.push_back(NodeEvent::SessionUp(session));
+        session
+    }
+
+    fn cid_acknowledged(&mut self, now: Instant, slot: Slot, cid: crate::wire::cid::Cid) {
+        let Some(&session) = self.slots.get(&slot) else { return };
+        let Some(s) = self.sessions.get_mut(session) else { return };
+        let Some(link) = s.link.and_then(|l| self.links.get_mut(l)) else { return };
+        let own = link.conn.scid() == cid;
+        if !own {
+            s.forwards = Some(cid);
+        }
+        // Raw packets go out once the relay forwards the peer's ID, and our own leg carries them whole.
+        if s.forwards.is_some() && s.forwards == link.conn.dcid() && s.registered.is_some() {
+            link.path.forwarded_up(now, session);
+        }
+        self.dirty_links.extend(s.link);
+    }
+}
+
+fn random_u32() -> u32 {
+    u32::from_le_bytes(random_cid(None).0.first_chunk::<4>().copied().unwrap_or_default())
+}
+
+fn connect_fields(relay: &str, domain: &str, path: &str, more: &[(&str, &str)]) -> Fields {
+    let authority = format!("{relay}.relay.{domain}");
+    let base = [(":method", "CONNECT"), (":protocol", "connect-udp"), (":scheme", "https"), (":authority", &authority), (":path", path), ("capsule-protocol", "?1")];
+    base.iter().chain(more).map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
+}
+
+/// An answer that is no 2xx, as an error (contract.md, Status to error).
+pub fn refusal(status: u16, fields: &Fields, by: DeniedBy) -> Error {
+    let proxy = field(fields, "proxy-status").and_then(|v| ProxyStatus::parse(v).ok());
+    let details = proxy.as_ref().and_then(|p| p.details.clone()).unwrap_or_else(|| format!("status {status}"));
+    let kind = proxy.as_ref().map(|p| p.error.as_str().to_owned()).unwrap_or_default();
+    match (status, kind.as_str()) {
+        (403, _) => {
+            let (decision, reason) = match details.split_once(": ") {
+                Some((id, rest)) => (Some(id.to_owned()), rest.to_owned()),
+                None => (None, details),
+            };
+            let policy = reason.strip_prefix("policy ").map(str::to_owned);
+            Error::Denied { by, reason, decision, policy }
+        }
+        (502, "connection_refused") => Error::Refused(details),
+        (504, _) => Error::Timeout(details),
+        (429, _) => Error::Limit(details),
+        (409, _) => Error::Identity(details),
+        _ => Error::Unreachable { message: details, reason: None, tried: Vec::new() },
+    }
+}

@@ -1,0 +1,177 @@
+//! Inbound packets: to the outer connection or the inner one that they name.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::link::Link;
+use super::session::Slot;
+use super::{CONNECTOR_ADDRESS, Node, Owner};
+use crate::quic::Connection;
+use crate::quic::endpoint::random_cid;
+use crate::role::{Arrival, PathPolicy};
+use crate::wire::connect_udp;
+use crate::wire::quic_header::{self, Header};
+
+/// Handshakes that one session may start in its life at a connector: an agent needs one, and one more for each key rollover
+/// or lost link. Past it the agent opens a new session, which the relay polices.
+const HANDSHAKES_PER_SESSION: u32 = 64;
+/// Inner connections at a connector. Each costs about 40 KB (facts.md).
+const MAX_LINKS: usize = 16_384;
+
+impl Node {
+    /// Feeds one burst from a socket. Everything that a node's socket receives comes from a relay: outer packets, or inner
+    /// ones that it forwarded.
+    pub fn handle_packets(&mut self, now: Instant, arrival: Arrival, burst: &mut [u8]) {
+        let stride = arrival.stride.max(1);
+        let mut link_heard: Option<(usize, usize)> = None;
+        for packet in burst.chunks_mut(stride) {
+            let owner = match quic_header::parse(packet) {
+                Some(Header::Short { dcid }) => self.router.get(&dcid),
+                Some(Header::Long { dcid, .. }) => self.router.get_long(dcid).filter(|o| matches!(o, Owner::Leg(_))),
+                None => None,
+            };
+            match owner {
+                Some(Owner::Leg(key)) => {
+                    let Some(leg) = self.legs.get_mut(key) else { continue };
+                    if leg.address != Some(arrival.from) {
+                        self.counters.drop_one("foreign");
+                        continue;
+                    }
+                    if let Some(conn) = leg.conn.as_mut() {
+                        conn.recv(packet, arrival.from);
+                        self.dirty_legs.insert(key);
+                    }
+                }
+                Some(Owner::Link(key)) => {
+                    // The forwarding relay is one of ours; a packet from anywhere else is no path of this release.
+                    let Some(session) = self.session_at(key, arrival.from) else {
+                        self.counters.drop_one("foreign");
+                        continue;
+                    };
+                    if let Some(link) = self.links.get_mut(key) {
+                        link.conn.recv(packet, peer_address(self.is_agent));
+                        link_heard = Some((key, session));
+                        *self.counters.rx_bytes.entry("forwarded").or_default() += packet.len() as u64;
+                        self.dirty_links.insert(key);
+                    }
+                }
+                None => self.counters.drop_one("unknown"),
+            }
+        }
+        if let Some((key, session)) = link_heard {
+            self.note_heard(now, key, session, true, true);
+        }
+    }
+
+    fn session_at(&self, link: usize, from: SocketAddr) -> Option<usize> {
+        let active = self.links.get(link)?.path.active().map(|p| p.session);
+        let matches = |key: usize| {
+            self.sessions.get(key).is_some_and(|s| s.link == Some(link) && self.legs.get(s.slot.leg).is_some_and(|l| l.address == Some(from)))
+        };
+        if let Some(key) = active.filter(|k| matches(*k)) {
+            return Some(key);
+        }
+        self.sessions.iter().map(|(k, _)| k).find(|k| matches(*k))
+    }
+
+    /// Tells the path agent if the packets just fed were genuine.
+    fn note_heard(&mut self, now: Instant, key: usize, session: usize, forwarded: bool, short: bool) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let heard = link.conn.received();
+        if heard != link.heard {
+            link.heard = heard;
+            link.path.handle_received(now, Self::path_id(session, forwarded), short);
+        }
+    }
+
+    /// Takes tunnel datagrams out of an outer connection.
+    pub(super) fn drain_tunnel(&mut self, now: Instant, leg_key: usize) {
+        while let Some(mut frame) = self.legs.get_mut(leg_key).and_then(|l| l.conn.as_mut()).and_then(Connection::dgram_recv) {
+            let Some((stream, header)) = connect_udp::parse_datagram(&frame) else {
+                self.counters.drop_one("malformed");
+                continue;
+            };
+            let Some((context, more)) = frame.get(header..).and_then(connect_udp::split_context) else {
+                self.counters.drop_one("malformed");
+                continue;
+            };
+            if let Some(packet) = frame.get_mut(header + more..) {
+                self.handle_tunnel(now, Slot { leg: leg_key, stream, context }, packet);
+            }
+        }
+    }
+
+    /// One inner packet that came through the tunnel.
+    pub(super) fn handle_tunnel(&mut self, now: Instant, slot: Slot, packet: &mut [u8]) {
+        let session = match self.slots.get(&slot) {
+            Some(&s) => s,
+            // A datagram may overtake the ASSIGN that announces its context.
+            None if self.legs.get(slot.leg).is_some_and(|l| l.bind == Some(slot.stream)) && slot.context % 2 == 1 => self.adopt_session(slot),
+            None => {
+                self.counters.drop_one("unknown");
+                return;
+            }
+        };
+        let (link, short) = match quic_header::parse(packet) {
+            Some(Header::Short { dcid }) => (self.router.get(&dcid), true),
+            Some(Header::Long { dcid, is_initial, .. }) => {
+                let dcid = dcid.to_vec();
+                let known = self.router.get_long(&dcid);
+                let link = known.or_else(|| if is_initial && !self.is_agent { self.accept_link(now, session, &dcid) } else { None });
+                (link, false)
+            }
+            None => (None, false),
+        };
+        let Some(Owner::Link(key)) = link else {
+            self.counters.drop_one("unknown");
+            return;
+        };
+        *self.counters.rx_bytes.entry("tunnel").or_default() += packet.len() as u64;
+        let rtt = self.legs.get(slot.leg).map_or(std::time::Duration::MAX, super::leg::Leg::rtt);
+        let Some(link) = self.links.get_mut(key) else { return };
+        link.conn.recv(packet, peer_address(self.is_agent));
+        let heard = link.conn.received();
+        if heard != link.heard {
+            link.heard = heard;
+            // Only a genuine packet makes this session a path of the link.
+            if let Some(s) = self.sessions.get_mut(session)
+                && s.link != Some(key)
+                && !self.is_agent
+            {
+                s.link = Some(key);
+                s.registered = None;
+                link.path.add(now, session, rtt);
+            }
+            link.path.handle_received(now, Self::path_id(session, false), short);
+        }
+        self.dirty_links.insert(key);
+    }
+
+    /// Connector: a first Initial on a session opens an inner connection.
+    fn accept_link(&mut self, now: Instant, session: usize, dcid: &[u8]) -> Option<Owner> {
+        let s = self.sessions.get_mut(session)?;
+        if s.handshakes >= HANDSHAKES_PER_SESSION || self.links.len() >= MAX_LINKS || self.draining.is_some() {
+            self.counters.drop_one("handshakes");
+            return None;
+        }
+        s.handshakes += 1;
+        let scid = random_cid(None);
+        let conn = Connection::accept(&mut self.inner_tls, scid, None, CONNECTOR_ADDRESS, super::AGENT_ADDRESS).ok()?;
+        let mut link = Link::new(conn, String::new(), PathPolicy::Auto, now);
+        link.initial_dcid = Some(dcid.to_vec());
+        let rtt = self.legs.get(s.slot.leg).map_or(std::time::Duration::MAX, super::leg::Leg::rtt);
+        let key = self.links.insert(link);
+        s.link = Some(key);
+        s.registered = None;
+        if let Some(link) = self.links.get_mut(key) {
+            link.path.add(now, session, rtt);
+        }
+        self.router.insert(scid, Owner::Link(key));
+        self.router.insert_initial(dcid, Owner::Link(key));
+        Some(Owner::Link(key))
+    }
+}
+
+fn peer_address(is_agent: bool) -> SocketAddr {
+    if is_agent { CONNECTOR_ADDRESS } else { super::AGENT_ADDRESS }
+}
