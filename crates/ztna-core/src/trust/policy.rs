@@ -134,8 +134,16 @@ impl Policy {
     /// Errors: [`Error::Config`] at `<at>:<line>` for what does not parse or validate, templates, and an `@id` that is
     /// used twice or can't stand in a log line.
     pub fn new(text: &str, network: &Network, at: &str) -> Result<Policy, Error> {
-        let Loaded { policies, literals, reads_path, reads_now, warnings } = load(text, at)?;
+        let Loaded { policies, literals, reads_path, reads_now, mut warnings, mentions } = load(text, at)?;
         let internal = |e: &dyn fmt::Display| Error::config(at, format!("can't be used: {e}"));
+
+        let strange = mentions.iter().filter(|(kind, id)| match kind.as_str() {
+            "Agent" => !network.agents.contains_key(id),
+            "Group" => !network.agents.values().any(|a| a.groups.contains(id)),
+            "Service" => network.service(id).is_none(),
+            _ => false,
+        });
+        warnings.extend(strange.map(|(kind, id)| format!("{at}: names {kind}::\"{}\", which is not in network.toml", id.escape_debug())));
 
         let mut services = BTreeMap::new();
         for service in network.services.values() {
@@ -360,3 +368,7 @@ fn remember<K: Eq + std::hash::Hash>(cache: &Mutex<HashMap<K, Decision>>, key: K
     }
     cache.insert(key, decision.clone());
 }
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;
