@@ -420,6 +420,13 @@ mod tests {
         let late = load(&one, &one, world.now + 2 * DAY).unwrap_err();
         assert!(late.to_string().starts_with("D/cert.pem: the certificate has expired"), "{late}");
         assert_eq!(late.code(), "ERR_ZTNA_IDENTITY");
+        let revoked = Revocations::parse("names = [\"relay/n1\", \"agent/n1\"]", "revoked.toml").unwrap();
+        for role in [Role::Agent, Role::Connector, Role::Relay] {
+            let own = world.issue(role, |_| {});
+            let load = |revoked| Credentials::from_pem(own.cert_pem.clone(), own.key_pem.clone(), &world.anchors, "example.test", revoked, world.now, "");
+            assert_eq!(load(&world.revoked).unwrap().leaf.id.role(), role);
+            assert_eq!(load(&revoked).is_err_and(|e| e.to_string().contains("revoked")), role != Role::Connector, "{role}");
+        }
     }
 
     /// A CA and a moment.
