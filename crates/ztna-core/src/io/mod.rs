@@ -1,1 +1,3 @@
 //! 
+pub mod folder;
+pub mod pki_folder;

@@ -241,3 +241,223 @@ fn check_dns_san(leaf: &X509Certificate<'_>, id: &SpiffeId) -> Result<(), Refusa
         _ => Err(Refusal::MissingDnsSan),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::trust::pki::{Ca, Issued, LeafSpec};
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[test]
+    fn each_role_is_accepted_in_its_own_part_only() {
+        let world = World::new();
+        for (role, client, server) in [(Role::Agent, true, false), (Role::Connector, true, true), (Role::Relay, false, true)] {
+            let leaf = world.leaf(role, |_| {});
+            let result = |usage| world.verify(&[&leaf], RoleSet::ALL, usage);
+            assert_eq!(result(Usage::ClientAuth).is_ok(), client, "{role}");
+            assert_eq!(result(Usage::ServerAuth).is_ok(), server, "{role}");
+        }
+        let agent = world.verify(&[&world.leaf(Role::Agent, |_| {})], RoleSet::NODES, Usage::ClientAuth).unwrap();
+        assert_eq!((agent.id.to_string().as_str(), agent.serial.len()), ("spiffe://example.test/agent/n1", 32));
+        assert_eq!(agent.not_after, world.now + DAY);
+    }
+
+    #[test]
+    fn every_wrong_certificate_is_refused_for_its_own_reason() {
+        let world = World::new();
+        type Change = fn(&mut LeafSpec);
+        let cases: [(Role, Change, Refusal); 16] = [
+            (Role::Agent, |s| s.not_after = s.not_before + Duration::from_secs(1), Refusal::Expired),
+            (Role::Agent, |s| s.not_before = s.not_after - Duration::from_secs(1), Refusal::NotYetValid),
+            (Role::Agent, |s| s.uris.clear(), Refusal::NoUriSan),
+            (Role::Agent, |s| s.uris.push("spiffe://example.test/agent/n2".into()), Refusal::SeveralUriSans),
+            (Role::Agent, |s| s.uris.push("https://example.test/".into()), Refusal::SeveralUriSans),
+            (Role::Agent, |s| s.uris = vec!["spiffe://example.test/admin/n1".into()], Refusal::BadSpiffeId),
+            (Role::Agent, |s| s.uris = vec!["spiffe://example.test/agent/n1/x".into()], Refusal::BadSpiffeId),
+            (Role::Agent, |s| s.uris = vec!["spiffe://other.test/agent/n1".into()], Refusal::WrongTrustDomain),
+            (Role::Agent, |s| s.uris = vec!["spiffe://example.test/relay/n1".into()], Refusal::WrongRole),
+            (Role::Agent, |s| (s.client_auth, s.server_auth) = (false, true), Refusal::WrongUsage),
+            (Role::Agent, |s| s.client_auth = false, Refusal::WrongUsage),
+            (Role::Connector, |s| s.dns_names.clear(), Refusal::MissingDnsSan),
+            (Role::Connector, |s| s.dns_names = vec!["n2.connector.example.test".into()], Refusal::MissingDnsSan),
+            (Role::Connector, |s| s.dns_names.push("n2.connector.example.test".into()), Refusal::MissingDnsSan),
+            (Role::Agent, |s| s.ca = true, Refusal::NotALeaf),
+            (Role::Agent, |s| s.digital_signature = false, Refusal::NotALeaf),
+        ];
+        for (role, change, refusal) in cases {
+            let leaf = world.leaf(role, change);
+            assert_eq!(world.verify(&[&leaf], RoleSet::NODES, Usage::ClientAuth), Err(refusal), "{role}");
+        }
+    }
+
+    #[test]
+    fn no_certificate_another_ca_and_garbage_are_refused() {
+        let world = World::new();
+        assert_eq!(world.verify(&[], RoleSet::ALL, Usage::ClientAuth), Err(Refusal::NoCertificate));
+        let mut other = World::new();
+        other.now = world.now;
+        assert_eq!(world.verify(&[&other.leaf(Role::Agent, |_| {})], RoleSet::ALL, Usage::ClientAuth), Err(Refusal::UnknownCa));
+        assert!(matches!(world.verify(&[b"garbage"], RoleSet::ALL, Usage::ClientAuth), Err(Refusal::Malformed(_))));
+        let mut trailing = world.leaf(Role::Agent, |_| {});
+        trailing.push(0);
+        assert!(matches!(world.verify(&[&trailing], RoleSet::ALL, Usage::ClientAuth), Err(Refusal::Malformed(_))));
+    }
+
+    #[test]
+    fn a_leaf_whose_signature_is_off_by_one_bit_is_refused() {
+        let world = World::new();
+        let leaf = world.leaf(Role::Agent, |_| {});
+        let mut forged = leaf.clone();
+        *forged.last_mut().unwrap() ^= 1;
+        assert_eq!(world.verify(&[&forged], RoleSet::ALL, Usage::ClientAuth), Err(Refusal::UnknownCa));
+    }
+
+    #[test]
+    fn a_filler_certificate_is_refused_in_every_position() {
+        let world = World::new();
+        let (own, other) = (world.leaf(Role::Agent, |_| {}), world.leaf(Role::Relay, |_| {}));
+        let stranger = World::new().leaf(Role::Relay, |_| {});
+        let ca = der(&world.ca.cert_pem);
+        let verify = |chain: &[&[u8]]| world.verify(chain, RoleSet::AGENT, Usage::ClientAuth);
+        assert_eq!(verify(&[&own, &ca]).unwrap().id.name(), "n1");
+        assert_eq!(verify(&[&stranger, &own]), Err(Refusal::StrayCertificate));
+        for filler in [&other, &stranger, &own] {
+            assert_eq!(verify(&[&own, filler]), Err(Refusal::StrayCertificate));
+            assert_eq!(verify(&[&own, &ca, filler]), Err(Refusal::StrayCertificate));
+            assert_eq!(verify(&[&own, filler, &ca]), Err(Refusal::StrayCertificate));
+        }
+        // A trusted CA in front is the leaf that is judged.
+        assert_eq!(verify(&[&ca, &own]), Err(Refusal::StrayCertificate));
+        assert_eq!(verify(&[&ca]), Err(Refusal::NotALeaf));
+    }
+
+    #[test]
+    fn a_certificate_signed_by_a_leaf_is_refused() {
+        let world = World::new();
+        let issued = world.issue(Role::Agent, |_| {});
+        let false_ca = Ca { cert_pem: issued.cert_pem.clone(), key_pem: issued.key_pem.clone() };
+        let id = SpiffeId::new("example.test", Role::Relay, "r1").unwrap();
+        let forged = der(&false_ca.issue(&LeafSpec::node(&id, world.now, DAY)).unwrap().cert_pem);
+        let between = der(&issued.cert_pem);
+        assert_eq!(world.verify(&[&forged], RoleSet::ALL, Usage::ServerAuth), Err(Refusal::UnknownCa));
+        assert_eq!(world.verify(&[&forged, &between], RoleSet::ALL, Usage::ServerAuth), Err(Refusal::StrayCertificate));
+    }
+
+    #[test]
+    fn revocation_works_by_serial_and_by_name() {
+        let mut world = World::new();
+        let leaf = world.leaf(Role::Agent, |_| {});
+        let peer = world.verify(&[&leaf], RoleSet::ALL, Usage::ClientAuth).unwrap();
+        for text in [format!("serials = [\"{}\"]", peer.serial), "names = [\"agent/n1\"]".to_owned()] {
+            world.revoked = Revocations::parse(&text, "revoked.toml").unwrap();
+            assert_eq!(world.verify(&[&leaf], RoleSet::ALL, Usage::ClientAuth), Err(Refusal::Revoked));
+            assert_eq!(world.anchors.still_trusted(&peer, "example.test", &world.revoked, world.now), Err(Refusal::Revoked));
+        }
+        world.revoked = Revocations::parse("names = [\"relay/n1\", \"agent/n2\"]", "revoked.toml").unwrap();
+        assert!(world.verify(&[&leaf], RoleSet::ALL, Usage::ClientAuth).is_ok());
+    }
+
+    #[test]
+    fn a_connected_peer_is_judged_again_by_time_ca_and_domain() {
+        let world = World::new();
+        let peer = world.verify(&[&world.leaf(Role::Agent, |_| {})], RoleSet::ALL, Usage::ClientAuth).unwrap();
+        let again = |anchors: &TrustAnchors, domain, now| anchors.still_trusted(&peer, domain, &world.revoked, now);
+        assert_eq!(again(&world.anchors, "example.test", world.now), Ok(()));
+        assert_eq!(again(&world.anchors, "example.test", peer.not_after + Duration::from_secs(1)), Err(Refusal::Expired));
+        assert_eq!(again(&world.anchors, "other.test", world.now), Err(Refusal::WrongTrustDomain));
+        assert_eq!(again(&World::new().anchors, "example.test", world.now), Err(Refusal::UnknownCa));
+    }
+
+    #[test]
+    fn an_expired_ca_takes_its_leaves_with_it() {
+        let world = World::new();
+        let leaf = world.leaf(Role::Agent, |s| s.not_after += 2 * crate::trust::pki::CA_LIFE);
+        let late = world.now + crate::trust::pki::CA_LIFE + DAY;
+        let expect = Expect { trust_domain: "example.test", roles: RoleSet::ALL, usage: Usage::ClientAuth };
+        assert_eq!(world.anchors.verify(&[&leaf], expect, &world.revoked, late), Err(Refusal::Expired));
+    }
+
+    #[test]
+    fn either_of_two_cas_is_enough_while_both_are_trusted() {
+        let (one, two) = (World::new(), World::new());
+        let both = TrustAnchors::from_pem(&format!("{}{}", one.ca.cert_pem, two.ca.cert_pem), "ca.pem").unwrap();
+        assert_eq!(both.certificates_der().count(), 2);
+        let expect = Expect { trust_domain: "example.test", roles: RoleSet::ALL, usage: Usage::ClientAuth };
+        for world in [&one, &two] {
+            assert!(both.verify(&[&world.leaf(Role::Agent, |_| {})], expect, &world.revoked, world.now).is_ok());
+        }
+    }
+
+    #[test]
+    fn only_cas_are_trust_anchors() {
+        let world = World::new();
+        let leaf = world.issue(Role::Agent, |_| {}).cert_pem;
+        for (pem, says) in [
+            (String::new(), "holds 0 certificates"),
+            (leaf.clone(), "certificate 1: not a CA"),
+            (format!("{}{leaf}", world.ca.cert_pem), "certificate 2: not a CA"),
+            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(), "not PEM certificates"),
+            (world.ca.cert_pem.repeat(9), "holds 9 certificates"),
+        ] {
+            let error = TrustAnchors::from_pem(&pem, "D/ca.pem").unwrap_err().to_string();
+            assert!(error.starts_with("D/ca.pem: ") && error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn credentials_need_the_key_of_their_certificate() {
+        use crate::trust::credentials::Credentials;
+        let world = World::new();
+        let (one, two) = (world.issue(Role::Relay, |_| {}), world.issue(Role::Relay, |_| {}));
+        let load = |cert: &Issued, key: &Issued, now| {
+            Credentials::from_pem(cert.cert_pem.clone(), key.key_pem.clone(), &world.anchors, "example.test", &world.revoked, now, "D/")
+        };
+        assert_eq!(load(&one, &one, world.now).unwrap().leaf.serial, one.serial);
+        assert!(load(&one, &two, world.now).unwrap_err().to_string().starts_with("D/key.pem: not the key of cert.pem"));
+        let late = load(&one, &one, world.now + 2 * DAY).unwrap_err();
+        assert!(late.to_string().starts_with("D/cert.pem: the certificate has expired"), "{late}");
+        assert_eq!(late.code(), "ERR_ZTNA_IDENTITY");
+        let revoked = Revocations::parse("names = [\"relay/n1\", \"agent/n1\"]", "revoked.toml").unwrap();
+        for role in [Role::Agent, Role::Connector, Role::Relay] {
+            let own = world.issue(role, |_| {});
+            let load = |revoked| Credentials::from_pem(own.cert_pem.clone(), own.key_pem.clone(), &world.anchors, "example.test", revoked, world.now, "");
+            assert_eq!(load(&world.revoked).unwrap().leaf.id.role(), role);
+            assert_eq!(load(&revoked).is_err_and(|e| e.to_string().contains("revoked")), role != Role::Connector, "{role}");
+        }
+    }
+
+    /// A CA and a moment.
+    struct World {
+        ca: Ca,
+        anchors: TrustAnchors,
+        revoked: Revocations,
+        now: SystemTime,
+    }
+
+    impl World {
+        fn new() -> World {
+            let now = system_time(1_800_000_000);
+            let ca = Ca::generate("example.test", now).unwrap();
+            let anchors = TrustAnchors::from_pem(&ca.cert_pem, "ca.pem").unwrap();
+            World { ca, anchors, revoked: Revocations::default(), now }
+        }
+        fn issue(&self, role: Role, change: impl Fn(&mut LeafSpec)) -> Issued {
+            let mut spec = LeafSpec::node(&SpiffeId::new("example.test", role, "n1").unwrap(), self.now, DAY);
+            change(&mut spec);
+            self.ca.issue(&spec).unwrap()
+        }
+        fn leaf(&self, role: Role, change: impl Fn(&mut LeafSpec)) -> Vec<u8> {
+            der(&self.issue(role, change).cert_pem)
+        }
+        fn verify(&self, chain: &[&[u8]], roles: RoleSet, usage: Usage) -> Result<PeerIdentity, Refusal> {
+            self.anchors.verify(chain, Expect { trust_domain: "example.test", roles, usage }, &self.revoked, self.now)
+        }
+    }
+
+    fn der(pem: &str) -> Vec<u8> {
+        X509::from_pem(pem.as_bytes()).unwrap().to_der().unwrap()
+    }
+}

@@ -9,7 +9,8 @@ use zeroize::Zeroizing;
 
 use crate::error::Error;
 use crate::trust::anchors::TrustAnchors;
-use crate::trust::identity::{Expect, PeerIdentity, RoleSet, Usage, claims};
+use crate::id::Role;
+use crate::trust::identity::{Expect, PeerIdentity, Refusal, RoleSet, Usage, claims};
 use crate::trust::revocation::Revocations;
 
 /// Key material. It can't be printed or compared, and its memory is wiped when the last copy goes.
@@ -55,17 +56,16 @@ impl Credentials {
         let ders = chain.iter().map(|c| c.to_der()).collect::<Result<Vec<_>, _>>().map_err(|e| bad("cert.pem", e.to_string()))?;
         let slices: Vec<&[u8]> = ders.iter().map(Vec::as_slice).collect();
         let describe = || ders.first().map(|d| format!(" ({})", claims(d))).unwrap_or_default();
-        // The role decides which usage is needed, so each role is tried with its own.
-        let client = Expect { trust_domain, roles: RoleSet::NODES, usage: Usage::ClientAuth };
-        let server = Expect { trust_domain, roles: RoleSet::ALL, usage: Usage::ServerAuth };
-        let leaf = match anchors.verify(&slices, client, revoked, now) {
-            Ok(leaf) => leaf,
-            Err(refusal) => match anchors.verify(&slices, server, revoked, now) {
-                Ok(leaf) if Usage::of(leaf.id.role()) == Usage::ServerAuth => leaf,
-                Ok(_) => return Err(bad("cert.pem", format!("{refusal}{}", describe()))),
-                Err(other) => return Err(bad("cert.pem", format!("{other}{}", describe()))),
-            },
-        };
+        // Agents and connectors are clients, relays servers: only a certificate that can't be a client's is tried as a server's.
+        let client = Expect { trust_domain, roles: RoleSet::NODES, usage: Usage::of(Role::Agent) };
+        let server = Expect { trust_domain, roles: RoleSet::RELAY, usage: Usage::of(Role::Relay) };
+        let leaf = anchors
+            .verify(&slices, client, revoked, now)
+            .or_else(|refusal| match refusal {
+                Refusal::WrongUsage | Refusal::WrongRole => anchors.verify(&slices, server, revoked, now),
+                other => Err(other),
+            })
+            .map_err(|refusal| bad("cert.pem", format!("{refusal}{}", describe())))?;
         let key = PKey::private_key_from_pem(key_pem.expose().as_bytes()).map_err(|_| bad("key.pem", "not a PEM private key".to_owned()))?;
         let public = chain.first().map(|c| c.public_key()).transpose().map_err(|e| bad("cert.pem", e.to_string()))?;
         if !public.is_some_and(|p| p.public_eq(&key)) {

@@ -24,3 +24,4 @@ pub use policy::{Decision, FlowContext, PathClass, Policy, Protocol};
 pub use revocation::Revocations;
 pub use schema::SCHEMA;
 pub use snapshot::{NodeFiles, Snapshot};
+pub(crate) use text::{line_of, plain_hex, rfc3339, system_time, unix_seconds};

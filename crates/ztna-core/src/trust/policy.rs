@@ -6,42 +6,59 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use cedar_policy::{
-    Authorizer, Context, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicySet, Request, ResourceConstraint,
-    RestrictedExpression,
+    Authorizer, Context, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicySet, PrincipalConstraint, Request,
+    ResourceConstraint, RestrictedExpression,
 };
 
 use crate::error::Error;
 use crate::id::NAME_MAX;
 use crate::trust::network::{Network, Service};
-use crate::trust::policy_load::{Loaded, load};
+use crate::trust::policy_load::{Loaded, LoadedPolicy, load};
 use crate::trust::text::rfc3339;
 
 /// Most remembered decisions of one policy. At some 300 bytes each this is 5 MB; when full, all are forgotten at once,
 /// which costs one evaluation for each flow that still opens.
 const CACHE_MAX: usize = 16_384;
 
+/// Most remembered slices. One holds references to the policies of one agent and one service.
+const SLICES_MAX: usize = 4_096;
+
 /// A validated set of policies, bound to the agents and services of one network.
 pub struct Policy {
-    agents: BTreeMap<String, Entities>,
-    services: BTreeMap<String, ServicePolicies>,
+    agents: BTreeMap<String, Principal>,
+    policies: Vec<LoadedPolicy>,
+    services: BTreeMap<String, Target>,
     connectors: BTreeMap<String, Vec<String>>,
     /// Long literals of all policies: between two of them no comparison with `context.port` changes its result.
     literals: BTreeSet<i64>,
     reads_path: bool,
     reads_now: bool,
     warnings: Vec<String>,
+    slices: Mutex<HashMap<(String, String), Arc<Slice>>>,
     decided: Mutex<HashMap<FlowKey, Decision>>,
     admitted: Mutex<HashMap<(String, String), Decision>>,
 }
 
-/// The policies whose scope can match one service.
-struct ServicePolicies {
+struct Principal {
+    uid: EntityUid,
+    groups: HashSet<EntityUid>,
+    /// The agent and its groups.
+    entities: Entities,
+}
+
+struct Target {
     service: Service,
     uid: EntityUid,
+}
+
+/// The policies whose scope can match one agent and one service: what a decision costs grows with these alone. A policy
+/// whose scope does not match can neither apply nor fail, so leaving it out changes nothing.
+#[derive(Default)]
+struct Slice {
     exact: PolicySet,
     /// Over-approximation for admission: see `policy_load`.
     relaxed: PolicySet,
@@ -134,27 +151,30 @@ impl Policy {
     /// Errors: [`Error::Config`] at `<at>:<line>` for what does not parse or validate, templates, and an `@id` that is
     /// used twice or can't stand in a log line.
     pub fn new(text: &str, network: &Network, at: &str) -> Result<Policy, Error> {
-        let Loaded { policies, literals, reads_path, reads_now, warnings } = load(text, at)?;
+        let Loaded { policies, literals, reads_path, reads_now, mut warnings, mentions } = load(text, at)?;
         let internal = |e: &dyn fmt::Display| Error::config(at, format!("can't be used: {e}"));
+
+        let strange = mentions.iter().filter(|(kind, id)| match kind.as_str() {
+            "Agent" => !network.agents.contains_key(id),
+            "Group" => !network.agents.values().any(|a| a.groups.contains(id)),
+            "Service" => network.service(id).is_none(),
+            _ => false,
+        });
+        warnings.extend(strange.map(|(kind, id)| format!("{at}: names {kind}::\"{}\", which is not in network.toml", id.escape_debug())));
 
         let mut services = BTreeMap::new();
         for service in network.services.values() {
             let uid = entity_uid("Service", &service.name)?;
-            let (mut exact, mut relaxed) = (PolicySet::new(), PolicySet::new());
-            for policy in policies.iter().filter(|p| may_concern(&p.exact, &uid)) {
-                exact.add(policy.exact.clone()).map_err(|e| internal(&e))?;
-                if let Some(policy) = &policy.relaxed {
-                    relaxed.add(policy.clone()).map_err(|e| internal(&e))?;
-                }
-            }
-            services.insert(service.name.clone(), ServicePolicies { service: service.clone(), uid, exact, relaxed });
+            services.insert(service.name.clone(), Target { service: service.clone(), uid });
         }
         let mut agents = BTreeMap::new();
         for agent in network.agents.values() {
             let groups = agent.groups.iter().map(|g| entity_uid("Group", g)).collect::<Result<HashSet<_>, _>>()?;
+            let uid = entity_uid("Agent", &agent.name)?;
             let mut entities: Vec<Entity> = groups.iter().cloned().map(Entity::with_uid).collect();
-            entities.push(Entity::new_no_attrs(entity_uid("Agent", &agent.name)?, groups));
-            agents.insert(agent.name.clone(), Entities::from_entities(entities, None).map_err(|e| internal(&e))?);
+            entities.push(Entity::new_no_attrs(uid.clone(), groups.clone()));
+            let entities = Entities::from_entities(entities, None).map_err(|e| internal(&e))?;
+            agents.insert(agent.name.clone(), Principal { uid, groups, entities });
         }
         let connectors = network
             .connectors()
@@ -163,12 +183,14 @@ impl Policy {
             .collect();
         Ok(Policy {
             agents,
+            policies,
             services,
             connectors,
             literals,
             reads_path,
             reads_now,
             warnings,
+            slices: Mutex::default(),
             decided: Mutex::default(),
             admitted: Mutex::default(),
         })
@@ -220,7 +242,7 @@ impl Policy {
     }
 
     fn evaluate(&self, agent: &str, flow: &FlowContext<'_>) -> Decision {
-        let Some(entities) = self.agents.get(agent) else {
+        let Some(principal) = self.agents.get(agent) else {
             return deny(None, format!("agent `{}` is not in network.toml", agent.escape_debug()));
         };
         let Some(target) = self.services.get(flow.service) else {
@@ -233,11 +255,15 @@ impl Policy {
             });
         }
         let now = self.reads_now.then_some(flow.now);
-        let request = match request(agent, target, flow.protocol, flow.port, flow.path, now) {
+        let slice = match self.slice(agent, principal, target) {
+            Ok(slice) => slice,
+            Err(why) => return deny(None, format!("the policies can't be put together: {why}")),
+        };
+        let request = match request(principal, target, flow.protocol, flow.port, flow.path, now) {
             Ok(request) => request,
             Err(why) => return deny(None, format!("the request can't be put to the policy: {why}")),
         };
-        let response = Authorizer::new().is_authorized(&request, &target.exact, entities);
+        let response = Authorizer::new().is_authorized(&request, &slice.exact, &principal.entities);
         if let Some(error) = response.diagnostics().errors().next() {
             return deny(error_policy(error), format!("a policy failed: {error}"));
         }
@@ -250,7 +276,7 @@ impl Policy {
     }
 
     fn admit(&self, agent: &str, connector: &str) -> Decision {
-        let Some(entities) = self.agents.get(agent) else {
+        let Some(principal) = self.agents.get(agent) else {
             return deny(None, format!("agent `{}` is not in network.toml", agent.escape_debug()));
         };
         let Some(services) = self.connectors.get(connector) else {
@@ -258,13 +284,17 @@ impl Policy {
         };
         let paths: &[PathClass] = if self.reads_path { &[PathClass::Relay, PathClass::Direct] } else { &[PathClass::Relay] };
         for target in services.iter().filter_map(|s| self.services.get(s)) {
-            if !target.relaxed.policies().any(|p| p.effect() == Effect::Permit) {
+            let slice = match self.slice(agent, principal, target) {
+                Ok(slice) => slice,
+                Err(why) => return deny(None, format!("the policies can't be put together: {why}")),
+            };
+            if !slice.relaxed.policies().any(|p| p.effect() == Effect::Permit) {
                 continue;
             }
             for (protocol, port) in self.representatives(&target.service) {
                 for path in paths {
-                    let Ok(request) = request(agent, target, protocol, port, *path, None) else { continue };
-                    let response = Authorizer::new().is_authorized(&request, &target.relaxed, entities);
+                    let Ok(request) = request(principal, target, protocol, port, *path, None) else { continue };
+                    let response = Authorizer::new().is_authorized(&request, &slice.relaxed, &principal.entities);
                     if response.decision() == cedar_policy::Decision::Allow {
                         let id = response.diagnostics().reason().map(ToString::to_string).min();
                         let reason = format!("{protocol} to service `{}` could be permitted", target.service.name);
@@ -274,6 +304,27 @@ impl Policy {
             }
         }
         deny(None, format!("no policy permits any flow to a service on connector `{connector}`"))
+    }
+
+    fn slice(&self, agent: &str, principal: &Principal, target: &Target) -> Result<Arc<Slice>, String> {
+        let key = (agent.to_owned(), target.service.name.clone());
+        if let Some(known) = lock(&self.slices).get(&key) {
+            return Ok(known.clone());
+        }
+        let mut slice = Slice::default();
+        for policy in self.policies.iter().filter(|p| may_concern(&p.exact, principal, target)) {
+            slice.exact.add(policy.exact.clone()).map_err(|e| e.to_string())?;
+            if let Some(policy) = &policy.relaxed {
+                slice.relaxed.add(policy.clone()).map_err(|e| e.to_string())?;
+            }
+        }
+        let slice = Arc::new(slice);
+        let mut slices = lock(&self.slices);
+        if slices.len() >= SLICES_MAX {
+            slices.clear();
+        }
+        slices.insert(key, slice.clone());
+        Ok(slice)
     }
 
     /// Flows that stand for all flows of a service: the ends of its port ranges, and each number that policies compare
@@ -311,15 +362,21 @@ fn declares(service: &Service, protocol: Protocol, port: u16) -> bool {
     }
 }
 
-/// False only when the policy's scope names another service.
-fn may_concern(policy: &cedar_policy::Policy, service: &EntityUid) -> bool {
-    match policy.resource_constraint() {
-        ResourceConstraint::Eq(other) | ResourceConstraint::In(other) | ResourceConstraint::IsIn(_, other) => other == *service,
+/// False only when the policy's scope names another service, another agent, or a group the agent is not in.
+fn may_concern(policy: &cedar_policy::Policy, principal: &Principal, target: &Target) -> bool {
+    let service = match policy.resource_constraint() {
+        ResourceConstraint::Eq(other) | ResourceConstraint::In(other) | ResourceConstraint::IsIn(_, other) => other == target.uid,
         ResourceConstraint::Any | ResourceConstraint::Is(_) => true,
-    }
+    };
+    service
+        && match policy.principal_constraint() {
+            PrincipalConstraint::Eq(other) => other == principal.uid,
+            PrincipalConstraint::In(other) | PrincipalConstraint::IsIn(_, other) => other == principal.uid || principal.groups.contains(&other),
+            PrincipalConstraint::Any | PrincipalConstraint::Is(_) => true,
+        }
 }
 
-fn request(agent: &str, target: &ServicePolicies, protocol: Protocol, port: u16, path: PathClass, now: Option<SystemTime>) -> Result<Request, String> {
+fn request(principal: &Principal, target: &Target, protocol: Protocol, port: u16, path: PathClass, now: Option<SystemTime>) -> Result<Request, String> {
     let mut pairs = vec![
         ("protocol".to_owned(), RestrictedExpression::new_string(protocol.as_str().to_owned())),
         ("port".to_owned(), RestrictedExpression::new_long(i64::from(port))),
@@ -329,8 +386,8 @@ fn request(agent: &str, target: &ServicePolicies, protocol: Protocol, port: u16,
         pairs.push(("now".to_owned(), RestrictedExpression::new_datetime(rfc3339(now))));
     }
     let context = Context::from_pairs(pairs).map_err(|e| e.to_string())?;
-    let uid = |kind: &str, name: &str| entity_uid(kind, name).map_err(|e| e.to_string());
-    Request::new(uid("Agent", agent)?, uid("Action", "connect")?, target.uid.clone(), context, None).map_err(|e| e.to_string())
+    let action = entity_uid("Action", "connect").map_err(|e| e.to_string())?;
+    Request::new(principal.uid.clone(), action, target.uid.clone(), context, None).map_err(|e| e.to_string())
 }
 
 fn entity_uid(kind: &str, name: &str) -> Result<EntityUid, Error> {
@@ -360,3 +417,7 @@ fn remember<K: Eq + std::hash::Hash>(cache: &Mutex<HashMap<K, Decision>>, key: K
     }
     cache.insert(key, decision.clone());
 }
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

@@ -28,6 +28,8 @@ pub(super) struct Loaded {
     pub reads_path: bool,
     pub reads_now: bool,
     pub warnings: Vec<String>,
+    /// Entities the policies name: type and id.
+    pub mentions: BTreeSet<(String, String)>,
 }
 
 pub(super) struct LoadedPolicy {
@@ -54,10 +56,11 @@ pub(super) fn load(text: &str, at: &str) -> Result<Loaded, Error> {
     let mut warnings: Vec<String> = verdict.validation_warnings().map(|w| place(text, at, &DetailedError::from(w)).to_string()).collect();
     warnings.sort();
 
-    let mut loaded = Loaded { policies: Vec::new(), literals: BTreeSet::new(), reads_path: false, reads_now: false, warnings };
+    let mut loaded = Loaded { policies: Vec::new(), literals: BTreeSet::new(), reads_path: false, reads_now: false, warnings, mentions: BTreeSet::new() };
     for (id, policy) in named(&set, text, at)? {
         let unusable = |e: &dyn std::fmt::Display| Error::config(at, format!("policy `{id}`: {e}"));
         let json = policy.to_json().map_err(|e| unusable(&e))?;
+        collect_mentions(&json, &mut loaded.mentions);
         let conditions: Vec<Value> = json.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
         for condition in &conditions {
             collect_numbers(condition, &mut loaded.literals);
@@ -191,5 +194,19 @@ fn collect_numbers(expr: &Value, into: &mut BTreeSet<i64>) {
         Value::Object(object) => object.values().for_each(|v| collect_numbers(v, into)),
         Value::Array(items) => items.iter().for_each(|v| collect_numbers(v, into)),
         Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
+/// `{"type": "Group", "id": "eng"}` wherever it stands.
+fn collect_mentions(expr: &Value, into: &mut BTreeSet<(String, String)>) {
+    match expr {
+        Value::Object(object) => {
+            if let (Some(Value::String(kind)), Some(Value::String(id))) = (object.get("type"), object.get("id")) {
+                into.insert((kind.clone(), id.clone()));
+            }
+            object.values().for_each(|v| collect_mentions(v, into));
+        }
+        Value::Array(items) => items.iter().for_each(|v| collect_mentions(v, into)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }

@@ -1,0 +1,280 @@
+//! A node's folder: read as a whole or not at all, and watched for the next version.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::trust::{NodeFiles, Secret};
+
+/// The file that says which versions of the others belong together. Written last.
+pub const SNAPSHOT: &str = "snapshot.json";
+
+/// Files every node has.
+pub const REQUIRED: [&str; 4] = ["cert.pem", "key.pem", "ca.pem", "network.toml"];
+
+/// Files relays and connectors have besides.
+pub const OPTIONAL: [&str; 2] = ["policy.cedar", "revoked.toml"];
+
+/// Largest file that is read, in bytes. 100,000 revoked serials or 40,000 agents fit.
+const FILE_MAX: u64 = 4 << 20;
+
+/// Pause before a folder that could not be read is tried again without its snapshot.json having changed: what is being
+/// copied in another order completes within this.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The content of snapshot.json.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Grows with every publication.
+    pub version: u64,
+    /// SHA-256 of each file, lower-case hexadecimal.
+    pub hashes: BTreeMap<String, String>,
+}
+
+/// Reads a node's folder. Nothing of it is believed yet: that is `Snapshot::from_files`.
+///
+/// Errors: [`Error::Permission`] for a key.pem that others may read or a file we may not, [`Error::Config`] for what is
+/// missing, too large, or does not match snapshot.json (half-written: keep the old snapshot and try again).
+pub fn read_folder(dir: &Path) -> Result<NodeFiles> {
+    let manifest = read_manifest(dir)?;
+    let at = |file: &str| dir.join(file).display().to_string();
+    if let Some(unknown) = manifest.hashes.keys().find(|f| !REQUIRED.contains(&f.as_str()) && !OPTIONAL.contains(&f.as_str())) {
+        return Err(Error::config(at(SNAPSHOT), format!("lists `{}`, which is no file of a node's folder", unknown.escape_debug())));
+    }
+    check_key_mode(dir)?;
+    let mut texts = BTreeMap::new();
+    for file in REQUIRED.into_iter().chain(OPTIONAL) {
+        match (manifest.hashes.get(file), read_text(&dir.join(file))?) {
+            (None, None) if OPTIONAL.contains(&file) => {}
+            (Some(hash), Some(text)) if *hash == sha256_hex(text.as_bytes()) => {
+                texts.insert(file, text);
+            }
+            (Some(_), Some(_)) => return Err(half_written(&at(file), "does not match its hash in snapshot.json")),
+            (Some(_), None) => return Err(half_written(&at(file), "is listed in snapshot.json but missing")),
+            (None, Some(_)) => return Err(half_written(&at(file), "is not listed in snapshot.json")),
+            (None, None) => return Err(half_written(&at(file), "is missing, also from snapshot.json")),
+        }
+    }
+    let mut take = |file: &str| texts.remove(file).ok_or_else(|| half_written(&at(file), "is missing"));
+    Ok(NodeFiles {
+        cert_pem: take("cert.pem")?,
+        key_pem: Secret::new(take("key.pem")?),
+        ca_pem: take("ca.pem")?,
+        network_toml: take("network.toml")?,
+        policy_cedar: take("policy.cedar").ok(),
+        revoked_toml: take("revoked.toml").ok(),
+        version: manifest.version,
+        folder: Some(dir.display().to_string()),
+    })
+}
+
+/// Reads snapshot.json alone.
+pub fn read_manifest(dir: &Path) -> Result<Manifest> {
+    let path = dir.join(SNAPSHOT);
+    let at = path.display().to_string();
+    let text = read_text(&path)?
+        .ok_or_else(|| Error::config(&at, "missing: this is not a node's folder; `ztna pki issue` or `ztna pki publish` writes one"))?;
+    serde_json::from_str(&text).map_err(|e| Error::config(format!("{at}:{}", e.line()), format!("not a snapshot's description: {e}; publish again")))
+}
+
+/// Notices new versions of a folder by the identity of its snapshot.json.
+pub struct FolderWatch {
+    dir: PathBuf,
+    /// The snapshot.json that was last read, well or badly.
+    seen: Option<Stamp>,
+    /// Set while the last read failed.
+    retry_at: Option<Instant>,
+}
+
+#[derive(PartialEq, Eq, Clone, Copy)]
+struct Stamp {
+    inode: u64,
+    modified: (i64, i64),
+    len: u64,
+}
+
+impl FolderWatch {
+    /// Starts from the folder's present state: the first `poll` reports nothing unless something has changed since.
+    /// Make the watch before the first [`read_folder`], so that no change falls between the two.
+    pub fn new(dir: &Path) -> FolderWatch {
+        FolderWatch { dir: dir.to_owned(), seen: stamp(dir), retry_at: None }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// One `stat`, and a read when snapshot.json is another one. Call it at most every 200 ms.
+    ///
+    /// `Some(Err)` is given once per change: the old snapshot stays in use and the folder is tried again quietly until it
+    /// can be read (`Some(Ok)`) or changes again. A folder that vanishes is no news.
+    pub fn poll(&mut self, now: Instant) -> Option<Result<NodeFiles>> {
+        let stamp = stamp(&self.dir)?;
+        let changed = self.seen != Some(stamp);
+        if !changed && self.retry_at.is_none_or(|at| now < at) {
+            return None;
+        }
+        self.seen = Some(stamp);
+        match read_folder(&self.dir) {
+            Ok(files) => {
+                self.retry_at = None;
+                Some(Ok(files))
+            }
+            Err(error) => {
+                self.retry_at = Some(now + RETRY);
+                changed.then_some(Err(error))
+            }
+        }
+    }
+}
+
+/// SHA-256 in lower-case hexadecimal.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    crate::trust::plain_hex(&Sha256::digest(bytes))
+}
+
+/// A file's text; `None` when there is no such file.
+pub(crate) fn read_text(path: &Path) -> Result<Option<String>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(file_error(path, &e)),
+    };
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|e| file_error(path, &e))?;
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(Error::config(path.display().to_string(), format!("larger than {FILE_MAX} bytes")));
+    }
+    String::from_utf8(bytes).map(Some).map_err(|_| Error::config(path.display().to_string(), "not UTF-8 text"))
+}
+
+/// What the operating system said about a file, as the error an operator can act on.
+pub(crate) fn file_error(path: &Path, error: &std::io::Error) -> Error {
+    if error.kind() == std::io::ErrorKind::PermissionDenied {
+        return Error::Permission(format!("{}: {error}; run as the user who owns it", path.display()));
+    }
+    Error::config(path.display().to_string(), error.to_string())
+}
+
+fn check_key_mode(dir: &Path) -> Result<()> {
+    let path = dir.join("key.pem");
+    match fs::metadata(&path) {
+        Ok(meta) if meta.permissions().mode() & 0o077 == 0 => Ok(()),
+        Ok(meta) => Err(Error::Permission(format!(
+            "{} has mode {:04o}, so others may read the key; run `chmod 600 {}`, and renew the certificate if anyone may have",
+            path.display(),
+            meta.permissions().mode() & 0o7777,
+            path.display()
+        ))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(file_error(&path, &e)),
+    }
+}
+
+fn half_written(at: &str, why: &str) -> Error {
+    Error::config(at, format!("{why}: half-written or edited by hand; publish again"))
+}
+
+fn stamp(dir: &Path) -> Option<Stamp> {
+    let meta = fs::metadata(dir.join(SNAPSHOT)).ok()?;
+    Some(Stamp { inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()), len: meta.len() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_folder_is_read() {
+        let dir = folder(7);
+        let files = read_folder(dir.path()).unwrap();
+        assert_eq!((files.version, files.ca_pem.as_str(), files.policy_cedar), (7, "ca.pem 7", None));
+        assert_eq!(files.key_pem.expose(), "key.pem 7");
+    }
+
+    #[test]
+    fn any_file_that_does_not_match_its_hash_refuses_the_folder() {
+        for file in REQUIRED {
+            let dir = folder(1);
+            fs::write(dir.path().join(file), "other").unwrap();
+            let error = read_folder(dir.path()).err().unwrap().to_string();
+            assert!(error.contains(&format!("{file}: does not match")) && error.contains("publish again"), "{error}");
+            fs::remove_file(dir.path().join(file)).unwrap();
+            assert!(read_folder(dir.path()).err().unwrap().to_string().contains("missing"));
+        }
+        let dir = folder(1);
+        fs::write(dir.path().join("policy.cedar"), "").unwrap();
+        assert!(read_folder(dir.path()).err().unwrap().to_string().contains("is not listed in snapshot.json"));
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_is_refused_with_the_remedy() {
+        for mode in [0o640, 0o604, 0o660] {
+            let dir = folder(1);
+            let key = dir.path().join("key.pem");
+            fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+            let error = read_folder(dir.path()).err().unwrap();
+            assert_eq!(error.code(), "ERR_ZTNA_PERMISSION");
+            assert!(error.to_string().contains("chmod 600"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_without_a_snapshot_is_not_a_nodes_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(read_folder(dir.path()).err().unwrap().to_string().contains("not a node's folder"));
+        fs::write(dir.path().join(SNAPSHOT), "{\n\"version\": true}").unwrap();
+        assert!(read_folder(dir.path()).err().unwrap().to_string().contains("snapshot.json:2"));
+    }
+
+    #[test]
+    fn a_watch_reports_each_new_version_once() {
+        let dir = folder(1);
+        let (mut watch, now) = (FolderWatch::new(dir.path()), Instant::now());
+        assert!(watch.poll(now).is_none());
+        write_folder(dir.path(), 2);
+        assert_eq!(watch.poll(now).unwrap().ok().unwrap().version, 2);
+        assert!(watch.poll(now).is_none());
+        assert!(watch.poll(now + RETRY * 4).is_none());
+    }
+
+    #[test]
+    fn a_half_written_folder_is_reported_once_and_read_when_complete() {
+        let dir = folder(1);
+        let (mut watch, now) = (FolderWatch::new(dir.path()), Instant::now());
+        write_folder(dir.path(), 2);
+        fs::write(dir.path().join("ca.pem"), "ca.p").unwrap();
+        assert!(watch.poll(now).unwrap().is_err());
+        assert!(watch.poll(now + RETRY / 2).is_none());
+        assert!(watch.poll(now + RETRY * 2).is_none());
+        fs::write(dir.path().join("ca.pem"), "ca.pem 2").unwrap();
+        assert_eq!(watch.poll(now + RETRY * 4).unwrap().ok().unwrap().version, 2);
+    }
+
+    fn folder(version: u64) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        write_folder(dir.path(), version);
+        dir
+    }
+
+    fn write_folder(dir: &Path, version: u64) {
+        let mut hashes = BTreeMap::new();
+        for file in REQUIRED {
+            let text = format!("{file} {version}");
+            fs::write(dir.join(file), &text).unwrap();
+            hashes.insert(file.to_owned(), sha256_hex(text.as_bytes()));
+        }
+        fs::set_permissions(dir.join("key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+        let text = serde_json::to_string(&Manifest { version, hashes }).unwrap();
+        fs::write(dir.join("new"), text).unwrap();
+        fs::rename(dir.join("new"), dir.join(SNAPSHOT)).unwrap();
+    }
+}

@@ -1,0 +1,298 @@
+//! The life of a trust folder: init, issue, publish, renew, revoke, rotate, as an operator runs them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+use ztna_core::error::Error;
+use ztna_core::io::folder::{FolderWatch, read_folder};
+use ztna_core::io::pki_folder::run;
+use ztna_core::trust::{Refusal, Snapshot};
+
+#[test]
+fn a_fresh_folder_allows_nothing_and_every_role_can_be_issued() {
+    let t = Trust::with_nodes();
+    for (node, role) in [("alice", "agent"), ("c1", "connector"), ("r1", "relay")] {
+        let snapshot = t.snapshot(node).unwrap();
+        assert_eq!(snapshot.identity().id.to_string(), format!("spiffe://example.test/{role}/{node}"));
+        assert_eq!(snapshot.policy.is_some(), role != "agent");
+        assert_eq!(mode(&t.out(node).join("key.pem")), 0o600);
+    }
+    assert!(!t.snapshot("r1").unwrap().policy.unwrap().may_reach("alice", "c1").allowed);
+    assert_eq!(mode(&t.dir().join("ca")) & 0o077, 0);
+    for entry in fs::read_dir(t.dir().join("ca")).unwrap() {
+        let path = entry.unwrap().path();
+        assert!(path.to_string_lossy().ends_with(".cert.pem") || mode(&path) == 0o600, "{}", path.display());
+    }
+}
+
+#[test]
+fn an_agents_folder_names_no_other_agent_and_has_no_policy() {
+    let t = Trust::with_nodes();
+    t.run("issue", json!({"role": "agent", "name": "bob", "out": t.out("bob")})).unwrap();
+    t.publish(&["alice", "bob", "c1", "r1"]);
+    let network = fs::read_to_string(t.out("alice").join("network.toml")).unwrap();
+    assert!(network.contains("alice") && !network.contains("bob") && !network.contains('#'), "{network}");
+    assert!(!t.out("alice").join("policy.cedar").exists() && !t.out("alice").join("revoked.toml").exists());
+    assert_eq!(t.snapshot("c1").unwrap().network.agents.len(), 2);
+}
+
+#[test]
+fn publishing_moves_every_node_to_one_new_version() {
+    let t = Trust::with_nodes();
+    let mut watch = FolderWatch::new(&t.out("c1"));
+    let before = t.snapshot("c1").unwrap().version;
+    t.permit();
+    let report = t.publish(&["alice", "c1", "r1"]);
+    let files = watch.poll(Instant::now()).unwrap().unwrap();
+    assert!(files.version > before);
+    for node in ["alice", "c1", "r1"] {
+        assert_eq!(json!(t.snapshot(node).unwrap().version), report["version"]);
+    }
+    assert!(t.snapshot("r1").unwrap().policy.unwrap().may_reach("alice", "c1").allowed);
+}
+
+#[test]
+fn an_invalid_policy_or_network_is_published_nowhere() {
+    let t = Trust::with_nodes();
+    let before = fs::read(t.out("r1").join("snapshot.json")).unwrap();
+    fs::write(t.dir().join("policy.cedar"), "\npermit(principal, action, resource) when { context.prot == 1 };").unwrap();
+    let error = t.run("publish", json!({"outs": [t.out("c1"), t.out("r1")]})).unwrap_err();
+    assert!(error.to_string().contains("policy.cedar:2: "), "{error}");
+    fs::write(t.dir().join("policy.cedar"), "").unwrap();
+    let network = t.dir().join("network.toml");
+    fs::write(&network, fs::read_to_string(&network).unwrap() + "\n[[agent]]\nname = \"alice\"\n").unwrap();
+    let error = t.run("publish", json!({"outs": [t.out("r1")]})).unwrap_err();
+    assert!(error.to_string().contains("listed twice"), "{error}");
+    assert_eq!(fs::read(t.out("r1").join("snapshot.json")).unwrap(), before);
+}
+
+#[test]
+fn nothing_is_written_over_another_node_or_another_folder() {
+    let t = Trust::with_nodes();
+    let refused = |command: &str, options: Value, says: &str| {
+        let error = t.run(command, options).unwrap_err();
+        assert!(matches!(error, Error::Config { .. }) && error.to_string().contains(says), "{error}");
+    };
+    refused("init", json!({"trustDomain": "example.test"}), "not empty");
+    refused("issue", json!({"role": "agent", "name": "bob", "out": t.out("r1")}), "holds the folder of relay/r1");
+    refused("issue", json!({"role": "agent", "name": "bob", "out": t.dir()}), "not empty");
+    refused("issue", json!({"role": "agent", "name": "alice", "out": t.out("x")}), "was issued already");
+    refused("issue", json!({"role": "agent", "name": "Al", "out": t.out("x")}), "a-z, 0-9");
+    refused("issue", json!({"role": "admin", "name": "al", "out": t.out("x")}), "agent, connector or relay");
+    refused("issue", json!({"role": "relay", "name": "r2", "out": t.out("x")}), "needs at least one");
+    refused("issue", json!({"role": "relay", "name": "r2", "out": t.out("x"), "urls": ["http://a"]}), "https://");
+    refused("issue", json!({"role": "connector", "name": "c2", "out": t.out("x"), "groups": ["g"]}), "only agents have groups");
+    refused("issue", json!({"role": "agent", "name": "bob", "out": t.out("x"), "ttlSeconds": 0}), "at least 1 s");
+    refused("issue", json!({"role": "agent", "name": "bob", "out": t.out("x"), "ttlSeconds": 400_000_000}), "before the CA does");
+    refused("renew", json!({"name": "alice", "out": t.out("r1")}), "holds the folder of relay/r1");
+    refused("renew", json!({"name": "carol", "out": t.out("x")}), "was never issued here; issued: agent/alice");
+    refused("publish", json!({"outs": [t.out("x")]}), "holds no certificate");
+    refused("publish", json!({"outs": []}), "at least one");
+    refused("publish", json!({"outs": [], "force": true}), "unknown field `force`");
+    refused("shred", json!({}), "is not one of init, issue");
+    assert!(!t.out("x").exists());
+    assert!(!fs::read_to_string(t.dir().join("network.toml")).unwrap().contains("bob"));
+}
+
+#[test]
+fn renewing_gives_a_new_key_and_the_old_certificate_stays_good() {
+    let t = Trust::with_nodes();
+    let old = t.snapshot("alice").unwrap();
+    let key = fs::read(t.out("alice").join("key.pem")).unwrap();
+    let report = t.run("renew", json!({"name": "alice", "out": t.out("alice")})).unwrap();
+    let new = t.snapshot("alice").unwrap();
+    assert_eq!(json!(new.identity().serial), report["serial"]);
+    assert_ne!(new.identity().serial, old.identity().serial);
+    assert_ne!(fs::read(t.out("alice").join("key.pem")).unwrap(), key);
+    assert!(new.version > old.version);
+    assert_eq!(t.snapshot("r1").unwrap().still_trusted(old.identity(), t.now), Ok(()));
+}
+
+#[test]
+fn a_revoked_node_is_refused_with_all_its_certificates_and_comes_back_with_a_new_one() {
+    let t = Trust::with_nodes();
+    let first = t.snapshot("alice").unwrap();
+    t.run("renew", json!({"name": "alice", "out": t.out("alice")})).unwrap();
+    let second = t.snapshot("alice").unwrap();
+    let report = t.run("revoke", json!({"name": "alice"})).unwrap();
+    assert_eq!((report["name"].as_str(), report["serials"].as_array().unwrap().len()), (Some("agent/alice"), 2));
+    let published = t.publish(&["alice", "c1", "r1"]);
+    assert_eq!(published["nodes"][0]["published"], json!(false));
+    for node in ["c1", "r1"] {
+        let snapshot = t.snapshot(node).unwrap();
+        for old in [&first, &second] {
+            assert_eq!(snapshot.still_trusted(old.identity(), t.now), Err(Refusal::Revoked));
+        }
+    }
+    assert!(t.run("renew", json!({"name": "alice", "out": t.out("alice")})).unwrap_err().to_string().contains("is revoked"));
+
+    t.run("issue", json!({"role": "agent", "name": "alice", "out": t.out("alice")})).unwrap();
+    t.publish(&["alice", "c1", "r1"]);
+    let relay = t.snapshot("r1").unwrap();
+    assert_eq!(relay.still_trusted(t.snapshot("alice").unwrap().identity(), t.now), Ok(()));
+    assert_eq!(relay.still_trusted(second.identity(), t.now), Err(Refusal::Revoked));
+}
+
+#[test]
+fn a_name_that_two_roles_share_must_be_said_in_full() {
+    let t = Trust::with_nodes();
+    t.run("issue", json!({"role": "agent", "name": "c1", "out": t.out("agent-c1")})).unwrap();
+    let error = t.run("revoke", json!({"name": "c1"})).unwrap_err().to_string();
+    assert!(error.contains("say agent/c1 or connector/c1"), "{error}");
+    assert_eq!(t.run("revoke", json!({"name": "connector/c1"})).unwrap()["name"], "connector/c1");
+}
+
+#[test]
+fn a_rotation_never_leaves_two_nodes_that_distrust_each_other() {
+    let t = Trust::with_nodes();
+    let all = ["alice", "c1", "r1"];
+    let trust_each_other = || {
+        for a in all {
+            for b in all {
+                assert_eq!(t.snapshot(a).unwrap().still_trusted(t.snapshot(b).unwrap().identity(), t.now), Ok(()), "{a} {b}");
+            }
+        }
+    };
+    let report = t.run("rotate-ca", json!({})).unwrap();
+    assert_eq!(report["renew"], json!(["agent/alice", "connector/c1", "relay/r1"]));
+    t.publish(&all);
+    trust_each_other();
+    let old = t.snapshot("alice").unwrap();
+    assert_eq!(old.anchors.certificates_der().count(), 2);
+    for node in all {
+        t.run("renew", json!({"name": node, "out": t.out(node)})).unwrap();
+        trust_each_other();
+    }
+    let report = t.run("rotate-ca", json!({})).unwrap();
+    assert_eq!((&report["dropped"], &report["trustedCas"]), (&json!([]), &json!(2)));
+    t.publish(&all);
+    trust_each_other();
+    assert_eq!(t.snapshot("r1").unwrap().still_trusted(old.identity(), t.now), Err(Refusal::UnknownCa));
+    assert!(!t.dir().join("ca/1.key.pem").exists() && t.dir().join("ca/1.cert.pem").exists());
+    // Nobody was renewed since: the next one drops the CA of all three, and says so.
+    let report = t.run("rotate-ca", json!({})).unwrap();
+    assert_eq!(report["dropped"], json!(["agent/alice", "connector/c1", "relay/r1"]));
+    assert!(report["advice"][0].as_str().unwrap().contains("before publishing"));
+}
+
+#[test]
+fn an_expired_certificate_stops_its_node_with_the_remedy() {
+    let mut t = Trust::with_nodes();
+    t.now += Duration::from_secs(24 * 3600 + 1);
+    let error = t.snapshot("alice").unwrap_err();
+    assert!(matches!(error, Error::Identity(_)) && error.to_string().contains("ztna pki renew"), "{error}");
+    assert!(t.publish(&["alice"])["warnings"][0].as_str().unwrap().contains("has expired"));
+    t.run("renew", json!({"name": "alice", "out": t.out("alice"), "ttlSeconds": 60})).unwrap();
+    assert_eq!(t.snapshot("alice").unwrap().identity().not_after, t.now + Duration::from_secs(60));
+}
+
+#[test]
+fn a_policy_question_is_answered_without_a_running_node() {
+    let t = Trust::with_nodes();
+    let ask = |options: Value| t.run("policy-check", options).unwrap();
+    let denied = ask(json!({"agent": "alice", "to": "web:80", "protocol": "tcp"}));
+    assert_eq!((&denied["ok"], &denied["decision"]["allowed"]), (&json!(true), &json!(false)));
+    t.permit();
+    let allowed = ask(json!({"agent": "alice", "to": "web:80"}));
+    assert_eq!((&allowed["decision"]["allowed"], &allowed["decision"]["policyId"]), (&json!(true), &json!("eng-web")));
+    assert_eq!(ask(json!({"agent": "alice", "to": "web"}))["decision"]["allowed"], json!(true));
+    assert_eq!(ask(json!({}))["decision"], json!(null));
+    fs::write(t.dir().join("policy.cedar"), "permit(").unwrap();
+    let broken = ask(json!({}));
+    assert_eq!((&broken["ok"], &broken["findings"][0]["severity"]), (&json!(false), &json!("error")));
+}
+
+#[test]
+fn a_relay_without_a_policy_does_not_start() {
+    let t = Trust::with_nodes();
+    let mut files = read_folder(&t.out("r1")).unwrap();
+    files.policy_cedar = None;
+    let error = Snapshot::from_files(&files, t.now).unwrap_err();
+    assert!(error.to_string().contains("policy.cedar: missing: a relay decides by policy"), "{error}");
+}
+
+#[test]
+fn a_damaged_record_of_certificates_is_not_worked_around() {
+    let t = Trust::with_nodes();
+    fs::write(t.dir().join("ca/state.json"), "{").unwrap();
+    let error = t.run("revoke", json!({"name": "alice"})).unwrap_err().to_string();
+    assert!(error.contains("state.json:1: damaged") && error.contains("backup"), "{error}");
+    let elsewhere = run("publish", &json!({"dir": t.root.path(), "outs": ["x"]}).to_string(), t.now).unwrap_err();
+    assert!(elsewhere.to_string().contains("not a trust folder"), "{elsewhere}");
+}
+
+#[test]
+fn openssl_accepts_what_was_issued_for_its_purpose_only() {
+    let t = Trust::with_nodes();
+    for (node, purpose, good) in [
+        ("alice", "sslclient", true),
+        ("alice", "sslserver", false),
+        ("c1", "sslclient", true),
+        ("c1", "sslserver", true),
+        ("r1", "sslserver", true),
+        ("r1", "sslclient", false),
+    ] {
+        let out = t.out(node);
+        let verdict = Command::new("openssl")
+            .args(["verify", "-x509_strict", "-purpose", purpose, "-CAfile"])
+            .args([out.join("ca.pem"), out.join("cert.pem")])
+            .output()
+            .expect("this test runs the openssl command of Debian's package `openssl`");
+        assert_eq!(verdict.status.success(), good, "{node} {purpose}: {}", String::from_utf8_lossy(&verdict.stderr));
+    }
+    let shown = Command::new("openssl").args(["x509", "-noout", "-text", "-in"]).arg(t.out("r1").join("cert.pem")).output().unwrap();
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(text.contains("URI:spiffe://example.test/relay/r1, DNS:r1.relay.example.test"), "{text}");
+}
+
+/// A trust folder `trust` with the nodes alice, c1 and r1 beside it.
+struct Trust {
+    root: tempfile::TempDir,
+    now: SystemTime,
+}
+
+impl Trust {
+    fn with_nodes() -> Trust {
+        // Certificates hold whole seconds.
+        let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let t = Trust { root: tempfile::tempdir().unwrap(), now: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) };
+        t.run("init", json!({"trustDomain": "example.test"})).unwrap();
+        let network = t.dir().join("network.toml");
+        let service = "\n[[service]]\nname = \"web\"\nconnectors = [\"c1\"]\ntcp = [80]\n";
+        fs::write(&network, fs::read_to_string(&network).unwrap() + service).unwrap();
+        t.run("issue", json!({"role": "relay", "name": "r1", "out": t.out("r1"), "urls": ["https://192.0.2.1:4433"]})).unwrap();
+        t.run("issue", json!({"role": "connector", "name": "c1", "out": t.out("c1")})).unwrap();
+        t.run("issue", json!({"role": "agent", "name": "alice", "out": t.out("alice"), "groups": ["eng"]})).unwrap();
+        t.publish(&["alice", "c1", "r1"]);
+        t
+    }
+    fn dir(&self) -> PathBuf {
+        self.root.path().join("trust")
+    }
+    fn out(&self, node: &str) -> PathBuf {
+        self.root.path().join("nodes").join(node)
+    }
+    fn run(&self, command: &str, mut options: Value) -> Result<Value, Error> {
+        options["dir"] = json!(self.dir());
+        run(command, &options.to_string(), self.now).map(|report| serde_json::from_str(&report).unwrap())
+    }
+    fn publish(&self, nodes: &[&str]) -> Value {
+        let outs: Vec<PathBuf> = nodes.iter().map(|n| self.out(n)).collect();
+        self.run("publish", json!({ "outs": outs })).unwrap()
+    }
+    fn permit(&self) {
+        let text = "@id(\"eng-web\")\npermit(principal in Group::\"eng\", action == Action::\"connect\", resource == Service::\"web\");\n";
+        fs::write(self.dir().join("policy.cedar"), text).unwrap();
+    }
+    fn snapshot(&self, node: &str) -> Result<Snapshot, Error> {
+        Snapshot::from_files(&read_folder(&self.out(node))?, self.now)
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
