@@ -1,0 +1,233 @@
+//! Flows on inner connections, as both ends handle them: bytes between a stream and the local side.
+
+use crate::error::{DeniedBy, Error};
+use crate::id::FlowId;
+use crate::quic::connection::{H3_CONNECT_ERROR, H3_REQUEST_CANCELLED};
+use crate::quic::{StreamId, Wrote};
+use crate::role::{Action, FlowInfo, Open, Read};
+use crate::trust::Protocol;
+use crate::wire::connect_udp;
+
+use super::Node;
+
+/// Datagrams that wait while a UDP flow is being decided and dialled.
+const EARLY_DATAGRAMS: usize = 32;
+
+/// Where a flow stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// Agent: asked, not answered. Kept so that it can be asked again elsewhere.
+    Asking,
+    /// Agent: asks for the decision alone.
+    Checking { op: u64 },
+    /// Agent: an echo flow; `sent` once the echo request is out.
+    Pinging { op: u64, sent: Option<std::time::Instant> },
+    /// Connector: the embedding program is asked.
+    Authorizing { until: std::time::Instant },
+    /// Connector: the service is being reached.
+    Dialing,
+    /// Connector: an echo flow that was admitted.
+    Echo,
+    Open,
+}
+
+#[derive(Debug)]
+pub struct Flow {
+    pub link: usize,
+    pub stream: StreamId,
+    pub service: String,
+    pub port: u16,
+    pub protocol: Protocol,
+    pub phase: Phase,
+    /// Agent: what was asked, for asking again elsewhere.
+    pub open: Option<(Open, std::time::Instant)>,
+    pub traceparent: Option<String>,
+    sent_fin: bool,
+    read_fin: bool,
+    early: Vec<Vec<u8>>,
+}
+
+impl Flow {
+    pub fn new(link: usize, stream: StreamId, service: String, port: u16, protocol: Protocol, phase: Phase) -> Self {
+        Flow { link, stream, service, port, protocol, phase, open: None, traceparent: None, sent_fin: false, read_fin: false, early: Vec::new() }
+    }
+}
+
+impl Node {
+    pub fn add_flow(&mut self, id: FlowId, flow: Flow) {
+        if let Some(link) = self.links.get_mut(flow.link) {
+            link.flows.insert(flow.stream, id);
+        }
+        self.flows.insert(id, flow);
+    }
+
+    /// Forgets a flow; its stream is the caller's to end.
+    pub fn remove_flow(&mut self, id: FlowId) -> Option<Flow> {
+        let flow = self.flows.remove(&id)?;
+        if let Some(link) = self.links.get_mut(flow.link) {
+            link.flows.remove(&flow.stream);
+        }
+        self.touch_link(flow.link);
+        Some(flow)
+    }
+
+    pub fn flow_at(&self, link: usize, stream: StreamId) -> Option<FlowId> {
+        self.links.get(link)?.flows.get(&stream).copied()
+    }
+
+    pub fn flow_info(&self, id: FlowId) -> Option<FlowInfo> {
+        let flow = self.flows.get(&id)?;
+        let link = self.links.get(flow.link)?;
+        Some(FlowInfo {
+            peer: link.conn.identity()?.clone(),
+            service: flow.service.clone(),
+            port: flow.port,
+            protocol: flow.protocol,
+            path: self.describe_path(flow.link)?,
+            traceparent: flow.traceparent.clone(),
+        })
+    }
+
+    /// Makes a flow's bytes available to the local side.
+    pub fn open_flow(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        flow.phase = Phase::Open;
+        for payload in std::mem::take(&mut flow.early) {
+            self.actions.push_back(Action::Datagram { flow: id, payload });
+        }
+        if flow.protocol == Protocol::Tcp {
+            self.actions.push_back(Action::Readable(id));
+        }
+    }
+
+    /// Cuts a flow: the peer's stream is reset and the local side sees `error`.
+    pub fn cut_flow(&mut self, id: FlowId, error: Error) {
+        if let Some(flow) = self.remove_flow(id) {
+            if let Some(link) = self.links.get_mut(flow.link) {
+                link.conn.reset(flow.stream, H3_CONNECT_ERROR);
+            }
+            self.actions.push_back(Action::Reset { flow: id, error });
+        }
+    }
+
+    /// A stream event of an open flow.
+    pub fn flow_reset_by_peer(&mut self, id: FlowId, code: u64) {
+        let by = if self.is_agent { DeniedBy::Connector } else { DeniedBy::Agent };
+        self.cut_flow(id, Error::StreamReset { by, code });
+    }
+
+    // ---- the local side's calls
+
+    pub fn stream_read(&mut self, id: FlowId, out: &mut [u8]) -> Read {
+        let Some(flow) = self.flows.get_mut(&id) else { return Read::Finished };
+        let Some(link) = self.links.get_mut(flow.link) else { return Read::Finished };
+        let n = link.conn.read(flow.stream, out);
+        self.dirty_links.insert(flow.link);
+        if n > 0 {
+            return Read::Bytes(n);
+        }
+        if !link.conn.finished(flow.stream) {
+            return Read::Blocked;
+        }
+        flow.read_fin = true;
+        self.release_if_done(id);
+        Read::Finished
+    }
+
+    pub fn stream_capacity(&mut self, id: FlowId) -> usize {
+        let Some(flow) = self.flows.get(&id) else { return 0 };
+        self.links.get_mut(flow.link).map_or(0, |l| l.conn.capacity(flow.stream))
+    }
+
+    pub fn stream_write(&mut self, id: FlowId, data: &[u8], fin: bool) -> Wrote {
+        let Some(flow) = self.flows.get_mut(&id) else { return Wrote::Gone };
+        let Some(link) = self.links.get_mut(flow.link) else { return Wrote::Gone };
+        let wrote = link.conn.write(flow.stream, data, fin);
+        self.dirty_links.insert(flow.link);
+        let ended = match wrote {
+            Wrote::Bytes(n) => fin && n == data.len(),
+            // The peer wants no more: as far as this direction goes we are done.
+            Wrote::Stopped(_) | Wrote::Gone => true,
+            Wrote::Blocked => false,
+        };
+        if ended {
+            flow.sent_fin = true;
+            self.release_if_done(id);
+        }
+        wrote
+    }
+
+    fn release_if_done(&mut self, id: FlowId) {
+        if self.flows.get(&id).is_some_and(|f| f.sent_fin && f.read_fin) {
+            self.remove_flow(id);
+        }
+    }
+
+    pub fn stream_reset(&mut self, id: FlowId) {
+        if let Some(flow) = self.remove_flow(id)
+            && let Some(link) = self.links.get_mut(flow.link)
+        {
+            let code = if flow.phase == Phase::Open { H3_CONNECT_ERROR } else { H3_REQUEST_CANCELLED };
+            link.conn.reset(flow.stream, code);
+        }
+    }
+
+    pub fn stream_stop(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        if let Some(link) = self.links.get_mut(flow.link) {
+            link.conn.stop(flow.stream, H3_CONNECT_ERROR);
+            self.dirty_links.insert(flow.link);
+        }
+        flow.read_fin = true;
+        self.release_if_done(id);
+    }
+
+    pub fn datagram_max(&self, id: FlowId) -> usize {
+        let Some(flow) = self.flows.get(&id) else { return 0 };
+        let Some(max) = self.links.get(flow.link).and_then(|l| l.conn.dgram_max()) else { return 0 };
+        let mut header = Vec::with_capacity(9);
+        connect_udp::datagram_header(flow.stream, 0, &mut header);
+        max.saturating_sub(header.len())
+    }
+
+    pub fn datagram_write(&mut self, id: FlowId, payload: &[u8]) -> bool {
+        let Some(flow) = self.flows.get(&id) else { return false };
+        let Some(link) = self.links.get_mut(flow.link) else { return false };
+        let mut frame = Vec::with_capacity(payload.len() + 9);
+        connect_udp::datagram_header(flow.stream, 0, &mut frame);
+        frame.extend_from_slice(payload);
+        let sent = link.conn.dgram_send(frame);
+        self.dirty_links.insert(flow.link);
+        if !sent {
+            self.counters.drop_one("datagram-send");
+        }
+        sent
+    }
+
+    pub fn datagram_close(&mut self, id: FlowId) {
+        if let Some(flow) = self.remove_flow(id)
+            && let Some(link) = self.links.get_mut(flow.link)
+        {
+            // The request stream's end is the flow's end (RFC 9298 §3.1).
+            link.conn.write(flow.stream, b"", true);
+            link.conn.stop(flow.stream, crate::quic::connection::H3_NO_ERROR);
+        }
+    }
+
+    /// A datagram for a flow; context 0 is UDP payload, others are not ours (RFC 9298 §4).
+    pub fn flow_datagram(&mut self, id: FlowId, mut payload: Vec<u8>) {
+        let Some((0, header)) = connect_udp::split_context(&payload) else {
+            self.counters.drop_one("context");
+            return;
+        };
+        payload.drain(..header.min(payload.len()));
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        if flow.phase == Phase::Open {
+            self.actions.push_back(Action::Datagram { flow: id, payload });
+        } else if flow.early.len() < EARLY_DATAGRAMS {
+            flow.early.push(payload);
+        } else {
+            self.counters.drop_one("datagram-early");
+        }
+    }
+}
