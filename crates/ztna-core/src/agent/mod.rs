@@ -1,1 +1,256 @@
-//! 
+//! The agent: opens flows to services, on inner connections to whichever connector serves them.
+//!
+//! A flow waits until an inner connection can take its request; it is asked again elsewhere as long as nobody has answered
+//! and its time is not over.
+
+mod machine;
+mod place;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::error::{DeniedBy, Error, Result};
+use crate::id::{FlowId, Role};
+use crate::node::flows::{Flow, Phase};
+use crate::node::{KeyLimit, Node};
+use crate::role::{Action, Answer, Open};
+use crate::trust::{Protocol, Snapshot};
+use crate::wire::icmp::{Echo, EchoKind, EchoPacket};
+
+/// Flows that wait for a connection at once. Each holds a few hundred bytes; the peer's stream limit is of the same order.
+const MAX_WAITING: usize = 8_192;
+/// First pause before a connector that could not be reached is tried again, and the longest.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// What a waiting flow is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Flow(FlowId),
+    Check(u64),
+    Ping(u64),
+}
+
+/// A request that no connection has taken yet.
+#[derive(Debug)]
+struct Waiting {
+    purpose: Purpose,
+    open: Open,
+    port: u16,
+    deadline: Instant,
+    retry_at: Instant,
+    pause: Duration,
+    tried: Vec<String>,
+    /// Connectors that said no for good.
+    refused: BTreeMap<String, Error>,
+}
+
+pub struct Agent {
+    node: Node,
+    waiting: VecDeque<Waiting>,
+    /// Operations (`ping`, `check`) and their flow.
+    ops: BTreeMap<u64, FlowId>,
+    /// IDs of the flows that operations open, counting down from the top: the loop counts up.
+    next_internal: u64,
+    known_services: BTreeSet<String>,
+    /// Connectors that were silent: not asked again before this, if another serves.
+    shunned: BTreeMap<String, Instant>,
+    warned_expiry: bool,
+    /// The time of the last input.
+    now: Instant,
+}
+
+impl Agent {
+    /// Errors: the identity is not an agent's, or can't be used.
+    pub fn new(snapshot: Arc<Snapshot>, now: Instant, wall: SystemTime) -> Result<Self> {
+        let role = snapshot.identity().id.role();
+        if role != Role::Agent {
+            return Err(Error::Identity(format!("this identity is a {role}'s: `{}`; an agent's is needed", snapshot.identity().id)));
+        }
+        let known_services = snapshot.network.services.keys().cloned().collect();
+        let node = Node::new(snapshot, true, now, wall)?;
+        Ok(Agent {
+            node,
+            waiting: VecDeque::new(),
+            ops: BTreeMap::new(),
+            next_internal: u64::MAX,
+            known_services,
+            shunned: BTreeMap::new(),
+            warned_expiry: false,
+            now,
+        })
+    }
+
+    /// Lowers the packet limits of RFC 9001 B.1, for tests.
+    pub fn set_key_limit(&mut self, limit: KeyLimit) {
+        self.node.key_limit = limit;
+    }
+
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    fn internal_flow(&mut self) -> FlowId {
+        self.next_internal -= 1;
+        FlowId(self.next_internal)
+    }
+
+    /// Checks a request against our own snapshot, which saves the far end's refusal.
+    fn admit(&self, open: &Open) -> Result<u16> {
+        let network = &self.node.snapshot.network;
+        let denied = |reason: String| Error::Denied { by: DeniedBy::Agent, reason, decision: None, policy: None };
+        let Some(service) = network.service(&open.service) else {
+            let known: Vec<&str> = network.services.keys().map(String::as_str).collect();
+            return Err(denied(format!("no service `{}` in this network; known: {}", open.service.escape_debug(), known.join(", "))));
+        };
+        if service.connectors.is_empty() {
+            return Err(Error::Unreachable { message: format!("service `{}` has no connector", open.service), reason: None, tried: Vec::new() });
+        }
+        let ranges = match open.protocol {
+            Protocol::Tcp => &service.tcp,
+            Protocol::Udp => &service.udp,
+            Protocol::Icmp => return if service.icmp { Ok(0) } else { Err(denied(format!("service `{}` does not answer echo (icmp = true)", open.service))) },
+        };
+        let list = || ranges.iter().map(|r| if r.lo == r.hi { r.lo.to_string() } else { format!("{}-{}", r.lo, r.hi) }).collect::<Vec<_>>().join(", ");
+        match open.port {
+            Some(port) if ranges.iter().any(|r| r.contains(port)) => Ok(port),
+            Some(port) => Err(denied(format!("service `{}` has no {} port {port}; it has: {}", open.service, open.protocol.as_str(), list()))),
+            None => match ranges.as_slice() {
+                [only] if only.lo == only.hi => Ok(only.lo),
+                _ => Err(Error::config(
+                    format!("service `{}`", open.service),
+                    format!("name the port, one of its {} ports: {}", open.protocol.as_str(), list()),
+                )),
+            },
+        }
+    }
+
+    fn request(&mut self, now: Instant, purpose: Purpose, open: Open) {
+        let port = match self.admit(&open) {
+            Ok(port) => port,
+            Err(error) => return self.fail(purpose, error),
+        };
+        if self.node.draining.is_some() {
+            return self.fail(purpose, Error::Closed("this agent is closing".into()));
+        }
+        if open.path == crate::role::PathPolicy::DirectOnly {
+            let error = Error::Unreachable { message: "direct paths are not part of this release".into(), reason: Some("no-candidates"), tried: Vec::new() };
+            return self.fail(purpose, error);
+        }
+        if self.waiting.len() >= MAX_WAITING {
+            return self.fail(purpose, Error::Limit(format!("{MAX_WAITING} flows already wait for a connection")));
+        }
+        let deadline = now + open.timeout;
+        let w = Waiting { purpose, open, port, deadline, retry_at: now, pause: RETRY_MIN, tried: Vec::new(), refused: BTreeMap::new() };
+        self.waiting.push_back(w);
+        self.place_all(now);
+    }
+
+    fn fail(&mut self, purpose: Purpose, error: Error) {
+        if let Error::Denied { by, .. } = &error {
+            let by = match by {
+                DeniedBy::Agent => "agent",
+                DeniedBy::Relay => "relay",
+                DeniedBy::Connector => "connector",
+            };
+            *self.node.counters.denied.entry((by, "policy".into())).or_default() += 1;
+        }
+        match purpose {
+            Purpose::Flow(flow) => self.node.actions.push_back(Action::Failed { flow, error }),
+            Purpose::Check(op) => {
+                let result = match error {
+                    Error::Denied { by, reason, policy, .. } => Ok(Answer::Check { allowed: false, by, policy, reason }),
+                    other => Err(other),
+                };
+                self.node.actions.push_back(Action::Answer { op, result });
+            }
+            Purpose::Ping(op) => self.node.actions.push_back(Action::Answer { op, result: Err(error) }),
+        }
+    }
+
+    // ---- answers of the connector
+
+    fn answer(&mut self, now: Instant, id: FlowId, status: u16, error: Option<Error>, fin: bool) {
+        let Some(flow) = self.node.flows.get(&id) else { return };
+        let phase = flow.phase.clone();
+        if (100..200).contains(&status) {
+            return;
+        }
+        match (phase, error) {
+            (Phase::Asking, None) if !fin => {
+                if let Some(info) = self.node.flow_info(id) {
+                    self.node.actions.push_back(Action::Opened { flow: id, info });
+                }
+                self.node.open_flow(id);
+            }
+            (Phase::Checking { op }, None) => {
+                self.end_op(op);
+                let result = Ok(Answer::Check { allowed: true, by: DeniedBy::Connector, policy: None, reason: "permitted".into() });
+                self.node.actions.push_back(Action::Answer { op, result });
+            }
+            (Phase::Pinging { op, .. }, None) if !fin => self.send_echo(now, id, op),
+            (Phase::Asking | Phase::Checking { .. } | Phase::Pinging { .. }, error) => {
+                let error = error.unwrap_or_else(|| Error::Peer("the connector ended the flow at once".into()));
+                self.refuse(id, error);
+            }
+            (Phase::Authorizing { .. } | Phase::Dialing | Phase::Echo | Phase::Open, _) => {}
+        }
+    }
+
+    /// A request's final refusal.
+    fn refuse(&mut self, id: FlowId, error: Error) {
+        let Some(flow) = self.node.remove_flow(id) else { return };
+        if let Some(link) = self.node.links.get_mut(flow.link) {
+            link.conn.reset(flow.stream, crate::quic::connection::H3_REQUEST_CANCELLED);
+        }
+        let purpose = purpose_of(id, &flow);
+        if let Purpose::Check(op) | Purpose::Ping(op) = purpose {
+            self.ops.remove(&op);
+        }
+        self.fail(purpose, error);
+    }
+
+    fn end_op(&mut self, op: u64) {
+        if let Some(id) = self.ops.remove(&op) {
+            self.node.stream_reset(id);
+        }
+    }
+
+    // ---- echo
+
+    fn send_echo(&mut self, now: Instant, id: FlowId, op: u64) {
+        let Some(flow) = self.node.flows.get_mut(&id) else { return };
+        flow.phase = Phase::Pinging { op, sent: Some(now) };
+        let dst = self.node.snapshot.network.virtual_address(&flow.service);
+        let echo = Echo { kind: EchoKind::Request, id: op as u16, seq: 1, payload: b"ztna" };
+        let packet = EchoPacket { src: std::net::Ipv6Addr::LOCALHOST.into(), dst: dst.into(), echo };
+        let mut payload = Vec::new();
+        if packet.build(&mut payload) {
+            self.node.datagram_write(id, &payload);
+        }
+    }
+
+    fn echo_reply(&mut self, now: Instant, id: FlowId, payload: &[u8]) {
+        let Some(Phase::Pinging { op, sent: Some(sent) }) = self.node.flows.get(&id).map(|f| f.phase.clone()) else { return };
+        let Some((0, header)) = crate::wire::connect_udp::split_context(payload) else { return };
+        let Ok(packet) = EchoPacket::parse(payload.get(header..).unwrap_or_default()) else { return };
+        if packet.echo.kind != EchoKind::Reply || packet.echo.id != op as u16 {
+            return;
+        }
+        let path = self.node.flows.get(&id).and_then(|f| self.node.describe_path(f.link));
+        self.end_op(op);
+        if let Some(path) = path {
+            let result = Ok(Answer::Ping { rtt: now.saturating_duration_since(sent), path });
+            self.node.actions.push_back(Action::Answer { op, result });
+        }
+    }
+}
+
+fn purpose_of(id: FlowId, flow: &Flow) -> Purpose {
+    match flow.phase {
+        Phase::Checking { op } => Purpose::Check(op),
+        Phase::Pinging { op, .. } => Purpose::Ping(op),
+        Phase::Asking | Phase::Authorizing { .. } | Phase::Dialing | Phase::Echo | Phase::Open => Purpose::Flow(id),
+    }
+}

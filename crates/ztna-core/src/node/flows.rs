@@ -204,6 +204,19 @@ impl Node {
         sent
     }
 
+    /// The request stream of a UDP or echo flow moved: capsules are read and let go, its end ends the flow.
+    pub fn udp_stream_event(&mut self, id: FlowId, finished: bool) {
+        let Some(flow) = self.flows.get(&id) else { return };
+        let Some(link) = self.links.get_mut(flow.link) else { return };
+        let mut buf = [0u8; 2048];
+        while link.conn.read(flow.stream, &mut buf) > 0 {}
+        if finished || link.conn.finished(flow.stream) {
+            let by = if self.is_agent { DeniedBy::Connector } else { DeniedBy::Agent };
+            self.datagram_close(id);
+            self.actions.push_back(Action::Reset { flow: id, error: Error::StreamReset { by, code: crate::quic::connection::H3_NO_ERROR } });
+        }
+    }
+
     pub fn datagram_close(&mut self, id: FlowId) {
         if let Some(flow) = self.remove_flow(id)
             && let Some(link) = self.links.get_mut(flow.link)

@@ -1,0 +1,287 @@
+//! The agent as the packet loop sees it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Agent, Purpose};
+use crate::error::{DeniedBy, Error};
+use crate::id::FlowId;
+use crate::node::flows::Phase;
+use crate::node::{NodeEvent, outer};
+use crate::quic::connection::{Closed, H3_NO_ERROR};
+use crate::quic::{Event, Wrote, field};
+use crate::role::{Action, Arrival, Machine, Notice, Open, Read, State, Transmit};
+use crate::trust::{Protocol, Snapshot};
+
+impl Machine for Agent {
+    fn handle_packets(&mut self, now: Instant, arrival: Arrival, burst: &mut [u8]) {
+        self.node.handle_packets(now, arrival, burst);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        self.node.handle_timeout(now);
+        self.place_all(now);
+        self.warned_expiry = self.node.warn_expiry(now, self.warned_expiry);
+        let late: Vec<FlowId> = self
+            .node
+            .flows
+            .iter()
+            .filter(|(_, f)| matches!(f.phase, Phase::Asking | Phase::Checking { .. } | Phase::Pinging { .. }) && f.open.as_ref().is_some_and(|o| now >= o.1))
+            .map(|(k, _)| *k)
+            .collect();
+        for id in late {
+            self.refuse(id, Error::Unreachable { message: "the connector did not answer in time".into(), reason: None, tried: Vec::new() });
+        }
+    }
+
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        let now = self.now;
+        let waiting = self.waiting.iter().map(|w| if w.retry_at > now { w.retry_at.min(w.deadline) } else { w.deadline }).min();
+        let asking = self.node.flows.values().filter(|f| f.phase != Phase::Open).filter_map(|f| f.open.as_ref().map(|o| o.1)).min();
+        [self.node.poll_timeout(now), waiting, asking].into_iter().flatten().min()
+    }
+
+    fn process(&mut self, now: Instant) {
+        self.now = now;
+        // Acting on events can make more of them; each pass settles what the last one touched.
+        for _ in 0..16 {
+            self.node.process(now);
+            let mut any = false;
+            while let Some(event) = self.node.poll_event() {
+                any = true;
+                self.node_event(now, event);
+            }
+            if !any {
+                break;
+            }
+        }
+        self.settle_state(now);
+        self.node.queue_transmits();
+    }
+
+    fn poll_action(&mut self) -> Option<Action> {
+        self.node.actions.pop_front()
+    }
+
+    fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
+        self.node.poll_transmit(now, out)
+    }
+
+    fn handle_snapshot(&mut self, now: Instant, snapshot: Arc<Snapshot>) {
+        self.node.handle_snapshot(now, snapshot);
+        self.warned_expiry = false;
+        let services: std::collections::BTreeSet<String> = self.node.snapshot.network.services.keys().cloned().collect();
+        let added: Vec<String> = services.difference(&self.known_services).cloned().collect();
+        let removed: Vec<String> = self.known_services.difference(&services).cloned().collect();
+        let cut: Vec<FlowId> = self.node.flows.iter().filter(|(_, f)| removed.contains(&f.service)).map(|(k, _)| *k).collect();
+        for id in cut {
+            self.node.cut_flow(id, Error::Denied { by: DeniedBy::Agent, reason: "the service left the network".into(), decision: None, policy: None });
+        }
+        self.known_services = services;
+        if !added.is_empty() || !removed.is_empty() {
+            self.node.actions.push_back(Action::Notice(Notice::Services { added, removed }));
+        }
+        self.place_all(now);
+    }
+
+    fn handle_resolved(&mut self, _now: Instant, host: &str, addresses: &[IpAddr]) {
+        self.node.handle_resolved(host, addresses);
+    }
+
+    fn poll_resolve(&mut self) -> Option<String> {
+        self.node.poll_resolve()
+    }
+
+    fn handle_network_change(&mut self, now: Instant) {
+        self.node.handle_network_change(now);
+    }
+
+    fn shut_down(&mut self, now: Instant, within: Duration) {
+        self.node.shut_down(now, within);
+    }
+
+    fn state(&self) -> State {
+        self.node.state
+    }
+
+    fn open(&mut self, now: Instant, flow: FlowId, open: Open) {
+        self.request(now, Purpose::Flow(flow), open);
+    }
+
+    fn ping(&mut self, now: Instant, op: u64, service: &str, timeout: Duration) {
+        let open = Open { service: service.to_owned(), port: None, protocol: Protocol::Icmp, path: Default::default(), timeout, traceparent: None };
+        self.request(now, Purpose::Ping(op), open);
+    }
+
+    fn check(&mut self, now: Instant, op: u64, open: Open) {
+        self.request(now, Purpose::Check(op), open);
+    }
+
+    fn cancel_op(&mut self, _now: Instant, op: u64) {
+        self.end_op(op);
+        self.waiting.retain(|w| w.purpose != Purpose::Check(op) && w.purpose != Purpose::Ping(op));
+    }
+
+    fn stream_read(&mut self, flow: FlowId, out: &mut [u8]) -> Read {
+        self.node.stream_read(flow, out)
+    }
+    fn stream_capacity(&mut self, flow: FlowId) -> usize {
+        self.node.stream_capacity(flow)
+    }
+    fn stream_write(&mut self, flow: FlowId, data: &[u8], fin: bool) -> Wrote {
+        self.node.stream_write(flow, data, fin)
+    }
+    fn stream_reset(&mut self, flow: FlowId) {
+        self.waiting.retain(|w| w.purpose != Purpose::Flow(flow));
+        self.node.stream_reset(flow);
+    }
+    fn stream_stop(&mut self, flow: FlowId) {
+        self.node.stream_stop(flow);
+    }
+    fn datagram_max(&self, flow: FlowId) -> usize {
+        self.node.datagram_max(flow)
+    }
+    fn datagram_write(&mut self, flow: FlowId, payload: &[u8]) -> bool {
+        self.node.datagram_write(flow, payload)
+    }
+    fn datagram_close(&mut self, flow: FlowId) {
+        self.waiting.retain(|w| w.purpose != Purpose::Flow(flow));
+        self.node.datagram_close(flow);
+    }
+}
+
+impl Agent {
+    fn node_event(&mut self, now: Instant, event: NodeEvent) {
+        match event {
+            NodeEvent::LegReady(_) => {
+                let lonely: Vec<usize> = self
+                    .node
+                    .links
+                    .iter()
+                    .filter(|(k, _)| !self.node.sessions.iter().any(|(_, s)| s.link == Some(*k)))
+                    .map(|(k, _)| k)
+                    .collect();
+                for link in lonely {
+                    self.seek_session(now, link);
+                }
+                for w in &mut self.waiting {
+                    w.retry_at = now;
+                }
+                self.place_all(now);
+            }
+            NodeEvent::LegDown { relay, why, .. } => {
+                if self.node.draining.is_none() {
+                    self.node.warn(Error::Unreachable { message: format!("relay `{relay}`: {why}"), reason: None, tried: Vec::new() });
+                }
+            }
+            NodeEvent::BindRefused { error, .. } => self.node.warn(error),
+            NodeEvent::Bound(_) | NodeEvent::SessionUp(_) | NodeEvent::PathChanged(_) => {}
+            NodeEvent::SessionEnded { link, .. } => {
+                if let Some(link) = link {
+                    self.session_ended(now, link);
+                }
+            }
+            NodeEvent::LinkReady(_) => self.place_all(now),
+            NodeEvent::LinkSuspect(link) => {
+                self.seek_session(now, link);
+            }
+            NodeEvent::LinkStalled(link) => {
+                let Some(l) = self.node.links.get(link) else { return };
+                let (peer, flows, up) = (l.peer.clone(), l.flows.values().copied().collect::<Vec<_>>(), l.conn.is_established());
+                self.shun(now, &peer);
+                if up {
+                    self.ask_again(now, &flows);
+                } else {
+                    self.node.close_link(link, H3_NO_ERROR, "the connector did not answer");
+                }
+            }
+            NodeEvent::Stream { link, event } => self.stream_event(now, link, event),
+            NodeEvent::LinkDatagram { link, stream, payload } => {
+                if let Some(id) = self.node.flow_at(link, stream) {
+                    match self.node.flows.get(&id).map(|f| f.protocol) {
+                        Some(Protocol::Icmp) => self.echo_reply(now, id, &payload),
+                        Some(Protocol::Udp) => self.node.flow_datagram(id, payload),
+                        Some(Protocol::Tcp) | None => {}
+                    }
+                }
+            }
+            NodeEvent::LinkClosed { peer, why, flows, refused, .. } => self.link_closed(now, &peer, &why, &flows, refused),
+        }
+    }
+
+    fn link_closed(&mut self, now: Instant, peer: &str, why: &Closed, flows: &[FlowId], refused: Vec<(String, Error)>) {
+        let error = match why {
+            Closed::Refused(r) => Error::Identity(format!("the certificate of connector `{peer}` was refused: {r}")),
+            Closed::ByPeer { app: false, code, .. } if (0x100..0x200).contains(code) => Error::Denied {
+                by: DeniedBy::Connector,
+                reason: format!("connector `{peer}` refused our certificate (TLS alert {})", code - 0x100),
+                decision: None,
+                policy: None,
+            },
+            Closed::ByPeer { reason, .. } => Error::Unreachable { message: format!("connector `{peer}` closed: {reason}"), reason: None, tried: Vec::new() },
+            Closed::TimedOut => Error::Unreachable { message: format!("connector `{peer}` does not answer"), reason: None, tried: Vec::new() },
+            Closed::Local(reason) => Error::Unreachable { message: format!("connection to `{peer}` ended: {reason}"), reason: None, tried: Vec::new() },
+        };
+        self.ask_again(now, flows);
+        let open: Vec<FlowId> = flows.iter().filter(|id| self.node.flows.get(id).is_some_and(|f| f.phase == Phase::Open)).copied().collect();
+        for id in open {
+            self.node.cut_flow(id, error.clone());
+        }
+        let mut errors: Vec<Error> = refused.into_iter().map(|(_, e)| e).collect();
+        if errors.is_empty() {
+            errors.push(error);
+        }
+        self.link_failed(now, peer, &errors);
+    }
+
+    fn stream_event(&mut self, now: Instant, link: usize, event: Event) {
+        match event {
+            Event::Headers { stream, fields, fin } => {
+                let Some(id) = self.node.flow_at(link, stream) else { return };
+                let status = field(&fields, ":status").and_then(|s| s.parse().ok()).unwrap_or(0);
+                let error = (!(100..300).contains(&status)).then(|| outer::refusal(status, &fields, DeniedBy::Connector));
+                self.answer(now, id, status, error, fin);
+            }
+            Event::Malformed { stream } | Event::Reset { stream, .. } if self.node.flow_at(link, stream).is_some() => {
+                let Some(id) = self.node.flow_at(link, stream) else { return };
+                let code = if let Event::Reset { code, .. } = event { code } else { 0x10e };
+                match self.node.flows.get(&id).map(|f| f.phase.clone()) {
+                    Some(Phase::Open) => self.node.flow_reset_by_peer(id, code),
+                    Some(_) => self.refuse(id, Error::StreamReset { by: DeniedBy::Connector, code }),
+                    None => {}
+                }
+            }
+            Event::Data { stream } | Event::Finished { stream } => {
+                let Some(id) = self.node.flow_at(link, stream) else { return };
+                if let Some(flow) = self.node.flows.get(&id).filter(|f| f.phase == Phase::Open) {
+                    match flow.protocol {
+                        Protocol::Tcp => self.node.actions.push_back(Action::Readable(id)),
+                        Protocol::Udp | Protocol::Icmp => self.node.udp_stream_event(id, matches!(event, Event::Finished { .. })),
+                    }
+                }
+            }
+            Event::Writable { stream } => {
+                if let Some(id) = self.node.flow_at(link, stream) {
+                    self.node.actions.push_back(Action::Writable(id));
+                }
+            }
+            Event::Established(_) | Event::Ready | Event::GoAway | Event::Migrated(_) | Event::Closed(_) | Event::Malformed { .. } | Event::Reset { .. } => {}
+        }
+        if self.node.links.get(link).is_some_and(|l| l.conn.is_ready()) && !self.waiting.is_empty() {
+            self.place_all(now);
+        }
+    }
+
+    fn settle_state(&mut self, now: Instant) {
+        if self.node.settle_drain(now) {
+            return;
+        }
+        if self.node.ready_legs().next().is_some() {
+            self.node.set_state(State::Online, "a relay has accepted us");
+        } else if self.node.state == State::Online {
+            self.node.set_state(State::Degraded, "no relay answers");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Which inner connection takes a flow, and which relay an inner connection goes through.
+
+use std::time::{Duration, Instant};
+
+use super::{Agent, Purpose, RETRY_MAX, Waiting};
+use crate::error::Error;
+use crate::id::FlowId;
+use crate::node::flows::{Flow, Phase};
+use crate::quic::Fields;
+use crate::trust::Protocol;
+use crate::wire::connect_ip::{PROTO_ICMPV6, Scope, Target};
+use crate::wire::{authority, connect_udp};
+
+/// How long a connector whose connection went silent is passed over while another serves.
+const SHUN: Duration = Duration::from_secs(5);
+
+impl Agent {
+    /// Puts waiting requests on connections that can take them, and opens the connections they lack.
+    pub(super) fn place_all(&mut self, now: Instant) {
+        for _ in 0..self.waiting.len() {
+            let Some(mut w) = self.waiting.pop_front() else { break };
+            if now >= w.deadline {
+                let error = self.give_up(&w);
+                self.fail(w.purpose, error);
+                continue;
+            }
+            if now >= w.retry_at && self.place(now, &mut w) {
+                continue;
+            }
+            self.waiting.push_back(w);
+        }
+    }
+
+    /// The error of a request whose time is over: who was tried, and whether anything ever came back.
+    fn give_up(&self, w: &Waiting) -> Error {
+        let mut tried = w.tried.clone();
+        let mut heard = false;
+        for (_, leg) in self.node.legs.iter() {
+            heard |= leg.ever_heard;
+            if !leg.is_ready() {
+                let at = leg.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let why = leg.last_error.as_deref().unwrap_or("no answer yet");
+                tried.push(format!("relay {} ({at}): {why}", leg.relay));
+            }
+        }
+        let reason = (!heard).then_some("udp-blocked");
+        Error::Unreachable { message: format!("service `{}`: nothing answered in time", w.open.service), reason, tried }
+    }
+
+    /// `true`: the request is on its way, or has failed for good.
+    fn place(&mut self, now: Instant, w: &mut Waiting) -> bool {
+        let Some(service) = self.node.snapshot.network.service(&w.open.service) else {
+            let error = Error::Closed(format!("service `{}` left the network", w.open.service));
+            self.fail(w.purpose, error);
+            return true;
+        };
+        let connectors: Vec<String> = service.connectors.iter().filter(|c| !w.refused.contains_key(*c)).cloned().collect();
+        if connectors.is_empty() {
+            let error = w.refused.values().next().cloned().unwrap_or(Error::Aborted);
+            self.fail(w.purpose, error);
+            return true;
+        }
+        let best = self
+            .node
+            .links
+            .iter()
+            .filter(|(_, l)| connectors.contains(&l.peer) && l.policy == w.open.path && l.is_usable() && !l.path.is_doubtful())
+            .min_by_key(|(_, l)| l.conn.rtt())
+            .map(|(k, _)| k);
+        if let Some(link) = best {
+            return self.ask(now, link, w);
+        }
+        for connector in self.preferred(now, &connectors) {
+            let exists = self.node.links.iter().any(|(_, l)| l.peer == connector && l.policy == w.open.path && !l.retiring && !l.path.is_doubtful() && !l.conn.is_closed());
+            if !exists && self.node.ready_legs().next().is_some() {
+                match self.node.connect_link(now, &connector, w.open.path) {
+                    Ok(link) => {
+                        self.seek_session(now, link);
+                    }
+                    Err(e) => w.tried.push(format!("connector {connector}: {e}")),
+                }
+            }
+        }
+        false
+    }
+
+    /// Connectors to try: those not lately silent, or all when none is left.
+    fn preferred(&self, now: Instant, connectors: &[String]) -> Vec<String> {
+        let good: Vec<String> = connectors.iter().filter(|c| self.shunned.get(*c).is_none_or(|t| now >= *t)).cloned().collect();
+        if good.is_empty() { connectors.to_vec() } else { good }
+    }
+
+    pub(super) fn shun(&mut self, now: Instant, connector: &str) {
+        self.shunned.insert(connector.to_owned(), now + SHUN);
+    }
+
+    fn ask(&mut self, now: Instant, link_key: usize, w: &Waiting) -> bool {
+        let zone = self.node.snapshot.network.zone.clone();
+        let id = match w.purpose {
+            Purpose::Flow(id) => id,
+            Purpose::Check(_) | Purpose::Ping(_) => self.internal_flow(),
+        };
+        let fields = request_fields(w, &zone, id);
+        let Some(link) = self.node.links.get_mut(link_key) else { return false };
+        let Ok(Some(stream)) = link.conn.request(&fields, false) else { return false };
+        link.last_used = now;
+        let phase = match w.purpose {
+            Purpose::Flow(_) => Phase::Asking,
+            Purpose::Check(op) => Phase::Checking { op },
+            Purpose::Ping(op) => Phase::Pinging { op, sent: None },
+        };
+        if let Purpose::Check(op) | Purpose::Ping(op) = w.purpose {
+            self.ops.insert(op, id);
+        }
+        let mut flow = Flow::new(link_key, stream, w.open.service.clone(), w.port, w.open.protocol, phase);
+        flow.open = Some((w.open.clone(), w.deadline));
+        flow.traceparent = w.open.traceparent.clone();
+        self.node.add_flow(id, flow);
+        self.node.touch_link(link_key);
+        true
+    }
+
+    /// Gives a link a session at the nearest relay that has not refused it and that it does not use yet.
+    pub(super) fn seek_session(&mut self, now: Instant, link_key: usize) -> bool {
+        let Some(link) = self.node.links.get(link_key) else { return false };
+        let used: Vec<usize> = self.node.sessions.iter().filter(|(_, s)| s.link == Some(link_key)).map(|(_, s)| s.slot.leg).collect();
+        let refused: Vec<&String> = link.refused.iter().map(|(r, _)| r).collect();
+        let mut legs: Vec<(bool, Duration, usize)> = self
+            .node
+            .ready_legs()
+            .filter(|(k, l)| !used.contains(k) && !refused.contains(&&l.relay))
+            .map(|(k, l)| (l.is_doubtful(now), l.rtt(), k))
+            .collect();
+        legs.sort_unstable();
+        legs.into_iter().any(|(_, _, leg)| self.node.open_session(now, leg, link_key))
+    }
+
+    /// A link lost its last session: find another, or end it with what the relays said.
+    pub(super) fn session_ended(&mut self, now: Instant, link_key: usize) {
+        let has = self.node.sessions.iter().any(|(_, s)| s.link == Some(link_key));
+        if has || self.seek_session(now, link_key) {
+            return;
+        }
+        let Some(link) = self.node.links.get_mut(link_key) else { return };
+        let waiting_for_relay = link.refused.is_empty();
+        if link.conn.is_established() {
+            // It may live on over a relay that comes back within its idle timeout.
+            link.refused.clear();
+            return;
+        }
+        if !waiting_for_relay {
+            self.node.close_link(link_key, crate::quic::connection::H3_NO_ERROR, "no relay has a session to the connector");
+        }
+    }
+
+    /// The connection that would have taken requests for `connector` is gone before it was of use.
+    pub(super) fn link_failed(&mut self, now: Instant, connector: &str, errors: &[Error]) {
+        let network = self.node.snapshot.network.clone();
+        for w in &mut self.waiting {
+            let serves = network.service(&w.open.service).is_some_and(|s| s.connectors.iter().any(|c| c == connector));
+            if !serves {
+                continue;
+            }
+            for e in errors {
+                if w.tried.len() < 16 {
+                    w.tried.push(format!("connector {connector}: {e}"));
+                }
+                if matches!(e, Error::Denied { .. } | Error::Identity(_)) {
+                    w.refused.insert(connector.to_owned(), e.clone());
+                }
+            }
+            w.retry_at = now + w.pause;
+            w.pause = (w.pause * 2).min(RETRY_MAX);
+        }
+        self.place_all(now);
+    }
+
+    /// Asks again for flows that a silent or ended connection never answered.
+    pub(super) fn ask_again(&mut self, now: Instant, flows: &[FlowId]) {
+        for &id in flows {
+            let asking = self.node.flows.get(&id).is_some_and(|f| matches!(f.phase, Phase::Asking | Phase::Checking { .. } | Phase::Pinging { .. }));
+            if !asking {
+                continue;
+            }
+            let Some(mut flow) = self.node.remove_flow(id) else { continue };
+            if let Some(link) = self.node.links.get_mut(flow.link) {
+                link.conn.reset(flow.stream, crate::quic::connection::H3_REQUEST_CANCELLED);
+            }
+            let Some((open, deadline)) = flow.open.take() else { continue };
+            let purpose = super::purpose_of(id, &flow);
+            self.waiting.push_back(Waiting {
+                purpose,
+                port: flow.port,
+                open,
+                deadline,
+                retry_at: now,
+                pause: super::RETRY_MIN,
+                tried: Vec::new(),
+                refused: Default::default(),
+            });
+        }
+        self.place_all(now);
+    }
+}
+
+fn request_fields(w: &Waiting, zone: &str, id: FlowId) -> Fields {
+    let host = format!("{}.{zone}", w.open.service);
+    let mut fields: Fields = Vec::with_capacity(8);
+    let mut add = |name: &str, value: String| fields.push((name.to_owned(), value));
+    add(":method", "CONNECT".into());
+    match w.open.protocol {
+        Protocol::Tcp => add(":authority", authority::format(&w.open.service, zone, w.port)),
+        Protocol::Udp => {
+            add(":protocol", "connect-udp".into());
+            add(":scheme", "https".into());
+            add(":authority", host.clone());
+            add(":path", connect_udp::target_path(&host, w.port));
+            add("capsule-protocol", "?1".into());
+        }
+        Protocol::Icmp => {
+            add(":protocol", "connect-ip".into());
+            add(":scheme", "https".into());
+            add(":authority", host.clone());
+            add(":path", Scope { target: Target::Host(host), proto: Some(PROTO_ICMPV6) }.path());
+            add("capsule-protocol", "?1".into());
+        }
+    }
+    add("ztna-flow", id.to_string());
+    if matches!(w.purpose, Purpose::Check(_)) {
+        add("ztna-check", "?1".into());
+    }
+    if let Some(t) = &w.open.traceparent {
+        add("traceparent", t.clone());
+    }
+    fields
+}

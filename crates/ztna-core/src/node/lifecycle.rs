@@ -1,0 +1,102 @@
+//! Draining, certificate expiry and changes of the host's network: what happens to a node as a whole.
+
+use std::time::{Duration, Instant};
+
+use super::leg::LegState;
+use super::{Node, backoff};
+use crate::error::Error;
+use crate::quic::connection::H3_NO_ERROR;
+use crate::role::{Action, State};
+
+impl Node {
+    /// Stops taking new work; `Action::End` follows once flows have ended, at the latest after `within`.
+    pub fn shut_down(&mut self, now: Instant, within: Duration) {
+        let until = now + within;
+        self.draining = Some(self.draining.map_or(until, |d| d.min(until)));
+        self.set_state(State::Draining, "asked to close");
+        if !self.is_agent {
+            for (key, link) in self.links.iter_mut() {
+                link.conn.goaway();
+                self.dirty_links.insert(key);
+            }
+        }
+    }
+
+    /// Ends the role once its drain is over. `true` while draining.
+    pub fn settle_drain(&mut self, now: Instant) -> bool {
+        let Some(until) = self.draining else { return false };
+        if self.state == State::Closed || (now < until && !self.is_quiet()) {
+            return true;
+        }
+        let links: Vec<usize> = self.links.iter().map(|(k, _)| k).collect();
+        for key in links {
+            self.close_link(key, H3_NO_ERROR, "closing");
+        }
+        self.process(now);
+        self.queue_transmits();
+        self.close_legs_after_links(now);
+        self.set_state(State::Closed, "closed");
+        self.actions.push_back(Action::End(Ok(())));
+        true
+    }
+
+    /// The links' last packets go into their tunnels before the legs close over them.
+    fn close_legs_after_links(&mut self, now: Instant) {
+        /// Bursts kept for the end: a close is one packet a connection, and data may be in front of it.
+        const LAST_WORDS: usize = 256;
+        let mut last = Vec::new();
+        let mut out = Vec::new();
+        while let Some(t) = self.poll_transmit(now, &mut out) {
+            last.push((std::mem::take(&mut out), t));
+            if last.len() > LAST_WORDS {
+                break;
+            }
+        }
+        for (bytes, t) in last {
+            self.transmit.push_closing(bytes, t.segment, t.to);
+        }
+        let legs: Vec<usize> = self.legs.iter().map(|(k, _)| k).collect();
+        for key in legs {
+            self.drop_leg(now, key, "closing", false);
+        }
+    }
+
+    /// Warns once when a third of our certificate's life is left (contract.md). Gives whether that has been said.
+    pub fn warn_expiry(&mut self, now: Instant, warned: bool) -> bool {
+        let own = self.snapshot.identity();
+        let (from, to) = (own.not_before, own.not_after);
+        let life = to.duration_since(from).unwrap_or_default();
+        let left = to.duration_since(self.wall(now)).unwrap_or_default();
+        if !warned && left <= life / 3 {
+            let text = format!("our certificate expires in {} min: run `ztna pki renew`", left.as_secs() / 60);
+            self.warn(Error::Identity(text));
+            return true;
+        }
+        warned
+    }
+
+    /// Addresses or routes changed: relays that wait are tried now, the others are asked for a sign of life.
+    pub fn handle_network_change(&mut self, now: Instant) {
+        for (key, leg) in self.legs.iter_mut() {
+            match leg.state {
+                LegState::Waiting { until } if until > now => {
+                    leg.backoff = backoff::Backoff::default();
+                    leg.state = LegState::Waiting { until: now };
+                }
+                LegState::Ready | LegState::Draining => {
+                    if let Some(conn) = leg.conn.as_mut() {
+                        conn.ping();
+                    }
+                }
+                LegState::Waiting { .. } | LegState::Connecting { .. } | LegState::Replaced => {}
+            }
+            self.dirty_legs.insert(key);
+        }
+        for (key, link) in self.links.iter_mut() {
+            if link.conn.is_established() {
+                link.conn.ping();
+                self.dirty_links.insert(key);
+            }
+        }
+    }
+}
