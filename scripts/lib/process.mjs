@@ -16,14 +16,20 @@ export class Failure extends Error {}
 /**
  * Runs a program to its end.
  *
- * `onLine(line, stream)` sees each line as it comes; with `quiet` nothing is passed through to stderr. `timeoutMs` ends the
- * program's whole process group. Resolves with `{ code, signal, output, timedOut }` and never rejects for an exit code.
+ * `onLine(line, stream)` sees each line as it comes. With `passThrough` the program writes to our stdout and stderr itself and
+ * `output` stays empty; with `stdoutOnly` it leaves stderr out. `timeoutMs` ends its whole process group. Resolves with `{ code, signal, output, timedOut }` and never
+ * rejects for an exit code.
  */
 export function run(command, args, options = {}) {
-  const { cwd = root, env = process.env, quiet = true, onLine, timeoutMs } = options
+  const { cwd = root, env = process.env, passThrough = false, stdoutOnly = false, onLine, timeoutMs } = options
   return new Promise((resolve, reject) => {
     // Its own process group, so that a timeout also ends what it started. Ctrl-C then has to be handed on.
-    const child = spawn(command, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'], detached: true })
+    const child = spawn(command, args, {
+      cwd,
+      env,
+      stdio: passThrough ? ['ignore', 'inherit', 'inherit'] : ['ignore', 'pipe', 'pipe'],
+      detached: true,
+    })
     const chunks = []
     const forget = stopWithUs(child)
     let timedOut = false
@@ -34,10 +40,9 @@ export function run(command, args, options = {}) {
             timedOut = true
             killGroup(child, 'SIGKILL')
           }, timeoutMs)
-    for (const stream of ['stdout', 'stderr']) {
+    for (const stream of passThrough ? [] : ['stdout', 'stderr']) {
       child[stream].on('data', (chunk) => {
-        chunks.push(Buffer.from(chunk))
-        if (!quiet) process.stderr.write(chunk)
+        if (stream === 'stdout' || !stdoutOnly) chunks.push(Buffer.from(chunk))
       })
       if (onLine) eachLine(child[stream], (line) => onLine(line, stream))
     }
@@ -61,7 +66,7 @@ export async function must(command, args, options = {}) {
   const result = await run(command, args, options)
   if (result.code === 0) return result
   const how = result.timedOut ? 'took too long' : result.signal ? `ended by ${result.signal}` : `exit code ${result.code}`
-  const tail = options.quiet === false ? '' : `\n${lastLines(result.output, 40)}`
+  const tail = result.output === '' ? '' : `\n${lastLines(result.output, 40)}`
   throw new Failure(`${[command, ...args].join(' ')}: ${how}${tail}`)
 }
 
@@ -97,22 +102,19 @@ export function killGroup(child, signal) {
 
 /** Ends `child`'s group when this script is interrupted. Returns the function that takes the promise back. */
 function stopWithUs(child) {
-  const handlers = ['SIGINT', 'SIGTERM', 'SIGHUP'].map((name) => {
-    const handler = () => {
-      killGroup(child, 'SIGTERM')
-      process.exitCode = 130
-      // The child gets a moment to tidy up; then the script ends too.
-      setTimeout(() => {
-        killGroup(child, 'SIGKILL')
-        process.exit(130)
-      }, 3000).unref()
-      child.once('close', () => process.exit(130))
-    }
-    process.once(name, handler)
-    return [name, handler]
-  })
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP']
+  const handler = () => {
+    killGroup(child, 'SIGTERM')
+    child.once('close', () => process.exit(130))
+    // The child gets a moment to tidy up; then the script ends too.
+    setTimeout(() => {
+      killGroup(child, 'SIGKILL')
+      process.exit(130)
+    }, 3000).unref()
+  }
+  for (const name of signals) process.once(name, handler)
   return () => {
-    for (const [name, handler] of handlers) process.removeListener(name, handler)
+    for (const name of signals) process.removeListener(name, handler)
   }
 }
 

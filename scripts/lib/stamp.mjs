@@ -52,4 +52,3 @@ export async function filesBelow(path) {
 export function allExist(paths) {
   return paths.every((path) => existsSync(join(root, path)))
 }
-
