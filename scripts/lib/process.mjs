@@ -17,11 +17,11 @@ export class Failure extends Error {}
  * Runs a program to its end.
  *
  * `onLine(line, stream)` sees each line as it comes. With `passThrough` the program writes to our stdout and stderr itself and
- * `output` stays empty; with `stdoutOnly` it leaves stderr out. `timeoutMs` ends its whole process group. Resolves with `{ code, signal, output, timedOut }` and never
- * rejects for an exit code.
+ * `output` stays empty; with `stdoutOnly` it leaves stderr out. `timeoutMs` ends its whole process group. An interrupt ends it
+ * and then this script, unless `endsWithUs` is false. Resolves with `{ code, signal, output, timedOut }`, whatever the exit code.
  */
 export function run(command, args, options = {}) {
-  const { cwd = root, env = process.env, passThrough = false, stdoutOnly = false, onLine, timeoutMs } = options
+  const { cwd = root, env = process.env, passThrough = false, stdoutOnly = false, endsWithUs = true, onLine, timeoutMs } = options
   return new Promise((resolve, reject) => {
     // Its own process group, so that a timeout also ends what it started. Ctrl-C then has to be handed on.
     const child = spawn(command, args, {
@@ -31,7 +31,7 @@ export function run(command, args, options = {}) {
       detached: true,
     })
     const chunks = []
-    const forget = stopWithUs(child)
+    const forget = endsWithUs ? stopWithUs(child) : () => {}
     let timedOut = false
     const timer =
       timeoutMs === undefined
