@@ -20,7 +20,7 @@ const cargoLane = [
 const nodeLane = [
   ['words', () => findings('./words.mjs', 'words')],
   ['symbols', () => findings('./symbols.mjs', 'symbols')],
-  ['oxlint', () => must(bin('oxlint'), ['--deny-warnings'])],
+  ['oxlint', () => must(bin('oxlint'), ['--type-aware', '--deny-warnings'])],
   ['prettier', () => must(bin('prettier'), ['--check', '--log-level=warn', '.'])],
   ...workspaces.filter(hasTypes).map((folder) => [`tsc ${folder}`, () => must(bin('tsc'), ['--noEmit', '-p', folder])]),
   ['typedoc', () => must(bin('typedoc'), ['--emit', 'none'])],

@@ -44,7 +44,7 @@ export class Role {
       this.#child.once('error', (error) => resolve(`could not start: ${error.message}`))
       this.#child.once('close', (code, signal) => resolve(signal === null ? `ended with exit code ${code}` : `ended by ${signal}`))
     })
-    this.#ended.then((how) => {
+    void this.#ended.then((how) => {
       for (const waiter of this.#waiting) waiter.fail(this.#failure(how))
     })
   }
