@@ -1,0 +1,99 @@
+// What the addon exports. Values cross as JSON text (camelCase, `null` rather than `undefined`, times in ms since the epoch);
+// bulk data crosses as file descriptors or through NativeDatagram. docs/decisions/0002 says why.
+//
+// Everything here throws or rejects with an `Error` whose `message` is JSON: { code, message, retryable, details }, where
+// `details` may hold by, decisionId, policyId, reason and tried. `@ztna/sdk` is the only intended caller.
+
+/** One running role. All state lives on the role's own thread; these methods hand it a command. */
+export class NativeRole {
+  /**
+   * Does no I/O.
+   * @param role 'agent', 'connector' or 'relay'
+   * @param optionsJson the role's options: network (a folder, or its files' contents), listen, stunAlt, publicAddrs, loops, limits, services, authorize
+   * @param onEvent called with one JSON event at a time; does not keep the process alive
+   */
+  constructor(role: string, optionsJson: string, onEvent: (json: string) => void)
+  /** Resolves when the identity is loaded, sockets are bound and the thread runs, which is before `online`: `{ identity, listen }`. */
+  start(): Promise<string>
+  /** Drains for at most `drainMs`, then ends the thread. Calling it again waits for the same end. */
+  close(drainMs: number): Promise<void>
+  /** `{ state, …, stats }`. */
+  status(): string
+  /** OpenMetrics text. */
+  metrics(): string
+  /** Reads the network folder now: `{ version, changed }`. On rejection the old snapshot stays in force. */
+  reload(): Promise<string>
+  /** The same for a network held in memory. */
+  update(filesJson: string): Promise<void>
+  /**
+   * Opens a TCP flow; resolves when the connector has answered 200.
+   * @param op an id of the caller's choosing for `cancel`
+   * @param json `{ service, port, path, timeoutMs, traceparent }`
+   */
+  connect(op: number, json: string): Promise<NativeFlow>
+  /** Opens a UDP flow; arguments as for `connect`. */
+  datagram(op: number, json: string): Promise<NativeDatagram>
+  /** Makes the operation reject with ERR_ZTNA_ABORTED; nothing happens when it is over. */
+  cancel(op: number): void
+  /** `{ service, timeoutMs }` → `{ rttMs, path }`. */
+  ping(op: number, json: string): Promise<string>
+  /** `{ service, port, protocol, timeoutMs }` → `{ allowed, by, policyId, reason }`. */
+  check(op: number, json: string): Promise<string>
+  /** Listens locally for a service, or as a SOCKS5 proxy: → `{ id, address }`. */
+  forward(json: string): Promise<string>
+  /** Connections that are open through a forward. */
+  forwardConnections(id: number): number
+  forwardClose(id: number): Promise<void>
+  /** Offers a service at this connector: → serve id. Without a target its flows arrive as `incoming` events. */
+  serve(json: string): Promise<number>
+  unserve(id: number, drainMs: number): Promise<void>
+  /** The UDP flow announced by an `incoming-datagram` event. */
+  takeDatagram(flow: number): NativeDatagram
+  /** Answers an `authorize` event; no answer within 5 s is a denial. */
+  authorizeReply(flow: number, allow: boolean): void
+  /** Resets both directions of a flow. */
+  flowReset(flow: number): void
+  /** Acknowledges a `flow-reset` event once the socket is destroyed; native may then free the flow. */
+  flowDone(flow: number): void
+  /** Ends a session of this relay. */
+  kick(session: string): void
+}
+
+/** A TCP flow. Whoever wraps `fd` in a socket owns it from then on. */
+export class NativeFlow {
+  private constructor()
+  readonly fd: number
+  readonly flow: number
+  /** `{ peer, service, port, path, remoteAddress, remotePort }` */
+  readonly infoJson: string
+}
+
+/** A UDP flow. */
+export class NativeDatagram {
+  private constructor()
+  readonly flow: number
+  readonly infoJson: string
+  /** Bytes of the largest datagram that fits. */
+  readonly maxDatagramSize: number
+  /** Returns how many of `buffers`, from the first on, were queued. */
+  send(buffers: Uint8Array[]): number
+  /** Fills `into` with datagrams, each behind its length (16 bits); returns the bytes filled, 0 when none waits. */
+  recv(into: Uint8Array): number
+  /** Called once when datagrams wait; not again before they were taken. */
+  onReadable(callback: () => void): void
+  /** Datagrams lost in this flow's queues so far. */
+  dropped(): number
+  close(): void
+}
+
+/** The work behind `ztna pki`. */
+export function pki(command: 'init' | 'issue' | 'publish' | 'renew' | 'revoke' | 'rotate-ca', json: string): string
+/** `{ dir, agent, to, protocol }` → `{ ok, findings, decision? }`. */
+export function policyCheck(json: string): string
+/** The user at the other end of a unix socket (SO_PEERCRED). */
+export function peerUid(fd: number): number
+/** Tells systemd `state` (sd_notify(3)); false when it did not ask to be told. */
+export function sdNotify(state: string): boolean
+/** Where log lines go, in batches: a JSON array of `{ level, target, message, fields, time }`. */
+export function setLogSink(level: string, callback: ((linesJson: string) => void) | null): void
+export function version(): string

@@ -1,0 +1,9 @@
+// What is too long for `npm test`: long soaks, big simulations, floods. Arguments after `--` go to the soak itself.
+import { ensure } from './ensure.mjs'
+import { main, run } from './lib/process.mjs'
+
+await main(async () => {
+  await ensure(['test'])
+  const { code } = await run('npm', ['run', '--silent', 'soak', '-w', 'tests', '--', ...process.argv.slice(2)], { passThrough: true })
+  return code ?? 1
+})
