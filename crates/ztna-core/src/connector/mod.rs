@@ -1,1 +1,310 @@
-//! 
+//! The connector: admits flows by policy and takes them to the services beside it.
+
+mod machine;
+mod request;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::error::{DeniedBy, Error, Result};
+use crate::id::{FlowId, Role};
+use crate::node::flows::{Flow, Phase};
+use crate::node::{KeyLimit, Node};
+use crate::quic::{Fields, StreamId};
+use crate::role::{Action, FlowInfo, Notice, Target};
+use crate::trust::{Decision, FlowContext, PathClass, PortRange, Protocol, Snapshot};
+use crate::wire::proxy_status::{ProxyError, ProxyStatus};
+
+use request::Request;
+
+/// TCP dial (protocol.md, Timers).
+const DIAL: Duration = Duration::from_secs(5);
+/// How long the embedding program may take to judge a flow; silence is a denial (api.d.ts).
+const AUTHORIZE: Duration = Duration::from_secs(5);
+/// Flows of one agent's connection (protocol.md).
+const MAX_FLOWS: usize = 4_096;
+/// How often flows are judged again while a policy reads `now` (contract.md).
+const REJUDGE: Duration = Duration::from_secs(60);
+
+/// Where flows of a service go.
+#[derive(Debug, Clone)]
+pub struct Serve {
+    pub service: String,
+    pub protocol: Protocol,
+    /// `None`: all ports of the service.
+    pub ports: Option<PortRange>,
+    pub target: Target,
+    pub max_connections: Option<usize>,
+    /// Closing: answers 503, flows that run go on.
+    pub closing: bool,
+}
+
+pub struct Connector {
+    node: Node,
+    serves: BTreeMap<u64, Serve>,
+    next_serve: u64,
+    /// Flow → serve, for limits and for closing a serve.
+    served: BTreeMap<FlowId, u64>,
+    /// Reachability probes of echo flows: probe → echo flow.
+    probes: BTreeMap<FlowId, FlowId>,
+    next_flow: u64,
+    next_decision: u64,
+    authorize: bool,
+    warned_expiry: bool,
+    rejudge_at: Instant,
+    replaced: bool,
+    now: Instant,
+}
+
+impl Connector {
+    /// `authorize`: every flow that policy permits is also put to the embedding program.
+    /// Errors: the identity is not a connector's, or can't be used.
+    pub fn new(snapshot: Arc<Snapshot>, authorize: bool, now: Instant, wall: SystemTime) -> Result<Self> {
+        let role = snapshot.identity().id.role();
+        if role != Role::Connector {
+            return Err(Error::Identity(format!("this identity is a {role}'s: `{}`; a connector's is needed", snapshot.identity().id)));
+        }
+        Ok(Connector {
+            node: Node::new(snapshot, false, now, wall)?,
+            serves: BTreeMap::new(),
+            next_serve: 1,
+            served: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            // Decision and flow IDs start at a random place, so that those of two runs are not taken for one.
+            next_flow: u64::from_le_bytes(crate::quic::endpoint::random_cid(None).0) >> 16,
+            next_decision: u64::from_le_bytes(crate::quic::endpoint::random_cid(None).0) >> 16,
+            authorize,
+            warned_expiry: false,
+            rejudge_at: now + REJUDGE,
+            replaced: false,
+            now,
+        })
+    }
+
+    pub fn set_key_limit(&mut self, limit: KeyLimit) {
+        self.node.key_limit = limit;
+    }
+
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Starts serving. Errors: no such service in the network, or not ours, or ports it does not have, or served already.
+    pub fn serve(&mut self, serve: Serve) -> Result<u64> {
+        let network = &self.node.snapshot.network;
+        let own = self.node.snapshot.identity().id.name();
+        let at = format!("service `{}`", serve.service);
+        let Some(service) = network.service(&serve.service) else {
+            let known: Vec<&str> = network.services_of_connector(own).map(|s| s.name.as_str()).collect();
+            return Err(Error::config(at, format!("not in this network; connector `{own}` has: {}", known.join(", "))));
+        };
+        if !service.connectors.iter().any(|c| c == own) {
+            return Err(Error::config(at, format!("network.toml gives it to {}, not to `{own}`", service.connectors.join(", "))));
+        }
+        let ranges = match serve.protocol {
+            Protocol::Tcp => &service.tcp,
+            Protocol::Udp => &service.udp,
+            Protocol::Icmp => return Err(Error::config(at, "echo is answered by itself; serve a TCP or UDP port")),
+        };
+        let covered = match serve.ports {
+            Some(p) => ranges.iter().any(|r| r.lo <= p.lo && p.hi <= r.hi),
+            None => !ranges.is_empty(),
+        };
+        if !covered {
+            let list: Vec<String> = ranges.iter().map(|r| format!("{}-{}", r.lo, r.hi)).collect();
+            let list = if list.is_empty() { "none".to_owned() } else { list.join(", ") };
+            return Err(Error::config(at, format!("its {} ports in network.toml are: {list}", serve.protocol.as_str())));
+        }
+        let overlap = |a: Option<PortRange>, b: Option<PortRange>| match (a, b) {
+            (Some(a), Some(b)) => a.lo <= b.hi && b.lo <= a.hi,
+            (None, _) | (_, None) => true,
+        };
+        if self.serves.values().any(|s| !s.closing && s.service == serve.service && s.protocol == serve.protocol && overlap(s.ports, serve.ports)) {
+            return Err(Error::config(at, "these ports are served already"));
+        }
+        let id = self.next_serve;
+        self.next_serve += 1;
+        let serve = Serve { target: if let Target::Handler(_) = serve.target { Target::Handler(id) } else { serve.target }, ..serve };
+        self.serves.insert(id, serve);
+        Ok(id)
+    }
+
+    /// Stops taking new flows of a serve. Gives how many still run; 0 forgets it.
+    pub fn unserve(&mut self, id: u64) -> usize {
+        let left = self.served.values().filter(|s| **s == id).count();
+        if let Some(serve) = self.serves.get_mut(&id) {
+            serve.closing = true;
+        }
+        if left == 0 {
+            self.serves.remove(&id);
+        }
+        left
+    }
+
+    /// Cuts what still runs of a serve.
+    pub fn cut_serve(&mut self, id: u64) {
+        let flows: Vec<FlowId> = self.served.iter().filter(|(_, s)| **s == id).map(|(f, _)| *f).collect();
+        for flow in flows {
+            self.node.cut_flow(flow, Error::Closed("the service was closed".into()));
+        }
+        self.serves.remove(&id);
+    }
+
+    // ---- admission
+
+    fn decide(&self, now: Instant, agent: &str, service: &str, protocol: Protocol, port: u16) -> Decision {
+        match &self.node.snapshot.policy {
+            Some(policy) => policy.decide(agent, &FlowContext { service, protocol, port, path: PathClass::Relay, now: self.node.wall(now) }),
+            None => Decision { allowed: false, policy_id: None, reason: "there is no policy".into() },
+        }
+    }
+
+    fn admit(&mut self, now: Instant, link: usize, stream: StreamId, fields: &Fields) {
+        self.node.sweep_served(&mut self.served);
+        let Some(peer) = self.node.links.get(link).and_then(|l| l.conn.identity().cloned()) else { return };
+        let zone = self.node.snapshot.network.zone.clone();
+        let request = match Request::read(fields, &zone) {
+            Ok(r) => r,
+            Err((status, why)) => return self.refuse(link, stream, status, ProxyError::HttpRequestDenied, &why),
+        };
+        let decision = self.decide(now, peer.id.name(), &request.service, request.protocol, request.port);
+        let own = self.node.snapshot.identity().id.name().to_owned();
+        let ours = self.node.snapshot.network.service(&request.service).is_some_and(|s| s.connectors.contains(&own));
+        if !decision.allowed || !ours {
+            let reason = if decision.allowed { format!("service `{}` is not on this connector", request.service) } else { decision.reason };
+            let policy = decision.policy_id.filter(|_| !decision.allowed);
+            return self.deny(link, stream, &peer.id.to_string(), reason, policy);
+        }
+        let flows = self.node.links.get(link).map_or(0, |l| l.flows.len());
+        if flows >= MAX_FLOWS {
+            return self.refuse(link, stream, 429, ProxyError::ConnectionLimitReached, &format!("{MAX_FLOWS} flows on one connection"));
+        }
+        if request.check {
+            self.node.respond(link, stream, &[(":status", "200")], true);
+            return;
+        }
+        let id = FlowId(self.next_flow);
+        self.next_flow += 1;
+        let mut flow = Flow::new(link, stream, request.service.clone(), request.port, request.protocol, Phase::Dialing);
+        flow.traceparent = request.traceparent;
+        self.node.add_flow(id, flow);
+        if self.authorize
+            && let Some(info) = self.node.flow_info(id)
+        {
+            if let Some(f) = self.node.flows.get_mut(&id) {
+                f.phase = Phase::Authorizing { until: now + AUTHORIZE };
+            }
+            self.node.actions.push_back(Action::Notice(Notice::Authorize { flow: id, info }));
+            return;
+        }
+        self.dial(id);
+    }
+
+    /// Sends an admitted flow to its target.
+    fn dial(&mut self, id: FlowId) {
+        let Some(flow) = self.node.flows.get_mut(&id) else { return };
+        flow.phase = Phase::Dialing;
+        let (service, port, protocol) = (flow.service.clone(), flow.port, flow.protocol);
+        let probed = if protocol == Protocol::Icmp { Protocol::Tcp } else { protocol };
+        let found = self.serves.iter().find(|(_, s)| {
+            s.service == service && s.protocol == probed && (protocol == Protocol::Icmp || s.ports.is_none_or(|p| p.contains(port)))
+        });
+        let Some((serve_id, serve)) = found.map(|(k, s)| (*k, s.clone())) else {
+            return self.answer_refusal(id, &Error::Unreachable { message: format!("nothing serves `{service}` here"), reason: None, tried: Vec::new() });
+        };
+        let full = serve.max_connections.is_some_and(|max| self.served.values().filter(|s| **s == serve_id).count() >= max);
+        if serve.closing {
+            return self.answer_refusal(id, &Error::Unreachable { message: format!("service `{service}` is closing"), reason: None, tried: Vec::new() });
+        }
+        if full {
+            return self.answer_refusal(id, &Error::Limit(format!("service `{service}` has as many connections as it takes")));
+        }
+        let Some(info) = self.node.flow_info(id) else { return };
+        let target = match &serve.target {
+            Target::Host { host, port: base } => {
+                let offset = if protocol == Protocol::Icmp { 0 } else { serve.ports.map_or(0, |p| port.saturating_sub(p.lo)) };
+                Target::Host { host: host.clone(), port: base.saturating_add(offset) }
+            }
+            other @ (Target::Unix(_) | Target::Handler(_) | Target::Echo) => other.clone(),
+        };
+        if protocol == Protocol::Icmp {
+            return self.probe(id, target, info);
+        }
+        self.served.insert(id, serve_id);
+        let notice = Notice::Flow { flow: id, peer: info.peer.clone(), service, protocol };
+        self.node.actions.push_back(Action::Notice(notice));
+        self.node.actions.push_back(Action::Dial { flow: id, target, info, timeout: DIAL });
+    }
+
+    /// Echo is answered for a service that can be reached: its TCP target is dialled once, and let go.
+    fn probe(&mut self, id: FlowId, target: Target, info: FlowInfo) {
+        if let Target::Handler(_) = target {
+            return self.echo_ready(id);
+        }
+        let probe = FlowId(self.next_flow);
+        self.next_flow += 1;
+        self.probes.insert(probe, id);
+        let info = FlowInfo { protocol: Protocol::Tcp, ..info };
+        self.node.actions.push_back(Action::Dial { flow: probe, target, info, timeout: DIAL });
+    }
+
+    fn echo_ready(&mut self, id: FlowId) {
+        let Some(flow) = self.node.flows.get_mut(&id) else { return };
+        flow.phase = Phase::Echo;
+        let (link, stream) = (flow.link, flow.stream);
+        self.node.respond(link, stream, &[(":status", "200"), ("capsule-protocol", "?1")], false);
+    }
+
+    // ---- answers
+
+    fn deny(&mut self, link: usize, stream: StreamId, peer: &str, reason: String, policy: Option<String>) {
+        let decision = format!("d{:x}", self.next_decision);
+        self.next_decision += 1;
+        let text = policy.as_ref().map_or_else(|| reason.clone(), |p| format!("policy {p}"));
+        let label = if policy.is_some() { "policy" } else { "default" };
+        *self.node.counters.denied.entry(("connector", label.into())).or_default() += 1;
+        self.refuse(link, stream, 403, ProxyError::HttpRequestDenied, &format!("{decision}: {text}"));
+        let error = Error::Denied { by: DeniedBy::Connector, reason, decision: Some(decision), policy };
+        self.node.actions.push_back(Action::Notice(Notice::Denied { error, peer: Some(peer.to_owned()) }));
+    }
+
+    fn refuse(&mut self, link: usize, stream: StreamId, status: u16, error: ProxyError, details: &str) {
+        let proxy = self.node.snapshot.identity().id.dns_name();
+        let header = ProxyStatus { proxy, error, details: Some(details.to_owned()) }.to_header();
+        self.node.refuse(link, stream, &[(":status", &status.to_string()), ("proxy-status", &header)]);
+    }
+
+    /// Refuses a flow that was already admitted.
+    fn answer_refusal(&mut self, id: FlowId, error: &Error) {
+        let Some(flow) = self.node.remove_flow(id) else { return };
+        self.served.remove(&id);
+        let (status, kind) = match error {
+            Error::Refused(_) => (502, ProxyError::ConnectionRefused),
+            Error::Timeout(_) => (504, ProxyError::ConnectionTimeout),
+            Error::Unreachable { reason: Some("dns"), .. } => (502, ProxyError::DnsError),
+            Error::Limit(_) => (429, ProxyError::ConnectionLimitReached),
+            Error::Denied { .. } => (403, ProxyError::HttpRequestDenied),
+            _ => (503, ProxyError::DestinationUnavailable),
+        };
+        self.refuse(flow.link, flow.stream, status, kind, &error.to_string());
+    }
+
+    /// Judges every flow again: what is no longer permitted is cut now.
+    fn rejudge(&mut self, now: Instant) {
+        let flows: Vec<(FlowId, usize, String, Protocol, u16)> =
+            self.node.flows.iter().map(|(k, f)| (*k, f.link, f.service.clone(), f.protocol, f.port)).collect();
+        for (id, link, service, protocol, port) in flows {
+            let Some(peer) = self.node.links.get(link).and_then(|l| l.conn.identity().cloned()) else { continue };
+            let decision = self.decide(now, peer.id.name(), &service, protocol, port);
+            let own = self.node.snapshot.identity().id.name();
+            let ours = self.node.snapshot.network.service(&service).is_some_and(|s| s.connectors.iter().any(|c| c == own));
+            if !decision.allowed || !ours {
+                *self.node.counters.denied.entry(("connector", "revoked".into())).or_default() += 1;
+                let error = Error::Denied { by: DeniedBy::Connector, reason: decision.reason, decision: None, policy: decision.policy_id };
+                self.node.actions.push_back(Action::Notice(Notice::Denied { error: error.clone(), peer: Some(peer.id.to_string()) }));
+                self.node.cut_flow(id, error);
+            }
+        }
+    }
+}

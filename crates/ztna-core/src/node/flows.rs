@@ -53,6 +53,10 @@ impl Flow {
     }
 }
 
+fn owned(fields: &[(&str, &str)]) -> crate::quic::Fields {
+    fields.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
+}
+
 impl Node {
     pub fn add_flow(&mut self, id: FlowId, flow: Flow) {
         if let Some(link) = self.links.get_mut(flow.link) {
@@ -114,6 +118,29 @@ impl Node {
     pub fn flow_reset_by_peer(&mut self, id: FlowId, code: u64) {
         let by = if self.is_agent { DeniedBy::Connector } else { DeniedBy::Agent };
         self.cut_flow(id, Error::StreamReset { by, code });
+    }
+
+    /// Answers a request.
+    pub fn respond(&mut self, link: usize, stream: StreamId, fields: &[(&str, &str)], fin: bool) {
+        if let Some(l) = self.links.get_mut(link) {
+            l.conn.respond(stream, owned(fields), fin);
+            self.touch_link(link);
+        }
+    }
+
+    /// Refuses a request so that its reason arrives.
+    pub fn refuse(&mut self, link: usize, stream: StreamId, fields: &[(&str, &str)]) {
+        if let Some(l) = self.links.get_mut(link) {
+            l.conn.refuse(stream, owned(fields));
+            self.touch_link(link);
+        }
+    }
+
+    /// Drops entries of flows that are gone.
+    pub fn sweep_served(&self, served: &mut std::collections::BTreeMap<FlowId, u64>) {
+        if served.len() > self.flows.len() {
+            served.retain(|id, _| self.flows.contains_key(id));
+        }
     }
 
     // ---- the local side's calls

@@ -40,6 +40,13 @@ impl Node {
         true
     }
 
+    /// Ends with an error instead.
+    pub fn replace_end(&mut self, error: Error) {
+        if let Some(end) = self.actions.iter_mut().find(|a| matches!(a, Action::End(Ok(())))) {
+            *end = Action::End(Err(error));
+        }
+    }
+
     /// The links' last packets go into their tunnels before the legs close over them.
     fn close_legs_after_links(&mut self, now: Instant) {
         /// Bursts kept for the end: a close is one packet a connection, and data may be in front of it.
