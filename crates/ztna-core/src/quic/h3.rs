@@ -91,6 +91,10 @@ impl Http3 {
 
     /// Writes body bytes. With `fin` the stream ends after `data` if all of it was taken.
     pub(super) fn write(&mut self, q: &mut Transport, stream: StreamId, data: &[u8], fin: bool) -> Wrote {
+        // A body can't overtake its header section.
+        if self.pending.iter().any(|p| matches!(p, Pending::Response { stream: s, .. } if *s == stream)) {
+            return Wrote::Blocked;
+        }
         match self.h3.send_body(q, stream, data, fin) {
             Ok(n) => Wrote::Bytes(n),
             Err(h3::Error::Done) => Wrote::Blocked,

@@ -1,1 +1,98 @@
-//! 
+//! The relay: a public meeting point. It tells nodes their addresses, admits agents to connectors by policy, and passes on
+//! packets that it has no key for (protocol.md, Outer connection).
+//!
+//! A relay is N packet loops, each with a [`Relay`] of its own, and one [`Shared`] between them. The first byte of every
+//! connection ID that a loop issues is the loop's index: what the kernel gives to the wrong loop is handed over.
+//! A session has two halves, one on the agent's connection and one on the connector's bind; they may live on different loops
+//! and speak through the loops' inboxes. Forwarded packets need neither: any loop sends them on from one shared table.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::role::SocketIndex;
+
+mod admission;
+mod capsules;
+mod conn;
+mod counters;
+mod drain;
+mod forward;
+mod inbox;
+mod machine;
+mod packets;
+mod registry;
+mod requests;
+mod session;
+mod shared;
+mod status;
+mod stun;
+mod tunnel;
+
+pub use counters::Counters;
+pub use machine::Relay;
+pub use shared::{Shared, Wake};
+pub use status::{ConnectorStatus, RelayStats, RelayStatus, SessionStatus};
+
+/// Application close code of a bind's connection when the same identity has bound again from another connection. The older
+/// process says so and does not bind again (contract.md); a process that opened the newer one itself ignores it.
+pub const REPLACED: u64 = 0x7a01;
+/// Application close code when a certificate is revoked, expired or no longer trusted.
+pub const NOT_TRUSTED: u64 = 0x7a02;
+/// RFC 9114 §8.1: what a session's stream is reset with when policy no longer permits the session.
+pub const H3_REQUEST_REJECTED: u64 = 0x10b;
+/// RFC 9297 §5.2: a capsule or datagram that can't be read.
+pub const H3_DATAGRAM_ERROR: u64 = 0x33;
+
+/// What a relay is started with. [`RelayConfig::new`] gives the defaults.
+#[derive(Debug, Clone)]
+pub struct RelayConfig {
+    /// Addresses of the loop's QUIC sockets, in their order: their index is the [`SocketIndex`]. All loops have the same.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses at which nodes reach `listen`, for OTHER-ADDRESS in answers of the second STUN port. Default: none.
+    pub public_addrs: Vec<SocketAddr>,
+    /// The socket that answers STUN only, and the address at which nodes reach it. Its index comes after those of `listen`. Default: none.
+    pub stun_alt: Option<(SocketIndex, SocketAddr)>,
+    /// Whether clients prove their address by a Retry before anything is kept for them (RFC 9000 §8.1.2). Default: yes.
+    pub retry: bool,
+    pub limits: Limits,
+}
+
+/// Bounds on what peers can make the relay keep or do.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Outer connections of one loop. Default 16,384: at 48 KB each that is 800 MB.
+    pub connections: usize,
+    /// Sessions of the whole relay. Default 65,536.
+    pub sessions: usize,
+    /// Sessions of one agent's connection. Default 256, a quarter of its streams.
+    pub sessions_per_agent: usize,
+    /// Sessions of one connector's bind. Default 8,192: context IDs stay within two bytes.
+    pub sessions_per_bind: usize,
+    /// Handshakes per second and /24 (IPv4) or /48 (IPv6), address validated. Default 200 (protocol.md).
+    pub handshakes_per_prefix: u32,
+    /// Handshakes per second of the whole relay, address validated. Default 2,000: about two cores' worth.
+    pub handshakes: u32,
+}
+
+impl RelayConfig {
+    pub fn new(listen: Vec<SocketAddr>) -> Self {
+        RelayConfig { listen, public_addrs: Vec::new(), stun_alt: None, retry: true, limits: Limits::default() }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 16_384,
+            sessions: 65_536,
+            sessions_per_agent: 256,
+            sessions_per_bind: 8_192,
+            handshakes_per_prefix: 200,
+            handshakes: 2_000,
+        }
+    }
+}
+
+/// How long PMTU discovery may take on a leg before it counts as too small to forward raw packets: three lost probes at each
+/// of eight sizes on a 100 ms leg.
+const PMTU_SETTLE: Duration = Duration::from_secs(5);

@@ -1,0 +1,168 @@
+//! One outer connection and the streams that mean something on it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::PMTU_SETTLE;
+use super::forward::{Fits, Route};
+use crate::quic::connection::StreamId;
+use crate::quic::tls::INNER_PAYLOAD;
+use crate::quic::{ConnKey, Connection};
+use crate::role::Arrival;
+use crate::trust::PeerIdentity;
+use crate::wire::capsule::CapsuleReader;
+
+/// Datagrams kept for a request that has not arrived (protocol.md): a flight of the inner handshake and its repetition.
+const MAX_EARLY: usize = 16;
+
+pub(super) struct Conn {
+    pub(super) quic: Connection,
+    pub(super) peer: Option<Arc<PeerIdentity>>,
+    /// The validated address.
+    pub(super) route: Route,
+    /// The last other address that a packet came from: a path under validation.
+    other: Option<Route>,
+    pub(super) born: Instant,
+    /// End of the peer's certificate.
+    pub(super) expires: Option<Instant>,
+    /// The client's own first destination ID, routed here where no Retry replaced it.
+    pub(super) initial: Option<Vec<u8>>,
+    pub(super) streams: BTreeMap<StreamId, Stream>,
+    pub(super) early: VecDeque<Vec<u8>>,
+    /// The first request stream that has not been seen.
+    pub(super) next_stream: StreamId,
+    /// A DATAGRAM taken from the queue whose way out was full.
+    pub(super) held: Option<Vec<u8>>,
+    /// Connections whose DATAGRAMs wait for room here.
+    pub(super) waiters: Vec<ConnKey>,
+    /// A packet made for the next burst.
+    pub(super) carry: Option<(Vec<u8>, SocketAddr)>,
+    pub(super) fits: Fits,
+    /// Its entry in the loop's deadline table.
+    pub(super) deadline: Option<Instant>,
+    pub(super) dirty: bool,
+    pub(super) sending: bool,
+}
+
+pub(super) enum Stream {
+    /// An agent's session.
+    Agent { session: u64, capsules: Capsules },
+    Bind(Box<Bind>),
+}
+
+/// A connector's registration.
+pub(super) struct Bind {
+    pub(super) id: u64,
+    pub(super) capsules: Capsules,
+    /// Whether the uncompressed context is registered: before, the draft lets us assign none.
+    pub(super) uncompressed: bool,
+    /// ASSIGN capsules that wait for it; 30 bytes a session.
+    pub(super) waiting: Vec<u8>,
+    /// Context ID → session.
+    pub(super) contexts: BTreeMap<u64, u64>,
+    pub(super) next_context: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Capsules {
+    pub(super) reader: CapsuleReader,
+    /// What the stream's window has not taken.
+    pub(super) out: Vec<u8>,
+}
+
+impl Stream {
+    pub(super) fn capsules(&mut self) -> &mut Capsules {
+        match self {
+            Stream::Agent { capsules, .. } => capsules,
+            Stream::Bind(bind) => &mut bind.capsules,
+        }
+    }
+}
+
+impl Conn {
+    pub(super) fn new(quic: Connection, now: Instant, arrival: Arrival) -> Self {
+        Conn {
+            quic,
+            peer: None,
+            route: route(arrival),
+            other: None,
+            born: now,
+            expires: None,
+            initial: None,
+            streams: BTreeMap::new(),
+            early: VecDeque::new(),
+            next_stream: 0,
+            held: None,
+            waiters: Vec::new(),
+            carry: None,
+            fits: Fits::Unknown,
+            deadline: None,
+            dirty: false,
+            sending: false,
+        }
+    }
+
+    pub(super) fn recv(&mut self, arrival: Arrival, packet: &mut [u8]) {
+        if arrival.from == self.route.addr {
+            self.route = route(arrival);
+        } else {
+            self.other = Some(route(arrival));
+        }
+        self.quic.recv(packet, arrival.from);
+    }
+
+    /// The peer's packets now come from `to`, which has answered a challenge.
+    pub(super) fn moved(&mut self, to: SocketAddr) {
+        self.route = self.route_to(to);
+        self.other = None;
+    }
+
+    /// Socket and local address for a packet to `to`.
+    pub(super) fn route_to(&self, to: SocketAddr) -> Route {
+        match self.other {
+            Some(other) if other.addr == to => other,
+            Some(_) | None => Route { addr: to, ..self.route },
+        }
+    }
+
+    /// How many sessions take their packets out of this connection's one queue.
+    pub(super) fn sessions(&self) -> usize {
+        self.streams
+            .values()
+            .map(|s| match s {
+                Stream::Agent { .. } => 1,
+                Stream::Bind(bind) => bind.contexts.len(),
+            })
+            .sum()
+    }
+
+    /// Keeps a datagram whose request may be on its way. `false`: it is not kept.
+    pub(super) fn keep_early(&mut self, stream: StreamId, frame: Vec<u8>) -> bool {
+        let keep = stream >= self.next_stream && self.early.len() < MAX_EARLY;
+        if keep {
+            self.early.push_back(frame);
+        }
+        keep
+    }
+
+    /// Looks whether PMTU discovery has an answer now. Sticky once there is one: after a migration quiche does not probe again,
+    /// and the ends' own path checks tell. `true`: it has changed.
+    pub(super) fn learn_fits(&mut self, now: Instant) -> bool {
+        if self.fits != Fits::Unknown {
+            return false;
+        }
+        let pmtu = self.quic.pmtu();
+        if pmtu >= INNER_PAYLOAD {
+            self.fits = Fits::Yes;
+        } else if pmtu > 0 || now.saturating_duration_since(self.born) >= PMTU_SETTLE {
+            self.fits = Fits::No;
+        }
+        self.fits != Fits::Unknown
+    }
+}
+
+fn route(arrival: Arrival) -> Route {
+    Route { addr: arrival.from, socket: arrival.socket, local: arrival.to }
+}

@@ -1,0 +1,133 @@
+//! Who is bound and which sessions run, over all loops.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use super::counters::Count;
+use crate::id::SpiffeId;
+
+/// A connector's live bind.
+#[derive(Debug, Clone)]
+pub(super) struct BindEntry {
+    pub(super) id: u64,
+    pub(super) identity: SpiffeId,
+    pub(super) owner: usize,
+    pub(super) since: SystemTime,
+}
+
+/// One agent's way to one connector.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: u64,
+    pub(super) agent: String,
+    pub(super) connector: String,
+    pub(super) agent_loop: usize,
+    pub(super) connector_loop: usize,
+    /// Stands for the agent in COMPRESSION_ASSIGN: random, and no route to anybody.
+    pub(super) alias: SocketAddr,
+    /// Inner bytes from the agent, and to it.
+    pub(super) rx: Count,
+    pub(super) tx: Count,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Registry(Mutex<Tables>);
+
+#[derive(Debug, Default)]
+struct Tables {
+    binds: BTreeMap<String, BindEntry>,
+    sessions: BTreeMap<u64, std::sync::Arc<Session>>,
+}
+
+impl Registry {
+    /// Enters a bind. `Ok(Some)`: the entry it replaces, of the same identity. `Err`: another identity holds the name.
+    pub(super) fn bind(&self, name: &str, entry: BindEntry) -> Result<Option<BindEntry>, SpiffeId> {
+        let mut tables = self.lock();
+        if let Some(old) = tables.binds.get(name)
+            && old.identity != entry.identity
+        {
+            return Err(old.identity.clone());
+        }
+        Ok(tables.binds.insert(name.to_owned(), entry))
+    }
+
+    /// Removes a bind, unless a newer one has its place.
+    pub(super) fn unbind(&self, name: &str, id: u64) {
+        let mut tables = self.lock();
+        if tables.binds.get(name).is_some_and(|b| b.id == id) {
+            tables.binds.remove(name);
+        }
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<BindEntry> {
+        self.lock().binds.get(name).cloned()
+    }
+
+    pub(super) fn binds(&self) -> Vec<(String, BindEntry)> {
+        self.lock().binds.iter().map(|(n, b)| (n.clone(), b.clone())).collect()
+    }
+
+    /// `false`: `max` sessions run already.
+    pub(super) fn begin(&self, session: std::sync::Arc<Session>, max: usize) -> bool {
+        let mut tables = self.lock();
+        if tables.sessions.len() >= max {
+            return false;
+        }
+        tables.sessions.insert(session.id, session);
+        true
+    }
+
+    pub(super) fn end(&self, session: u64) {
+        self.lock().sessions.remove(&session);
+    }
+
+    pub(super) fn session(&self, id: u64) -> Option<std::sync::Arc<Session>> {
+        self.lock().sessions.get(&id).cloned()
+    }
+
+    pub(super) fn sessions(&self) -> Vec<std::sync::Arc<Session>> {
+        self.lock().sessions.values().cloned().collect()
+    }
+
+    pub(super) fn session_count(&self) -> usize {
+        self.lock().sessions.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        // Each change is one insert or remove: a panic elsewhere leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Role;
+
+    fn entry(id: u64, domain: &str) -> BindEntry {
+        let identity = SpiffeId::new(domain, Role::Connector, "c1").unwrap();
+        BindEntry { id, identity, owner: 0, since: SystemTime::UNIX_EPOCH }
+    }
+
+    #[test]
+    fn the_same_identity_replaces_its_bind_and_another_does_not() {
+        let r = Registry::default();
+        assert!(r.bind("c1", entry(1, "a.test")).unwrap().is_none());
+        assert_eq!(r.bind("c1", entry(2, "a.test")).unwrap().unwrap().id, 1);
+        assert!(r.bind("c1", entry(3, "b.test")).is_err());
+        assert_eq!(r.find("c1").unwrap().id, 2);
+    }
+
+    #[test]
+    fn a_replaced_bind_that_ends_late_leaves_its_successor() {
+        let r = Registry::default();
+        let _ = r.bind("c1", entry(1, "a.test"));
+        let _ = r.bind("c1", entry(2, "a.test"));
+        r.unbind("c1", 1);
+        assert_eq!(r.find("c1").unwrap().id, 2);
+        r.unbind("c1", 2);
+        assert!(r.find("c1").is_none());
+    }
+}

@@ -1,0 +1,161 @@
+//! What an operator sees of a relay: status, statistics, sessions, metrics.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use super::counters::Denial;
+use super::shared::Shared;
+use crate::role::State;
+
+/// api.d.ts `RelayStatus`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayStatus {
+    pub name: String,
+    pub state: State,
+    pub listen: Vec<SocketAddr>,
+    /// In the order of their names.
+    pub connectors: Vec<ConnectorStatus>,
+    /// Agents' connections.
+    pub agents: u64,
+    pub sessions: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectorStatus {
+    pub name: String,
+    pub since: SystemTime,
+    pub sessions: usize,
+}
+
+/// api.d.ts `RelaySession`; `Shared::kick` ends one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionStatus {
+    pub id: u64,
+    pub agent: String,
+    pub connector: String,
+    /// Inner bytes from the agent, and to it.
+    pub rx_bytes: u64,
+    pub tx_bytes: u64,
+}
+
+/// api.d.ts `RelayStats`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayStats {
+    pub connections: u64,
+    pub connectors: u64,
+    pub sessions: usize,
+    /// Inner bytes passed on, forwarded and tunnelled.
+    pub bytes: u64,
+    pub drops: Vec<(&'static str, u64)>,
+}
+
+impl Shared {
+    pub fn status(&self) -> RelayStatus {
+        let sessions = self.registry.sessions();
+        let count = |name: &str| sessions.iter().filter(|s| s.connector == name).count();
+        RelayStatus {
+            name: self.name.get().cloned().unwrap_or_default(),
+            state: if self.draining.load(Ordering::Relaxed) { State::Draining } else { State::Online },
+            listen: self.config.listen.clone(),
+            connectors: self
+                .registry
+                .binds()
+                .into_iter()
+                .map(|(name, b)| ConnectorStatus { sessions: count(&name), name, since: b.since })
+                .collect(),
+            agents: self.counters.agents.get(),
+            sessions: sessions.len(),
+        }
+    }
+
+    pub fn stats(&self) -> RelayStats {
+        let c = &self.counters;
+        RelayStats {
+            connections: c.connections.get(),
+            connectors: c.connectors.get(),
+            sessions: self.registry.session_count(),
+            bytes: c.forwarded_bytes.get() + c.tunnel_bytes.get(),
+            drops: c.drops.all().to_vec(),
+        }
+    }
+
+    /// In the order in which they began.
+    pub fn sessions(&self) -> Vec<SessionStatus> {
+        let view = |s: &super::registry::Session| SessionStatus {
+            id: s.id,
+            agent: s.agent.clone(),
+            connector: s.connector.clone(),
+            rx_bytes: s.rx.get(),
+            tx_bytes: s.tx.get(),
+        };
+        self.registry.sessions().iter().map(|s| view(s)).collect()
+    }
+
+    /// OpenMetrics text (contract.md, Metrics). `now` is the wall clock's.
+    pub fn metrics_text(&self, now: SystemTime) -> String {
+        let c = &self.counters;
+        let mut out = String::new();
+        let up = u8::from(!self.draining.load(Ordering::Relaxed));
+        family(&mut out, "ztna_up", "gauge", &[("", u64::from(up))]);
+        let connections = [("kind=\"agent\"", c.agents.get()), ("kind=\"connector\"", c.connectors.get())];
+        family(&mut out, "ztna_connections", "gauge", &connections);
+        family(&mut out, "ztna_sessions", "gauge", &[("", self.registry.session_count() as u64)]);
+        let bytes = [
+            ("direction=\"forwarded\",path=\"relay\"", c.forwarded_bytes.get()),
+            ("direction=\"tunnelled\",path=\"relay\"", c.tunnel_bytes.get()),
+        ];
+        family(&mut out, "ztna_bytes", "counter", &bytes);
+        let drops = c.drops.all().map(|(queue, n)| (format!("queue=\"{queue}\""), n));
+        family(&mut out, "ztna_drops", "counter", &drops);
+        let denied = Denial::ALL.map(|d| {
+            (format!("by=\"relay\",reason=\"{}\"", d.as_str()), c.denied.get(d as usize).map_or(0, super::counters::Count::get))
+        });
+        family(&mut out, "ztna_denied", "counter", &denied);
+        let h = &c.handshakes;
+        let handshakes = [
+            ("result=\"ok\"", h.ok.get()),
+            ("result=\"refused\"", h.refused.get()),
+            ("result=\"failed\"", h.failed.get()),
+            ("result=\"limited\"", h.limited.get()),
+            ("result=\"bad_token\"", h.bad_token.get()),
+        ];
+        family(&mut out, "ztna_handshakes", "counter", &handshakes);
+        let expiry = *self.expiry.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = expiry {
+            let left = at.duration_since(now).map_or(0, |d| d.as_secs());
+            family(&mut out, "ztna_certificate_expiry_seconds", "gauge", &[("", left)]);
+        }
+        out.push_str("# EOF\n");
+        out
+    }
+}
+
+fn family<L: AsRef<str>>(out: &mut String, name: &str, kind: &str, samples: &[(L, u64)]) {
+    let suffix = if kind == "counter" { "_total" } else { "" };
+    // Writing to a String can't fail.
+    let _ = writeln!(out, "# TYPE {name} {kind}");
+    for (labels, value) in samples {
+        let labels = labels.as_ref();
+        let _ = if labels.is_empty() { writeln!(out, "{name}{suffix} {value}") } else { writeln!(out, "{name}{suffix}{{{labels}}} {value}") };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::RelayConfig;
+    use std::sync::Arc;
+
+    #[test]
+    fn metrics_are_openmetrics_text() {
+        let shared = Shared::new(RelayConfig::new(Vec::new()), 1, Arc::new(|_| ()));
+        shared.counters().drops.stray.add(3);
+        let text = shared.metrics_text(SystemTime::UNIX_EPOCH);
+        assert!(text.starts_with("# TYPE ztna_up gauge\nztna_up 1\n"), "{text}");
+        assert!(text.contains("\nztna_drops_total{queue=\"stray\"} 3\n"), "{text}");
+        assert!(text.ends_with("# EOF\n"));
+    }
+}
