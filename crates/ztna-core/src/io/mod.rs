@@ -1,3 +1,35 @@
-//! 
+//! The only sockets, files, threads and clock of the product: the packet loop of a role and everything local to its host.
+//!
+//! [`Driver`] runs one [`Machine`](crate::role::Machine) on one thread. What a caller holds is a [`Handle`]; what it hears are
+//! [`LocalEvent`]s. Bulk never passes through either: a TCP flow is a file descriptor, a UDP flow a [`NodeDatagram`] ring.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // This is the room where the clock, sockets and threads are.
+
+mod dial;
+mod driver;
+mod event;
 pub mod folder;
+mod handle;
+mod interfaces;
+mod listener;
+mod local;
+mod node_flow;
 pub mod pki_folder;
+mod resolve;
+mod ring;
+mod socks;
+mod socks_udp;
+mod splice;
+mod sys;
+mod timers;
+mod udp;
+mod udp_flow;
+mod udp_local;
+
+pub use driver::{Driver, Watch};
+pub use event::{LocalEvent, Observer};
+pub use handle::{Handle, Post};
+pub use interfaces::addresses;
+pub use listener::{Destination, ForwardId, ForwardSpec, Listen, LocalAddress};
+pub use node_flow::NodeStream;
+pub use ring::NodeDatagram;
+pub use udp::{Socket, UdpCounters};
