@@ -1,0 +1,150 @@
+//! Values of the core as the JSON that crosses (docs/decisions/0002).
+
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Value, json};
+use ztna_core::error::Error;
+use ztna_core::metrics::epoch_ms;
+use ztna_core::node::Node;
+use ztna_core::role::{Answer, FlowInfo, Notice, PathInfo, PathKind};
+use ztna_core::trust::{PeerIdentity, Snapshot};
+
+/// An error as `{code, message, retryable, details}`.
+pub fn error(e: &Error) -> Value {
+    let mut details = json!({});
+    let mut retryable = false;
+    match e {
+        Error::Config { at, .. } => details["at"] = json!(at),
+        Error::Denied { by, reason, decision, policy } => {
+            details = json!({ "by": by.to_string(), "reason": reason, "decisionId": decision, "policyId": policy });
+        }
+        Error::Unreachable { reason, tried, .. } => {
+            retryable = true;
+            details = json!({ "reason": reason, "tried": tried });
+        }
+        Error::StreamReset { by, code } => details = json!({ "by": by.to_string(), "code": code }),
+        Error::Refused(_) | Error::Timeout(_) | Error::Limit(_) => retryable = true,
+        _ => {}
+    }
+    json!({ "code": e.code(), "message": e.to_string(), "retryable": retryable, "details": details })
+}
+
+/// An error as napi throws it: the JSON is the message.
+pub fn throw(e: &Error) -> napi::Error {
+    napi::Error::from_reason(error(e).to_string())
+}
+
+/// A caller's JSON that does not have the shape agreed on.
+pub fn bad_json(e: &serde_json::Error) -> napi::Error {
+    throw(&Error::config("options", e.to_string()))
+}
+
+pub fn identity(p: &PeerIdentity, groups: Vec<&str>) -> Value {
+    json!({
+        "id": p.id.to_string(), "role": p.id.role().as_str(), "name": p.id.name(), "groups": groups,
+        "serial": p.serial, "expiresAt": epoch_ms(p.not_after),
+    })
+}
+
+pub fn peer(p: &PeerIdentity, snapshot: &Snapshot) -> Value {
+    let groups = snapshot.network.agents.get(p.id.name()).map(|a| a.groups.iter().map(String::as_str).collect()).unwrap_or_default();
+    identity(p, groups)
+}
+
+pub fn path(p: &PathInfo) -> Value {
+    let (kind, mode) = match p.kind {
+        PathKind::Relay { forwarded: true } => ("relay", Some("forwarded")),
+        PathKind::Relay { forwarded: false } => ("relay", Some("tunnel")),
+        PathKind::None => ("none", None),
+    };
+    let since = SystemTime::now() - Instant::now().saturating_duration_since(p.since);
+    json!({
+        "kind": kind, "mode": mode, "relay": p.relay, "local": p.local, "remote": p.remote,
+        "rttMs": ms(p.rtt), "mtu": p.mtu, "lossPct": p.loss_pct, "since": epoch_ms(since),
+    })
+}
+
+pub fn ms(d: Duration) -> f64 {
+    (d.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// A flow's far end. `remoteAddress` is the peer's virtual address, the same in every flow of that peer.
+pub fn flow(info: &FlowInfo, id: u64, snapshot: &Snapshot) -> Value {
+    json!({
+        "peer": peer(&info.peer, snapshot), "service": info.service, "port": info.port, "path": path(&info.path),
+        "remoteAddress": snapshot.network.virtual_address(&info.peer.id.to_string()), "remotePort": (id % 64_511) + 1_024,
+        "traceparent": info.traceparent,
+    })
+}
+
+pub fn answer(a: &Answer) -> Value {
+    match a {
+        Answer::Ping { rtt, path: p } => json!({ "rttMs": ms(*rtt), "path": path(p) }),
+        Answer::Check { allowed, by, policy, reason } => {
+            json!({ "allowed": allowed, "by": by.to_string(), "policyId": policy, "reason": reason })
+        }
+    }
+}
+
+pub fn notice(n: &Notice, snapshot: &Snapshot) -> Value {
+    match n {
+        Notice::State { next, prev, reason } => json!({ "event": "state", "next": next.as_str(), "prev": prev.as_str(), "reason": reason }),
+        Notice::Warning(e) => json!({ "event": "warning", "error": error(e) }),
+        Notice::Path { peer, next, prev } => json!({ "event": "path", "peer": peer, "next": path(next), "prev": path(prev) }),
+        Notice::Services { added, removed } => json!({ "event": "services", "added": added, "removed": removed }),
+        Notice::Denied { error: e, peer } => json!({ "event": "denied", "error": error(e), "peer": peer }),
+        Notice::Flow { flow, peer: p, service, protocol } => {
+            json!({ "event": "flow", "id": flow.to_string(), "peer": peer(p, snapshot), "service": service, "protocol": protocol.as_str() })
+        }
+        Notice::Authorize { flow, info } => json!({
+            "event": "authorize", "flow": flow.0, "peer": peer(&info.peer, snapshot), "service": info.service, "port": info.port,
+            "protocol": info.protocol.as_str(), "path": path(&info.path),
+        }),
+        Notice::Session { id, agent, connector } => json!({ "event": "session", "id": id.to_string(), "agent": agent, "connector": connector }),
+        Notice::SessionEnd { id, why } => json!({ "event": "session-end", "id": id.to_string(), "why": why }),
+    }
+}
+
+/// What `status()` gives for an agent or a connector.
+pub fn node_status(node: &Node) -> Value {
+    let relays: Vec<Value> = node
+        .legs
+        .iter()
+        .map(|(_, l)| {
+            let state = if l.is_ready() {
+                "online"
+            } else if l.is_alive() {
+                "draining"
+            } else if l.ever_ready {
+                "degraded"
+            } else {
+                "starting"
+            };
+            let rtt = if l.is_alive() { ms(l.rtt()) } else { 0.0 };
+            json!({ "name": l.relay, "state": state, "rttMs": rtt, "observed": l.observed, "bound": l.bound, "error": l.last_error })
+        })
+        .collect();
+    let mut paths = serde_json::Map::new();
+    let peers: Vec<Value> = node
+        .links
+        .iter()
+        .filter(|(_, l)| l.conn.is_established())
+        .filter_map(|(k, l)| {
+            let info = node.describe_path(k)?;
+            paths.insert(l.peer.clone(), path(&info));
+            let services: Vec<&str> = node.snapshot.network.services_of_connector(&l.peer).map(|s| s.name.as_str()).collect();
+            Some(json!({ "name": l.peer, "path": path(&info), "flows": l.flows.len(), "services": services }))
+        })
+        .collect();
+    let count = |p| node.flows.values().filter(|f| f.protocol == p).count();
+    let sum = |m: &std::collections::BTreeMap<&'static str, u64>| m.values().sum::<u64>();
+    let flows = json!({ "tcp": count(ztna_core::trust::Protocol::Tcp), "udp": count(ztna_core::trust::Protocol::Udp) });
+    let own = node.snapshot.identity();
+    json!({
+        "name": own.id.name(), "state": node.state.as_str(), "relays": relays,
+        if node.is_agent { "connectors" } else { "agents" }: peers,
+        "certificate": { "expiresAt": epoch_ms(own.not_after) },
+        "version": node.snapshot.version,
+        "stats": { "rxBytes": sum(&node.counters.rx_bytes), "txBytes": sum(&node.counters.tx_bytes), "flows": flows, "paths": paths },
+    })
+}

@@ -1,0 +1,182 @@
+//! What callers hand in, as JSON.
+
+use serde::Deserialize;
+use ztna_core::error::{Error, Result};
+use ztna_core::trust::{NodeFiles, PortRange, Protocol, Secret};
+use ztna_core::role::{Open, PathPolicy, Target};
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RoleOptions {
+    pub network: NetworkSource,
+    #[serde(default)]
+    pub listen: Vec<String>,
+    pub stun_alt: Option<String>,
+    #[serde(default)]
+    pub public_addrs: Vec<String>,
+    pub loops: Option<usize>,
+    pub limits: Option<Limits>,
+    #[serde(default)]
+    pub services: Vec<StaticService>,
+    #[serde(default)]
+    pub authorize: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", untagged)]
+pub enum NetworkSource {
+    Folder { folder: String },
+    Files { files: Files },
+}
+
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Files {
+    pub cert_pem: String,
+    pub key_pem: String,
+    pub ca_pem: String,
+    pub network_toml: String,
+    pub policy_cedar: Option<String>,
+    pub revoked_toml: Option<String>,
+}
+
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Files")
+    }
+}
+
+impl Files {
+    pub fn into_node(self, version: u64) -> NodeFiles {
+        NodeFiles {
+            cert_pem: self.cert_pem,
+            key_pem: Secret::new(self.key_pem),
+            ca_pem: self.ca_pem,
+            network_toml: self.network_toml,
+            policy_cedar: self.policy_cedar,
+            revoked_toml: self.revoked_toml,
+            version,
+            folder: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Limits {
+    pub sessions: Option<usize>,
+    pub bps_per_session: Option<u64>,
+    pub handshakes_per_second: Option<u32>,
+    pub handshakes_per_prefix_per_second: Option<u32>,
+    pub packets_per_key: Option<u64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StaticService {
+    pub service: String,
+    pub protocol: String,
+    pub ports: (u16, u16),
+    pub target: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectOptions {
+    pub service: String,
+    pub port: Option<u16>,
+    #[serde(default)]
+    pub protocol: Option<String>,
+    #[serde(default)]
+    pub path: Option<String>,
+    pub timeout_ms: u64,
+    #[serde(default)]
+    pub traceparent: Option<String>,
+}
+
+impl ConnectOptions {
+    pub fn open(self, default: Protocol) -> Result<Open> {
+        let protocol = match &self.protocol {
+            Some(p) => protocol(p)?,
+            None => default,
+        };
+        let path = match self.path.as_deref() {
+            None | Some("auto") => PathPolicy::Auto,
+            Some("direct-only") => PathPolicy::DirectOnly,
+            Some("relay-only") => PathPolicy::RelayOnly,
+            Some(other) => return Err(Error::config("path", format!("`{other}` must be auto, direct-only or relay-only"))),
+        };
+        let traceparent = self.traceparent.filter(|t| ztna_core::wire::traceparent::is_valid(t));
+        let timeout = std::time::Duration::from_millis(self.timeout_ms);
+        Ok(Open { service: self.service, port: self.port, protocol, path, timeout, traceparent })
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForwardOptions {
+    pub service: Option<String>,
+    pub port: Option<u16>,
+    pub protocol: Option<String>,
+    pub listen: Option<ListenOptions>,
+    pub socks5: Option<SocksOptions>,
+    pub path: Option<String>,
+    pub timeout_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct ListenOptions {
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub unix: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct SocksOptions {
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub username: Option<String>,
+    pub password: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServeOptions {
+    pub service: String,
+    pub port: Option<u16>,
+    pub protocol: String,
+    pub target: Option<String>,
+    pub max_connections: Option<usize>,
+}
+
+pub fn protocol(p: &str) -> Result<Protocol> {
+    match p {
+        "tcp" => Ok(Protocol::Tcp),
+        "udp" => Ok(Protocol::Udp),
+        other => Err(Error::config("protocol", format!("`{other}` must be tcp or udp"))),
+    }
+}
+
+/// `tcp:HOST:PORT`, `udp:HOST:PORT` or `unix:/path`; a scheme may be written with `//`.
+pub fn target(text: &str, p: Protocol) -> Result<Target> {
+    let bad = |why: &str| Error::config(format!("target `{text}`"), format!("{why}: tcp:HOST:PORT, udp:HOST:PORT or unix:/PATH"));
+    let (scheme, rest) = text.split_once(':').ok_or_else(|| bad("must be"))?;
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
+    match (scheme, p) {
+        ("unix", Protocol::Tcp) if rest.starts_with('/') => Ok(Target::Unix(rest.into())),
+        ("tcp", Protocol::Tcp) | ("udp", Protocol::Udp) => {
+            let (host, port) = rest.rsplit_once(':').ok_or_else(|| bad("no port"))?;
+            let port = port.parse().map_err(|_| bad("the port is no number from 1 to 65535"))?;
+            let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            if host.is_empty() || port == 0 {
+                return Err(bad("host and port must not be empty"));
+            }
+            Ok(Target::Host { host, port })
+        }
+        _ => Err(bad("does not fit the protocol")),
+    }
+}
+
+pub fn ports(lo: u16, hi: u16) -> PortRange {
+    PortRange { lo, hi }
+}
