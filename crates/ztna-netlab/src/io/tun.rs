@@ -4,9 +4,10 @@ use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::mem::zeroed;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
 
 use super::{check, netns};
 use crate::args::{Address, End};
@@ -50,6 +51,7 @@ impl Tun {
             let mut request = named(&end.interface);
             request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
             ioctl(&v4, "bring interface up", libc::SIOCSIFFLAGS as libc::c_ulong, &mut request)?;
+            end.addresses.iter().try_for_each(|address| wait_usable(address.ip))?;
             Ok(Self { file })
         })
     }
@@ -105,6 +107,18 @@ fn set_v6(interface: &str, ip: Ipv6Addr, prefix: u8) -> Result<()> {
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     let mut request = In6Request { address: ip.octets(), prefix: prefix.into(), index: index as libc::c_int };
     ioctl(&v6, &format!("set address {ip}"), libc::SIOCSIFADDR as libc::c_ulong, &mut request)
+}
+
+/// An IPv6 address is tentative until the kernel's own worker has looked at it, even without duplicate detection.
+fn wait_usable(ip: IpAddr) -> Result<()> {
+    let give_up = Instant::now() + Duration::from_secs(3);
+    loop {
+        match UdpSocket::bind((ip, 0)) {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > give_up => return Err(Error::io(format!("wait for address {ip}"), error)),
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
 }
 
 fn inet(ip: Ipv4Addr) -> libc::sockaddr {
