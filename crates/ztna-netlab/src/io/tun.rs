@@ -96,11 +96,9 @@ fn set_v4(socket: &OwnedFd, interface: &str, ip: Ipv4Addr, prefix: u8) -> Result
 }
 
 fn set_v6(interface: &str, ip: Ipv6Addr, prefix: u8) -> Result<()> {
-    // Duplicate detection would keep the address tentative for a second; nobody else is on this wire.
-    let dad = format!("/proc/sys/net/ipv6/conf/{interface}/accept_dad");
-    if let Err(error) = std::fs::write(&dad, "0") {
-        return Err(Error::io(dad, error));
-    }
+    // Duplicate detection would keep the address tentative for a second or two; nobody else is on this wire.
+    let probes = format!("/proc/sys/net/ipv6/conf/{interface}/dad_transmits");
+    std::fs::write(&probes, "0").map_err(|error| Error::io(probes, error))?;
     let v6 = socket(libc::AF_INET6)?;
     let name = CString::new(interface).map_err(|error| Error::io("interface name", error.into()))?;
     // SAFETY: the name is a valid C string.
