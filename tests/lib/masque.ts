@@ -27,6 +27,9 @@ export interface MasqueRequest {
   readonly headers?: readonly string[]
   readonly alpn?: string
   readonly get?: string
+  /** Hex, sent as they are on the outer request's stream, or as its HTTP Datagram. */
+  readonly capsule?: string
+  readonly datagram?: string
   readonly from?: string
 }
 
@@ -56,7 +59,7 @@ export async function masque(t: Topology, program: string, request: MasqueReques
   const args = ['-relay', `${t.relayAddress('r1')}:4433`, '-relay-name', `r1.relay.${domain}`, '-ca', join(t.trust.out('agent', from), 'ca.pem'), '-connector', `${request.connector ?? 'c1'}.connector.${domain}`]
   if (request.outer) args.push('-cert', request.outer.cert, '-key', request.outer.key)
   if (request.inner) args.push('-inner-cert', request.inner.cert, '-inner-key', request.inner.key)
-  for (const name of ['target', 'udp', 'path', 'alpn', 'get'] as const) {
+  for (const name of ['target', 'udp', 'path', 'alpn', 'get', 'capsule', 'datagram'] as const) {
     const value = request[name]
     if (value !== undefined) args.push(`-${name}`, value)
   }

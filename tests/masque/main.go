@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -52,6 +53,8 @@ var (
 	target    = flag.String("target", "", "service.zone:port; only the outer request is made without it")
 	udp       = flag.String("udp", "", "send this datagram to the target, and print the answer, instead of an HTTP request over TCP")
 	get       = flag.String("get", "/", "path of the HTTP/1.1 request sent to a TCP target")
+	capsule   = flag.String("capsule", "", "hex: written to the outer request's stream once it is answered")
+	raw       = flag.String("datagram", "", "hex: sent as an HTTP Datagram of the outer request once it is answered")
 	timeout   = flag.Duration("timeout", 10*time.Second, "limit of the whole run")
 	extra     headers
 )
@@ -102,10 +105,32 @@ func run(ctx context.Context, out *result) error {
 		return err
 	}
 	out.Status, out.ProxyStatus = response.StatusCode, response.Header.Get("Proxy-Status")
-	if response.StatusCode != 200 || *target == "" {
+	if response.StatusCode != 200 {
+		return nil
+	}
+	if err := send(stream); err != nil {
+		return err
+	}
+	if *target == "" {
 		return nil
 	}
 	return inner(ctx, stream, out)
+}
+
+// send puts the bytes of -capsule and -datagram on the wire as they are.
+func send(stream *http3.RequestStream) error {
+	bytes, err := hex.DecodeString(*capsule)
+	if err != nil {
+		return err
+	}
+	if _, err := stream.Write(bytes); err != nil {
+		return err
+	}
+	datagram, err := hex.DecodeString(*raw)
+	if err != nil || *raw == "" {
+		return err
+	}
+	return stream.SendDatagram(datagram)
 }
 
 func inner(ctx context.Context, tunnel *http3.RequestStream, out *result) error {
