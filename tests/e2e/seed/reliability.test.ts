@@ -87,13 +87,13 @@ test('a NAT that rebinds the agent\'s address costs the flow nothing lasting', a
   // Source translation at the agent's own edge; another port range takes over while the flow is open.
   const nat = (ports: string): Promise<unknown> =>
     run(t.place('alice'), 'nft', ['-f', '-'], {
-      input: `table ip nat {}\nflush table ip nat\ntable ip nat { chain post { type nat hook postrouting priority srcnat; ip daddr 198.51.100.0/24 udp dport 4433 snat to 10.1.1.1:${ports}; } }\n`,
+      input: `table ip nat {}\nflush table ip nat\ntable ip nat {\nchain post {\ntype nat hook postrouting priority srcnat;\nip daddr 198.51.100.0/24 udp dport 4433 masquerade to :${ports}\n}\n}\n`,
     })
   await nat('20000-24999')
   const flow = background(t.place('alice'), 'udp.mjs', ['send', '127.0.0.1:7', JSON.stringify({ count: 60, gapMs: 200, timeoutMs: 2_000 })])
   await new Promise((resolve) => setTimeout(resolve, 3_000))
   await nat('30000-34999')
-  // Established mappings live in conntrack: taking the address away for a moment drops them.
+  // Masquerading forgets its mappings when the interface goes down.
   const name = t.place('alice').name
   await run(null, 'ip', ['-n', name, 'link', 'set', 'eth1', 'down'])
   await run(null, 'ip', ['-n', name, 'link', 'set', 'eth1', 'up'])
