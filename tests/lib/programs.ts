@@ -72,7 +72,7 @@ export async function redis(netns: Netns, port: number): Promise<Proc> {
 }
 
 /** sshd for root with a key made for it; `client` are the options for ssh and scp (without the port). */
-export async function sshd(netns: Netns, port: number): Promise<{ proc: Proc; client: readonly string[] }> {
+export async function sshd(netns: Netns, port: number, address = HOST): Promise<{ proc: Proc; client: readonly string[] }> {
   const dir = folder(netns, 'sshd')
   await run(null, 'ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', `${dir}/host`])
   await run(null, 'ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', `${dir}/user`])
@@ -81,7 +81,7 @@ export async function sshd(netns: Netns, port: number): Promise<{ proc: Proc; cl
   const config = join(dir, 'sshd_config')
   writeFileSync(
     config,
-    `ListenAddress ${HOST}:${port}
+    `ListenAddress ${address}:${port}
 HostKey ${dir}/host
 AuthorizedKeysFile ${dir}/user.pub
 PasswordAuthentication no

@@ -17,6 +17,8 @@ export interface TopologySpec {
   readonly wire?: { readonly agent?: WireSettings; readonly connector?: WireSettings }
   /** Arguments of every relay, after those that are always given. */
   readonly relayArgs?: readonly string[]
+  /** Top-level lines for network.toml, as `relay_mode = "tunnel"`. */
+  readonly networkToml?: string
   /** Life of agent certificates, as `--ttl`. */
   readonly agentTtl?: string
 }
@@ -138,6 +140,7 @@ export class Topology implements AsyncDisposable {
         for (const name of names) await this.#link(name, relay, spec.wire?.[kind])
       }
     }
+    if (spec.networkToml !== undefined && spec.networkToml !== '') trust.prependNetwork(spec.networkToml)
     for (const service of spec.services) trust.addService({ connectors: this.connectorNames, ...service })
     trust.setPolicy(spec.policy ?? PERMIT_ENG)
     for (const relay of this.relayNames) {

@@ -1,4 +1,4 @@
-import { appendFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Lab, type Netns } from './netns.ts'
@@ -76,6 +76,11 @@ export class Trust {
     if (service.udp) lines.push(`udp = ${list(service.udp)}`)
     if (service.icmp === true) lines.push('icmp = true')
     appendFileSync(join(this.dir, 'network.toml'), `${lines.join('\n')}\n`)
+  }
+  /** Adds top-level lines to network.toml; they must stand before its first table. */
+  prependNetwork(lines: string): void {
+    const file = join(this.dir, 'network.toml')
+    writeFileSync(file, `${lines}${readFileSync(file, 'utf8')}`)
   }
   setPolicy(cedar: string): void {
     writeFileSync(join(this.dir, 'policy.cedar'), cedar)
