@@ -18,7 +18,10 @@ type Mode = 'forwarded' | 'tunnel'
 
 async function topology(mode: Mode, wire?: { delay: string; rate: string; loss: string; queue: string }): Promise<Topology> {
   const t = await Topology.create({
-    services: [{ name: 'bulk', tcp: [5201] }, { name: 'web', tcp: [80] }],
+    services: [
+      { name: 'bulk', tcp: [5201] },
+      { name: 'web', tcp: [80] },
+    ],
     ...(wire === undefined ? {} : { wire: { agent: { ...wire, seed: 7 } } }),
     networkToml: mode === 'tunnel' ? 'relay_mode = "tunnel"\n' : '',
   })
@@ -52,17 +55,32 @@ async function bulk(mode: Mode): Promise<Row[]> {
 
 async function request(): Promise<Row[]> {
   await using t = await topology('forwarded')
-  const measure = async (place: string): Promise<number> => Number((await client(t.place(place), 'keepalive.mjs', ['http://127.0.0.1:8080/hello', '2000']))['p50Ms'])
+  const measure = async (place: string): Promise<number> =>
+    Number((await client(t.place(place), 'keepalive.mjs', ['http://127.0.0.1:8080/hello', '2000']))['p50Ms'])
   const bare = await measure('c1')
   const tunnel = await measure('alice')
-  return [{ name: 'HTTP keep-alive request, p50 over bare loopback', values: { 'ms more': tunnel - bare, 'ms bare': bare }, bar: '<= +0.6 ms', reached: tunnel - bare <= 0.6 }]
+  return [
+    {
+      name: 'HTTP keep-alive request, p50 over bare loopback',
+      values: { 'ms more': tunnel - bare, 'ms bare': bare },
+      bar: '<= +0.6 ms',
+      reached: tunnel - bare <= 0.6,
+    },
+  ]
 }
 
 async function wan(mode: Mode): Promise<Row[]> {
   const bar = mode === 'forwarded' ? 150 : 100
   await using t = await topology(mode, { delay: '40ms', rate: '200mbit', loss: '1%', queue: '2MB' })
   const { gbitPerSecond } = await transfer(t.place('alice'), 5201, { seconds: 20 })
-  return [{ name: `200 Mbit/s link, 80 ms round trip, 1 % loss, one flow, ${mode}`, values: { 'Mbit/s': gbitPerSecond * 1000 }, bar: `>= ${bar} Mbit/s`, reached: gbitPerSecond * 1000 >= bar }]
+  return [
+    {
+      name: `200 Mbit/s link, 80 ms round trip, 1 % loss, one flow, ${mode}`,
+      values: { 'Mbit/s': gbitPerSecond * 1000 },
+      bar: `>= ${bar} Mbit/s`,
+      reached: gbitPerSecond * 1000 >= bar,
+    },
+  ]
 }
 
 /** What else one could have used, over the same veth pairs, with the namespace between as a router. */
@@ -78,9 +96,16 @@ async function beside(): Promise<Row[]> {
   await stunnel(lab, a, c, '10.2.0.1', 6001, 5201)
   await sshForward(lab, a, c, '10.2.0.1', 6002, 5201)
   const rows: Row[] = []
-  for (const [name, port] of [['stunnel', 6001], ['ssh -L', 6002]] as const) {
+  for (const [name, port] of [
+    ['stunnel', 6001],
+    ['ssh -L', 6002],
+  ] as const) {
     const result = await transfer(a, port)
-    rows.push({ name: `beside it: ${name}, up`, values: { 'Gbit/s': result.gbitPerSecond, 'CPU-s/GB': result.cpuPerGB }, note: 'a router between, nothing relayed' })
+    rows.push({
+      name: `beside it: ${name}, up`,
+      values: { 'Gbit/s': result.gbitPerSecond, 'CPU-s/GB': result.cpuPerGB },
+      note: 'a router between, nothing relayed',
+    })
   }
   return rows
 }

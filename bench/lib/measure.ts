@@ -26,12 +26,20 @@ export function quantile(sorted: readonly number[], q: number): number {
 
 export function machine(): Record<string, string | number> {
   const [first] = cpus()
-  return { cpu: first?.model ?? 'unknown', cores: cpus().length, memoryGB: Math.round(totalmem() / 1e9), kernel: release(), node: process.version }
+  return {
+    cpu: first?.model ?? 'unknown',
+    cores: cpus().length,
+    memoryGB: Math.round(totalmem() / 1e9),
+    kernel: release(),
+    node: process.version,
+  }
 }
 
 export function table(rows: readonly Row[]): string {
   const lines = rows.map((row) => {
-    const figures = Object.entries(row.values).map(([unit, value]) => `${Number(value.toPrecision(3))} ${unit}`).join(', ')
+    const figures = Object.entries(row.values)
+      .map(([unit, value]) => `${Number(value.toPrecision(3))} ${unit}`)
+      .join(', ')
     const verdict = row.bar === undefined ? '' : `${row.reached === true ? 'reached' : 'MISSED'}: ${row.bar}`
     return `| ${row.name} | ${figures} | ${verdict} | ${row.note ?? ''} |`
   })

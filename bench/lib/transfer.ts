@@ -11,7 +11,11 @@ export interface Transfer {
 }
 
 /** One TCP flow of iperf3 for `seconds` from `from` to its own 127.0.0.1:port. Cubic, because the kernel's default may be BBR. */
-export async function transfer(from: Netns, port: number, o: { seconds?: number; reverse?: boolean; process?: RoleProc } = {}): Promise<Transfer> {
+export async function transfer(
+  from: Netns,
+  port: number,
+  o: { seconds?: number; reverse?: boolean; process?: RoleProc } = {},
+): Promise<Transfer> {
   const seconds = o.seconds ?? 8
   const args = ['-c', '127.0.0.1', '-p', String(port), '-C', 'cubic', '-t', String(seconds), '-J', ...(o.reverse === true ? ['-R'] : [])]
   const [busy, own] = [busySeconds(), o.process?.proc.cpuSeconds() ?? 0]

@@ -41,13 +41,21 @@ test('HTTP/1.1 reaches a handler that knows who asks', async () => {
 test('HTTP/2 carries 50 requests on one flow', async () => {
   const urls = Array.from({ length: 50 }, (_, i) => `http://127.0.0.1:81/${i}`)
   const { stdout } = await alice.run('curl', ['-sS', '--http2-prior-knowledge', '--parallel', ...urls])
-  const answers = stdout.replaceAll('}{', '}\n{').split('\n').map((line) => JSON.parse(line) as { version: string; path: string })
+  const answers = stdout
+    .replaceAll('}{', '}\n{')
+    .split('\n')
+    .map((line) => JSON.parse(line) as { version: string; path: string })
   expect(new Set(answers.map(({ path }) => path)).size).toBe(50)
   expect(new Set(answers.map(({ version }) => version))).toEqual(new Set(['2.0']))
 })
 
-test.each([['HTTP/1.1', '80', '--http1.1'], ['HTTP/2', '81', '--http2-prior-knowledge']])('a body of 3 MB over %s arrives unchanged', async (_, port, version) => {
-  const { stdout } = await alice.run('curl', ['-sSf', version, '--data-binary', '@-', '-H', 'expect:', `http://127.0.0.1:${port}/`], { input: body })
+test.each([
+  ['HTTP/1.1', '80', '--http1.1'],
+  ['HTTP/2', '81', '--http2-prior-knowledge'],
+])('a body of 3 MB over %s arrives unchanged', async (_, port, version) => {
+  const { stdout } = await alice.run('curl', ['-sSf', version, '--data-binary', '@-', '-H', 'expect:', `http://127.0.0.1:${port}/`], {
+    input: body,
+  })
   expect(JSON.parse(stdout)).toMatchObject({ sum })
 })
 

@@ -9,7 +9,7 @@ const CLEAN: Impairment = { delay: '0', jitter: '0', loss: '0', reorder: '0', ra
 describe.each([
   ['agent', 'alice r1'],
   ['connector', 'c1 r1'],
-] as const)('on the %s\'s leg', (_, leg) => {
+] as const)("on the %s's leg", (_, leg) => {
   let t: Topology
   let wire: Wire
   let root: string
@@ -41,22 +41,25 @@ describe.each([
     ['reorder of 5 %', { reorder: '5%', delay: '10ms' }],
     ['100 ms of delay with jitter', { delay: '50ms', jitter: '5ms' }],
     ['20 Mbit/s with a short queue', { rate: '20mbit', queue: '64KB', delay: '10ms' }],
-  ] satisfies readonly (readonly [string, Impairment])[])('%s: TCP arrives unchanged both ways and most datagrams come back', async (__, impairment) => {
-    await wire.set('both', impairment)
-    const before = await wire.stats()
-    await t.place('alice').run('curl', ['-sSf', '-o', `${t.lab.dir}/got`, 'http://127.0.0.1:8080/file'], { timeoutMs: 60_000 })
-    expect(await sha256(`${t.lab.dir}/got`)).toBe(sum)
-    const up = await tcpClient(t.place('alice'), 'sum', '127.0.0.1:8081', 4_000_000)
-    expect(up['answer']).toBe(up['sent'])
-    const udp = await udpClient(t.place('alice'), '127.0.0.1:7', { count: 200, gapMs: 5, timeoutMs: 2_000 })
-    expect(udp.wrong).toBe(0)
-    // 10 % each way leave 81 %.
-    expect(udp.received / udp.sent).toBeGreaterThan('loss' in impairment ? 0.7 : 0.99)
-    // The wire did what it was told, or the test proves nothing.
-    const after = await wire.stats()
-    if ('loss' in impairment) expect(after.aToB.lost.random).toBeGreaterThan(before.aToB.lost.random)
-    if ('reorder' in impairment) expect(after.bToA.reordered).toBeGreaterThan(before.bToA.reordered)
-  })
+  ] satisfies readonly (readonly [string, Impairment])[])(
+    '%s: TCP arrives unchanged both ways and most datagrams come back',
+    async (__, impairment) => {
+      await wire.set('both', impairment)
+      const before = await wire.stats()
+      await t.place('alice').run('curl', ['-sSf', '-o', `${t.lab.dir}/got`, 'http://127.0.0.1:8080/file'], { timeoutMs: 60_000 })
+      expect(await sha256(`${t.lab.dir}/got`)).toBe(sum)
+      const up = await tcpClient(t.place('alice'), 'sum', '127.0.0.1:8081', 4_000_000)
+      expect(up['answer']).toBe(up['sent'])
+      const udp = await udpClient(t.place('alice'), '127.0.0.1:7', { count: 200, gapMs: 5, timeoutMs: 2_000 })
+      expect(udp.wrong).toBe(0)
+      // 10 % each way leave 81 %.
+      expect(udp.received / udp.sent).toBeGreaterThan('loss' in impairment ? 0.7 : 0.99)
+      // The wire did what it was told, or the test proves nothing.
+      const after = await wire.stats()
+      if ('loss' in impairment) expect(after.aToB.lost.random).toBeGreaterThan(before.aToB.lost.random)
+      if ('reorder' in impairment) expect(after.bToA.reordered).toBeGreaterThan(before.bToA.reordered)
+    },
+  )
 
   test('a link of 1280 bytes: TCP arrives unchanged both ways and datagrams of 1200 bytes come back', async () => {
     await wire.set('both', { mtu: '1280' })

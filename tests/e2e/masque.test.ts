@@ -48,7 +48,9 @@ describe.runIf(hasGo)('a MASQUE client that knows only the RFCs', () => {
     await nginx(c1, 8080)
     await udpEcho(c1, '127.0.0.1:7')
     await t.relay().online()
-    await t.connector(['web=tcp:80-81:127.0.0.1:8080', 'web=udp:80:127.0.0.1:7', 'echo=udp:7:127.0.0.1:7', 'broken=tcp:80:127.0.0.1:8080']).online()
+    await t
+      .connector(['web=tcp:80-81:127.0.0.1:8080', 'web=udp:80:127.0.0.1:7', 'echo=udp:7:127.0.0.1:7', 'broken=tcp:80:127.0.0.1:8080'])
+      .online()
     await t.connector(['hidden=tcp:80:127.0.0.1:8080'], 'c2').online()
     alice = pairOf(t.trust.out('agent', 'alice'))
     own = Forge.ofTrustFolder(t.trust.dir, join(t.lab.dir, 'own'))
@@ -61,11 +63,18 @@ describe.runIf(hasGo)('a MASQUE client that knows only the RFCs', () => {
   })
 
   test('gets a datagram back over CONNECT-UDP inside CONNECT-UDP', async () => {
-    expect(await ask({ outer: alice, target: 'echo.ztna.internal:7', udp: 'ping' })).toMatchObject({ stage: 'flow', status: 200, body: 'ping' })
+    expect(await ask({ outer: alice, target: 'echo.ztna.internal:7', udp: 'ping' })).toMatchObject({
+      stage: 'flow',
+      status: 200,
+      body: 'ping',
+    })
   })
 
   test('is refused by the relay without h3 in its ALPN', async () => {
-    expect(await ask({ outer: alice, alpn: 'h2' })).toMatchObject({ stage: 'outer', error: expect.stringMatching(/protocol|alert|0x178/i) as string })
+    expect(await ask({ outer: alice, alpn: 'h2' })).toMatchObject({
+      stage: 'outer',
+      error: expect.stringMatching(/protocol|alert|0x178/i) as string,
+    })
   })
 
   const good: Forgery = { uris: [ALICE] }
@@ -79,9 +88,9 @@ describe.runIf(hasGo)('a MASQUE client that knows only the RFCs', () => {
     ['for servers only', () => own.leaf({ ...good, eku: 'serverAuth' })],
     ['of a role that does not exist', () => own.leaf({ uris: ['spiffe://example.test/admin/alice'] })],
     ['with an empty name', () => own.leaf({ uris: ['spiffe://example.test/agent/'] })],
-    ['of a stranger, alice\'s behind it', async () => chained((leaf) => [leaf.cert, alice.cert])],
-    ['of a stranger, alice\'s and the CA behind it', async () => chained((leaf) => [leaf.cert, alice.cert, own.ca.cert])],
-    ['of a stranger, the CA and alice\'s behind it', async () => chained((leaf) => [leaf.cert, own.ca.cert, alice.cert])],
+    ["of a stranger, alice's behind it", async () => chained((leaf) => [leaf.cert, alice.cert])],
+    ["of a stranger, alice's and the CA behind it", async () => chained((leaf) => [leaf.cert, alice.cert, own.ca.cert])],
+    ["of a stranger, the CA and alice's behind it", async () => chained((leaf) => [leaf.cert, own.ca.cert, alice.cert])],
   ]
   const chained = async (order: (leaf: KeyPair) => string[]): Promise<KeyPair> => {
     const leaf = await stranger.leaf(good)
@@ -111,19 +120,23 @@ describe.runIf(hasGo)('a MASQUE client that knows only the RFCs', () => {
     expect((await ask({ outer: pairOf(t.trust.out('agent', 'bob')), connector: 'c2' })).status).toBe(200)
   })
 
-  test('is refused by the relay and the connector with a connector\'s certificate in an agent\'s place', async () => {
+  test("is refused by the relay and the connector with a connector's certificate in an agent's place", async () => {
     const c2 = pairOf(t.trust.out('connector', 'c2'))
     refused(await ask({ outer: c2 }), 'outer')
     refused(await ask({ outer: alice, inner: c2, target: WEB }), 'inner')
   })
 
-  test('may not bind with an agent\'s certificate', async () => {
-    expect(await ask({ outer: alice, ...bind })).toMatchObject({ stage: 'outer', status: 403, proxyStatus: expect.stringContaining('http_request_denied') as string })
+  test("may not bind with an agent's certificate", async () => {
+    expect(await ask({ outer: alice, ...bind })).toMatchObject({
+      stage: 'outer',
+      status: 403,
+      proxyStatus: expect.stringContaining('http_request_denied') as string,
+    })
     // And c1 is still bound: it was not displaced.
     expect(await ask({ outer: alice, target: WEB, get: '/hello' })).toMatchObject({ status: 200 })
   })
 
-  test('may not bind a name that is another connector\'s', async () => {
+  test("may not bind a name that is another connector's", async () => {
     const imposter = await own.leaf({ uris: ['spiffe://example.test/connector/c2'], dns: ['c1.connector.example.test'] })
     const result = await ask({ outer: imposter, ...bind })
     expect(result.status).not.toBe(200)
@@ -131,7 +144,11 @@ describe.runIf(hasGo)('a MASQUE client that knows only the RFCs', () => {
   })
 
   test('is denied by the relay a connector it has no service on', async () => {
-    expect(await ask({ outer: alice, connector: 'c2' })).toMatchObject({ stage: 'outer', status: 403, proxyStatus: expect.stringContaining('http_request_denied') as string })
+    expect(await ask({ outer: alice, connector: 'c2' })).toMatchObject({
+      stage: 'outer',
+      status: 403,
+      proxyStatus: expect.stringContaining('http_request_denied') as string,
+    })
   })
 
   test('is told by the relay when a connector is not there, and learns nothing about names it may not know', async () => {
@@ -146,14 +163,21 @@ describe.runIf(hasGo)('a MASQUE client that knows only the RFCs', () => {
     ['a protocol the policy does not name', { target: 'web.ztna.internal:80', udp: 'x' }],
     ['a service whose policy errors', { target: 'broken.ztna.internal:80' }],
   ])('is denied by the connector %s, with a reason', async (_, request) => {
-    expect(await ask({ outer: alice, ...request })).toMatchObject({ stage: 'flow', status: 403, proxyStatus: expect.stringContaining('http_request_denied') as string })
+    expect(await ask({ outer: alice, ...request })).toMatchObject({
+      stage: 'flow',
+      status: 403,
+      proxyStatus: expect.stringContaining('http_request_denied') as string,
+    })
   })
 
-  test.each(['nothing.ztna.internal:80', 'web.example.com:80', '127.0.0.1:8080', 'web.ztna.internal:8080'])('is refused %s by the connector', async (target) => {
-    const result = await ask({ outer: alice, target })
-    expect(result).toMatchObject({ stage: 'flow' })
-    expect([400, 403, 404, 502]).toContain(result.status)
-  })
+  test.each(['nothing.ztna.internal:80', 'web.example.com:80', '127.0.0.1:8080', 'web.ztna.internal:8080'])(
+    'is refused %s by the connector',
+    async (target) => {
+      const result = await ask({ outer: alice, target })
+      expect(result).toMatchObject({ stage: 'flow' })
+      expect([400, 403, 404, 502]).toContain(result.status)
+    },
+  )
 
   test('is refused at both ends once its certificate is revoked', async () => {
     const mallory = pairOf(t.trust.out('agent', 'mallory'))

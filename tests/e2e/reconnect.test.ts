@@ -16,7 +16,8 @@ async function create(spec: Partial<TopologySpec> = {}): Promise<Topology> {
   }
   return t
 }
-const hello = async (t: Topology, ...args: string[]): Promise<boolean> => (await curl(t.place('alice'), 'http://127.0.0.1:8080/hello', ...args)).body === 'hello\n'
+const hello = async (t: Topology, ...args: string[]): Promise<boolean> =>
+  (await curl(t.place('alice'), 'http://127.0.0.1:8080/hello', ...args)).body === 'hello\n'
 /** Seconds until a new flow works again. */
 async function recovery(t: Topology): Promise<number> {
   const started = performance.now()
@@ -72,10 +73,14 @@ test('with two relays, killing the one in use moves new flows within 2 s', async
     expect(await recovery(t), `after ${name}`).toBeLessThan(2.5)
     await t.relay(name).online()
     const connector = t.connectors.get('c1')
-    await until(`the connector is bound at ${name} again`, async () => {
-      const relays = (await connector?.status())?.['relays'] as readonly { name: string; state: string }[] | undefined
-      return relays?.some((relay) => relay.name === name && relay.state === 'online') ?? false
-    }, 20_000)
+    await until(
+      `the connector is bound at ${name} again`,
+      async () => {
+        const relays = (await connector?.status())?.['relays'] as readonly { name: string; state: string }[] | undefined
+        return relays?.some((relay) => relay.name === name && relay.state === 'online') ?? false
+      },
+      20_000,
+    )
   }
 })
 
@@ -90,7 +95,7 @@ test('with two connectors, killing either moves new flows within 2 s', async () 
   }
 })
 
-test('a cut of 5 s on the agent\'s leg costs an open flow nothing', async () => {
+test("a cut of 5 s on the agent's leg costs an open flow nothing", async () => {
   await using t = await create({ wire: { agent: {} } })
   await t.start(SERVICES, FORWARDS)
   const idle = background(t.place('alice'), 'tcp-client.mjs', ['idle', '127.0.0.1:8081', '8000'])
@@ -101,7 +106,7 @@ test('a cut of 5 s on the agent\'s leg costs an open flow nothing', async () => 
   expect(JSON.parse((await idle.waitFor(/^\{/, { timeoutMs: 40_000 }))[0])).toEqual({ before: true, after: true })
 })
 
-test('an open flow survives a change of the agent\'s address', async () => {
+test("an open flow survives a change of the agent's address", async () => {
   await using t = await create()
   await t.start(SERVICES, FORWARDS)
   const idle = background(t.place('alice'), 'tcp-client.mjs', ['idle', '127.0.0.1:8081', '6000'])
@@ -143,7 +148,14 @@ test('of two processes of one identity the newer serves, the older says why and 
   await t.start(SERVICES, FORWARDS)
   const older = t.connectors.get('c1')
   const from = older?.proc.mark ?? 0
-  const newer = startRole(t.lab, t.place('c1'), 'connector', 'c1', t.trust.out('connector', 'c1'), SERVICES.flatMap((service) => ['--service', service]))
+  const newer = startRole(
+    t.lab,
+    t.place('c1'),
+    'connector',
+    'c1',
+    t.trust.out('connector', 'c1'),
+    SERVICES.flatMap((service) => ['--service', service]),
+  )
   await newer.online()
   await older?.proc.waitFor(/ERR_ZTNA_IDENTITY/, { from })
   await new Promise((resolve) => setTimeout(resolve, 5_000))

@@ -35,15 +35,24 @@ beforeAll(async () => {
   await nginx(t.place('c1'), 8080)
   await udpEcho(t.place('c1'), '127.0.0.1:7')
   await t.relay().online()
-  await t.connector(['web=tcp:80-81:127.0.0.1:8080', 'web=udp:80:127.0.0.1:7', 'dead=tcp:80:127.0.0.1:9', 'broken=tcp:80:127.0.0.1:8080']).online()
+  await t
+    .connector(['web=tcp:80-81:127.0.0.1:8080', 'web=udp:80:127.0.0.1:7', 'dead=tcp:80:127.0.0.1:9', 'broken=tcp:80:127.0.0.1:8080'])
+    .online()
   await t.connector(['other=tcp:80:127.0.0.1:8080'], 'c2').online()
-  const forwards = ['tcp:127.0.0.1:1=web:80', 'tcp:127.0.0.1:2=web:81', 'tcp:127.0.0.1:3=dead:80', 'tcp:127.0.0.1:4=broken:80', 'tcp:127.0.0.1:5=other:80', 'udp:127.0.0.1:6=web:80']
+  const forwards = [
+    'tcp:127.0.0.1:1=web:80',
+    'tcp:127.0.0.1:2=web:81',
+    'tcp:127.0.0.1:3=dead:80',
+    'tcp:127.0.0.1:4=broken:80',
+    'tcp:127.0.0.1:5=other:80',
+    'udp:127.0.0.1:6=web:80',
+  ]
   agent = t.agent(forwards)
   await agent.online()
 })
 afterAll(() => t?.[Symbol.asyncDispose]())
 
-test('what the policy permits works, so that a refusal below is the policy\'s', async () => {
+test("what the policy permits works, so that a refusal below is the policy's", async () => {
   expect((await curl(alice, 'http://127.0.0.1:1/hello')).body).toBe('hello\n')
 })
 
@@ -55,7 +64,9 @@ test.each([
   const from = agent.proc.mark
   const { events, closed } = await tcpClient(alice, 'events', `127.0.0.1:${port}`)
   expect({ events, closed }).toEqual({ events: ['ECONNRESET'], closed: true })
-  const { error } = (await agent.event('denied', () => true, { from })) as { error: { code: string; by?: string; details?: { by?: string } } }
+  const { error } = (await agent.event('denied', () => true, { from })) as {
+    error: { code: string; by?: string; details?: { by?: string } }
+  }
   expect(error.code).toBe('ERR_ZTNA_DENIED')
   expect(error.by ?? error.details?.by).toBe(service === 'other' ? 'relay' : 'connector')
 })

@@ -24,7 +24,7 @@ test('scp carries 256 MB there and back unchanged', async () => {
   expect(await sha256(`${dir}/back`)).toBe(sum)
 })
 
-test('twenty sessions at once each run their own command in the connector\'s namespace', async () => {
+test("twenty sessions at once each run their own command in the connector's namespace", async () => {
   const there = (await t.place('c1').run('readlink', ['/proc/self/ns/net'])).stdout.trim()
   const sessions = Array.from({ length: 20 }, async (_, i) => {
     const { stdout } = await alice.run('ssh', [...options, '-p', '2222', 'root@127.0.0.1', `echo ${i}; readlink /proc/self/ns/net`])
@@ -33,7 +33,10 @@ test('twenty sessions at once each run their own command in the connector\'s nam
   expect(await Promise.all(sessions)).toEqual(Array.from({ length: 20 }, (_, i) => [String(i), there]))
 })
 
-test('a command\'s input, output and exit code pass through the half close', async () => {
-  const { stdout, code } = await alice.run('ssh', [...options, '-p', '2222', 'root@127.0.0.1', 'wc -c; exit 42'], { input: 'x'.repeat(1_000_000), codes: [42] })
+test("a command's input, output and exit code pass through the half close", async () => {
+  const { stdout, code } = await alice.run('ssh', [...options, '-p', '2222', 'root@127.0.0.1', 'wc -c; exit 42'], {
+    input: 'x'.repeat(1_000_000),
+    codes: [42],
+  })
   expect({ stdout: stdout.trim(), code }).toEqual({ stdout: '1000000', code: 42 })
 })

@@ -51,7 +51,9 @@ test('a unix socket at the agent and one at the connector work like ports', asyn
 
 test('1 GiB arrives unchanged, downwards and upwards', { timeout: 300_000 }, async () => {
   const sum = await bigFile(`${web.root}/gib`, 2 ** 30)
-  const { stdout } = await alice.run('bash', ['-c', 'set -o pipefail; curl -sSf http://127.0.0.1:8080/gib | openssl dgst -sha256 -r'], { timeoutMs: 120_000 })
+  const { stdout } = await alice.run('bash', ['-c', 'set -o pipefail; curl -sSf http://127.0.0.1:8080/gib | openssl dgst -sha256 -r'], {
+    timeoutMs: 120_000,
+  })
   expect(stdout.split(' ')[0]).toBe(sum)
   await alice.run('curl', ['-sSf', '-T', `${web.root}/gib`, 'http://127.0.0.1:8080/in/gib'], { timeoutMs: 120_000 })
   expect(await sha256(`${web.root}/in/gib`)).toBe(sum)

@@ -31,7 +31,10 @@ async function create(spec: Partial<TopologySpec> = {}): Promise<Topology> {
 /** An open flow that goes on for a minute unless it is cut. */
 async function openFlow(t: Topology, agent: string): Promise<Proc> {
   const proc = background(t.place(agent), 'tcp-client.mjs', ['idle', '127.0.0.1:8081', '60000'])
-  await until('the flow is open', async () => (await t.place(agent).run('ss', ['-Htn', 'state', 'established', 'dport', '=', ':8081'])).stdout !== '')
+  await until(
+    'the flow is open',
+    async () => (await t.place(agent).run('ss', ['-Htn', 'state', 'established', 'dport', '=', ':8081'])).stdout !== '',
+  )
   await new Promise((resolve) => setTimeout(resolve, 500))
   return proc
 }
@@ -45,7 +48,7 @@ async function cutAfter(flow: Proc, what: string, change: () => Promise<void>): 
   return took
 }
 
-test('a revoked agent\'s flows are cut, another\'s go on', async () => {
+test("a revoked agent's flows are cut, another's go on", async () => {
   await using t = await create()
   const [alice, bob] = [await openFlow(t, 'alice'), await openFlow(t, 'bob')]
   await t.trust.revoke('alice')
@@ -66,7 +69,16 @@ test('a policy change cuts exactly the flows it no longer permits', async () => 
   expect((await curl(t.place('alice'), 'http://127.0.0.1:8080/hello')).body).toBe('hello\n')
   t.trust.setPolicy(PERMIT_ENG)
   await t.trust.publish()
-  await until('alice may again', async () => (await t.place('alice').run('bash', ['-c', 'exec 3<>/dev/tcp/127.0.0.1/8081; echo hi >&3; read -t 2 line <&3; echo "$line"'], { codes: 'any' })).stdout.trim() === 'hi', 10_000)
+  await until(
+    'alice may again',
+    async () =>
+      (
+        await t
+          .place('alice')
+          .run('bash', ['-c', 'exec 3<>/dev/tcp/127.0.0.1/8081; echo hi >&3; read -t 2 line <&3; echo "$line"'], { codes: 'any' })
+      ).stdout.trim() === 'hi',
+    10_000,
+  )
   await bob.stop()
 })
 
@@ -97,7 +109,10 @@ test('a connection ends when its certificate does, and a renewed one in time goe
   // 20 s of life: a third of it is time for the warning and for the renewal.
   await using t = await create({ agentTtl: '20s' })
   const [alice, bob] = [t.agents.get('alice'), t.agents.get('bob')]
-  await Promise.all([alice?.event('warning', (e) => JSON.stringify(e).includes('expire'), { timeoutMs: 25_000 }), bob?.event('warning', (e) => JSON.stringify(e).includes('expire'), { timeoutMs: 25_000 })])
+  await Promise.all([
+    alice?.event('warning', (e) => JSON.stringify(e).includes('expire'), { timeoutMs: 25_000 }),
+    bob?.event('warning', (e) => JSON.stringify(e).includes('expire'), { timeoutMs: 25_000 }),
+  ])
   await ztna(['pki', 'renew', t.trust.dir, 'bob', '--out', t.trust.out('agent', 'bob')])
   await new Promise((resolve) => setTimeout(resolve, 15_000))
   expect((await curl(t.place('alice'), 'http://127.0.0.1:8080/hello', '--max-time', '5')).code).toBe('000')
@@ -119,7 +134,7 @@ test('a CA rotation passes without an interruption', async () => {
   await flow.stop()
 })
 
-test('an agent\'s folder names no other agent and holds no policy', async () => {
+test("an agent's folder names no other agent and holds no policy", async () => {
   await using t = await create()
   const folder = t.trust.out('agent', 'alice')
   expect(readFileSync(join(folder, 'network.toml'), 'utf8')).not.toContain('bob')

@@ -30,7 +30,9 @@ test('10,000 DNS queries of dig are all answered, each with its own address', as
   const batch = `${t.lab.dir}/names`
   const names = Array.from({ length: 10_000 }, (_, i) => i % 1000)
   writeFileSync(batch, names.map((n) => `h${n}.test A\n`).join(''))
-  const { stdout } = await alice.run('dig', ['@127.0.0.1', '-p', '5353', '+short', '+tries=3', '+time=2', '-f', batch], { timeoutMs: 110_000 })
+  const { stdout } = await alice.run('dig', ['@127.0.0.1', '-p', '5353', '+short', '+tries=3', '+time=2', '-f', batch], {
+    timeoutMs: 110_000,
+  })
   expect(stdout.trim().split('\n')).toEqual(names.map((n) => `192.0.2.${n % 256}`))
 })
 

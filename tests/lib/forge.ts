@@ -47,14 +47,36 @@ export class Forge {
     mkdirSync(dir, { recursive: true })
     const ca = { cert: join(dir, 'ca.pem'), key: join(dir, 'ca.key') }
     const usage = ['-addext', 'basicConstraints=critical,CA:TRUE,pathlen:0', '-addext', 'keyUsage=critical,keyCertSign,cRLSign']
-    await run(null, 'openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-subj', '/CN=Stranger CA', '-days', '2', ...usage, '-keyout', ca.key, '-out', ca.cert])
+    await run(null, 'openssl', [
+      'req',
+      '-x509',
+      '-newkey',
+      'ec',
+      '-pkeyopt',
+      'ec_paramgen_curve:P-256',
+      '-nodes',
+      '-subj',
+      '/CN=Stranger CA',
+      '-days',
+      '2',
+      ...usage,
+      '-keyout',
+      ca.key,
+      '-out',
+      ca.cert,
+    ])
     return new Forge(dir, ca)
   }
 
   async leaf(forgery: Forgery): Promise<KeyPair> {
     const dir = join(this.dir, `leaf-${(this.#count += 1)}`)
     mkdirSync(join(dir, 'new'), { recursive: true })
-    const [cert, key, csr, config] = ['cert.pem', 'key.pem', 'csr.pem', 'ca.cnf'].map((name) => join(dir, name)) as [string, string, string, string]
+    const [cert, key, csr, config] = ['cert.pem', 'key.pem', 'csr.pem', 'ca.cnf'].map((name) => join(dir, name)) as [
+      string,
+      string,
+      string,
+      string,
+    ]
     const names = [...forgery.uris.map((uri) => `URI:${uri}`), ...(forgery.dns ?? []).map((name) => `DNS:${name}`)]
     writeFileSync(join(dir, 'index'), '')
     writeFileSync(join(dir, 'index.attr'), 'unique_subject = no\n')
@@ -78,9 +100,40 @@ authorityKeyIdentifier = keyid
 ${names.length > 0 ? `subjectAltName = ${names.join(', ')}` : ''}
 `,
     )
-    await run(null, 'openssl', ['req', '-new', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-subj', '/CN=forged', '-keyout', key, '-out', csr])
+    await run(null, 'openssl', [
+      'req',
+      '-new',
+      '-newkey',
+      'ec',
+      '-pkeyopt',
+      'ec_paramgen_curve:P-256',
+      '-nodes',
+      '-subj',
+      '/CN=forged',
+      '-keyout',
+      key,
+      '-out',
+      csr,
+    ])
     const dates = ['-startdate', asn1(forgery.from ?? -300), '-enddate', asn1(forgery.to ?? 3600)]
-    await run(null, 'openssl', ['ca', '-batch', '-notext', '-config', config, '-extensions', 'leaf', ...dates, '-cert', this.ca.cert, '-keyfile', this.ca.key, '-in', csr, '-out', cert])
+    await run(null, 'openssl', [
+      'ca',
+      '-batch',
+      '-notext',
+      '-config',
+      config,
+      '-extensions',
+      'leaf',
+      ...dates,
+      '-cert',
+      this.ca.cert,
+      '-keyfile',
+      this.ca.key,
+      '-in',
+      csr,
+      '-out',
+      cert,
+    ])
     return { cert, key }
   }
 
@@ -93,5 +146,8 @@ ${names.length > 0 ? `subjectAltName = ${names.join(', ')}` : ''}
 }
 
 function asn1(offsetSeconds: number): string {
-  return new Date(Date.now() + offsetSeconds * 1000).toISOString().replace(/[-:T]/g, '').replace(/\.\d+Z$/, 'Z')
+  return new Date(Date.now() + offsetSeconds * 1000)
+    .toISOString()
+    .replace(/[-:T]/g, '')
+    .replace(/\.\d+Z$/, 'Z')
 }

@@ -56,7 +56,16 @@ export async function buildMasque(): Promise<string> {
 export async function masque(t: Topology, program: string, request: MasqueRequest): Promise<MasqueResult> {
   const domain = t.trust.domain
   const from = request.from ?? t.agentNames[0] ?? 'alice'
-  const args = ['-relay', `${t.relayAddress('r1')}:4433`, '-relay-name', `r1.relay.${domain}`, '-ca', join(t.trust.out('agent', from), 'ca.pem'), '-connector', `${request.connector ?? 'c1'}.connector.${domain}`]
+  const args = [
+    '-relay',
+    `${t.relayAddress('r1')}:4433`,
+    '-relay-name',
+    `r1.relay.${domain}`,
+    '-ca',
+    join(t.trust.out('agent', from), 'ca.pem'),
+    '-connector',
+    `${request.connector ?? 'c1'}.connector.${domain}`,
+  ]
   if (request.outer) args.push('-cert', request.outer.cert, '-key', request.outer.key)
   if (request.inner) args.push('-inner-cert', request.inner.cert, '-inner-key', request.inner.key)
   for (const name of ['target', 'udp', 'path', 'alpn', 'get', 'capsule', 'datagram'] as const) {

@@ -52,16 +52,41 @@ export class Lab implements AsyncDisposable {
     await run(null, 'ip', ['netns', 'add', netns.name])
     this.#namespaces.push(netns)
     await run(null, 'ip', ['-n', netns.name, 'link', 'set', 'lo', 'up'])
-    await run(netns, 'sh', ['-c', 'echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding; echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad'])
+    await run(netns, 'sh', [
+      '-c',
+      'echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding; echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad',
+    ])
     return netns
   }
 
   /** A veth pair between two namespaces: the kernel's own wire, without impairment. */
   async veth(a: End, b: End): Promise<void> {
-    await run(null, 'ip', ['-n', a.netns.name, 'link', 'add', a.interface, 'type', 'veth', 'peer', 'name', b.interface, 'netns', b.netns.name])
+    await run(null, 'ip', [
+      '-n',
+      a.netns.name,
+      'link',
+      'add',
+      a.interface,
+      'type',
+      'veth',
+      'peer',
+      'name',
+      b.interface,
+      'netns',
+      b.netns.name,
+    ])
     for (const end of [a, b]) {
       for (const address of end.addresses) {
-        await run(null, 'ip', ['-n', end.netns.name, 'address', 'add', address, 'dev', end.interface, ...(address.includes(':') ? ['nodad'] : [])])
+        await run(null, 'ip', [
+          '-n',
+          end.netns.name,
+          'address',
+          'add',
+          address,
+          'dev',
+          end.interface,
+          ...(address.includes(':') ? ['nodad'] : []),
+        ])
       }
       await run(null, 'ip', ['-n', end.netns.name, 'link', 'set', end.interface, 'up'])
     }

@@ -50,8 +50,14 @@ export function background(netns: Netns, script: string, args: readonly string[]
 }
 
 /** Asks for `url` with curl; `code` is 000 when no answer came, `exit` curl's own code. */
-export async function curl(netns: Netns, url: string, ...args: string[]): Promise<{ code: string; body: string; exit: number | null; stderr: string }> {
-  const { stdout, stderr, code } = await netns.run('curl', ['-sS', '--max-time', '30', '-w', '\n%{http_code}', ...args, url], { codes: 'any' })
+export async function curl(
+  netns: Netns,
+  url: string,
+  ...args: string[]
+): Promise<{ code: string; body: string; exit: number | null; stderr: string }> {
+  const { stdout, stderr, code } = await netns.run('curl', ['-sS', '--max-time', '30', '-w', '\n%{http_code}', ...args, url], {
+    codes: 'any',
+  })
   const cut = stdout.lastIndexOf('\n')
   return { code: stdout.slice(cut + 1), body: stdout.slice(0, cut), exit: code, stderr }
 }

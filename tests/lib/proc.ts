@@ -162,7 +162,10 @@ export class Proc implements AsyncDisposable {
     return (Number(fields[11]) + Number(fields[12])) / 100
   }
   tail(lines = 60): string {
-    return this.lines.slice(-lines).map((line) => `    ${this.label}| ${line}`).join('\n')
+    return this.lines
+      .slice(-lines)
+      .map((line) => `    ${this.label}| ${line}`)
+      .join('\n')
   }
 
   #collect(stream: Readable): Promise<void> {

@@ -52,10 +52,23 @@ export async function postgres(netns: Netns, port: number): Promise<{ proc: Proc
   if (uid === undefined || gid === undefined) throw new Error('there is no user postgres')
   chownSync(dir, uid, gid)
   const as = ['-u', 'postgres', '--']
-  await run(null, 'runuser', [...as, `${bin}/initdb`, '-D', `${dir}/data`, '-A', 'trust', '--no-sync', '-E', 'UTF8', '--locale', 'C'], { cwd: dir })
-  const settings = { listen_addresses: HOST, port, unix_socket_directories: dir, fsync: 'off', max_connections: 200, log_min_messages: 'warning' }
+  await run(null, 'runuser', [...as, `${bin}/initdb`, '-D', `${dir}/data`, '-A', 'trust', '--no-sync', '-E', 'UTF8', '--locale', 'C'], {
+    cwd: dir,
+  })
+  const settings = {
+    listen_addresses: HOST,
+    port,
+    unix_socket_directories: dir,
+    fsync: 'off',
+    max_connections: 200,
+    log_min_messages: 'warning',
+  }
   const args = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])
-  const proc = netns.spawn('setpriv', [`--reuid=${uid}`, `--regid=${gid}`, '--init-groups', `${bin}/postgres`, '-D', `${dir}/data`, ...args], { cwd: dir, label: 'postgres' })
+  const proc = netns.spawn(
+    'setpriv',
+    [`--reuid=${uid}`, `--regid=${gid}`, '--init-groups', `${bin}/postgres`, '-D', `${dir}/data`, ...args],
+    { cwd: dir, label: 'postgres' },
+  )
   await listening(netns, port, proc)
   await until('PostgreSQL accepts connections', async () => {
     const { code } = await run(netns, `${bin}/pg_isready`, ['-h', HOST, '-p', String(port)], { codes: 'any' })
@@ -66,7 +79,9 @@ export async function postgres(netns: Netns, port: number): Promise<{ proc: Proc
 
 export async function redis(netns: Netns, port: number): Promise<Proc> {
   const dir = folder(netns, 'redis')
-  const proc = netns.spawn('redis-server', ['--bind', HOST, '--port', String(port), '--dir', dir, '--save', '', '--appendonly', 'no'], { label: 'redis' })
+  const proc = netns.spawn('redis-server', ['--bind', HOST, '--port', String(port), '--dir', dir, '--save', '', '--appendonly', 'no'], {
+    label: 'redis',
+  })
   await listening(netns, port, proc)
   return proc
 }
@@ -96,7 +111,20 @@ Subsystem sftp internal-sftp
   )
   const proc = netns.spawn('/usr/sbin/sshd', ['-D', '-e', '-f', config], { label: 'sshd' })
   await listening(netns, port, proc)
-  const client = ['-F', 'none', '-i', `${dir}/user`, '-o', 'BatchMode=yes', '-o', 'StrictHostKeyChecking=no', '-o', 'UserKnownHostsFile=/dev/null', '-o', 'LogLevel=ERROR']
+  const client = [
+    '-F',
+    'none',
+    '-i',
+    `${dir}/user`,
+    '-o',
+    'BatchMode=yes',
+    '-o',
+    'StrictHostKeyChecking=no',
+    '-o',
+    'UserKnownHostsFile=/dev/null',
+    '-o',
+    'LogLevel=ERROR',
+  ]
   return { proc, client }
 }
 
@@ -105,7 +133,19 @@ export async function dnsmasq(netns: Netns, port: number, names = 1000): Promise
   const dir = folder(netns, 'dnsmasq')
   const hosts = join(dir, 'hosts')
   writeFileSync(hosts, Array.from({ length: names }, (_, n) => `192.0.2.${n % 256} h${n}.test\n`).join(''))
-  const args = ['--keep-in-foreground', '--conf-file=/dev/null', `--port=${port}`, `--listen-address=${HOST}`, '--bind-interfaces', '--no-resolv', '--no-hosts', `--addn-hosts=${hosts}`, '--user=root', '--log-facility=-', `--pid-file=${dir}/pid`]
+  const args = [
+    '--keep-in-foreground',
+    '--conf-file=/dev/null',
+    `--port=${port}`,
+    `--listen-address=${HOST}`,
+    '--bind-interfaces',
+    '--no-resolv',
+    '--no-hosts',
+    `--addn-hosts=${hosts}`,
+    '--user=root',
+    '--log-facility=-',
+    `--pid-file=${dir}/pid`,
+  ]
   const proc = netns.spawn('dnsmasq', args, { label: 'dnsmasq' })
   await proc.waitFor(/read .*hosts/)
   return proc
@@ -137,7 +177,18 @@ export async function until(what: string, ask: () => boolean | Promise<boolean>,
 
 /** A file of pseudo-random bytes (AES-CTR of zeroes), the same for the same name and size; returns its SHA-256. */
 export async function bigFile(path: string, bytes: number): Promise<string> {
-  await run(null, 'bash', ['-c', 'head -c "$1" /dev/zero | openssl enc -aes-128-ctr -nosalt -K 000102030405060708090a0b0c0d0e0f -iv 00000000000000000000000000000000 > "$2"', 'bash', String(bytes), path], { timeoutMs: 120_000 })
+  await run(
+    null,
+    'bash',
+    [
+      '-c',
+      'head -c "$1" /dev/zero | openssl enc -aes-128-ctr -nosalt -K 000102030405060708090a0b0c0d0e0f -iv 00000000000000000000000000000000 > "$2"',
+      'bash',
+      String(bytes),
+      path,
+    ],
+    { timeoutMs: 120_000 },
+  )
   return sha256(path)
 }
 export async function sha256(path: string): Promise<string> {

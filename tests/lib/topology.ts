@@ -136,7 +136,10 @@ export class Topology implements AsyncDisposable {
     for (const relay of this.relayNames) {
       const netns = this.place(relay)
       await run(null, 'ip', ['-n', netns.name, 'address', 'add', `${this.relayAddress(relay)}/32`, 'dev', 'lo'])
-      for (const [kind, names] of [['agent', this.agentNames], ['connector', this.connectorNames]] as const) {
+      for (const [kind, names] of [
+        ['agent', this.agentNames],
+        ['connector', this.connectorNames],
+      ] as const) {
         for (const name of names) await this.#link(name, relay, spec.wire?.[kind])
       }
     }

@@ -50,12 +50,19 @@ export class Wire {
 
   static async start(lab: Lab, a: End, b: End, settings: WireSettings): Promise<Wire> {
     const args = ['wire']
-    for (const [name, end] of [['a', a], ['b', b]] as const) {
+    for (const [name, end] of [
+      ['a', a],
+      ['b', b],
+    ] as const) {
       args.push(`--${name}-netns`, end.netns.name, `--${name}-if`, end.interface)
       for (const address of end.addresses) args.push(`--${name}-addr`, address)
     }
     const { aToB, bToA, seed, ifMtu, ...both } = settings
-    for (const [prefix, impairment] of [['--', both], ['--a-to-b-', aToB ?? {}], ['--b-to-a-', bToA ?? {}]] as const) {
+    for (const [prefix, impairment] of [
+      ['--', both],
+      ['--a-to-b-', aToB ?? {}],
+      ['--b-to-a-', bToA ?? {}],
+    ] as const) {
       for (const [name, value] of Object.entries(impairment)) args.push(`${prefix}${name}`, String(value))
     }
     if (seed !== undefined) args.push('--seed', String(seed))

@@ -53,7 +53,11 @@ export class Trust {
   }
 
   /** Issues a certificate and publishes to a folder, which it returns. */
-  async issue(role: RoleName, name: string, o: { groups?: readonly string[]; urls?: readonly string[]; ttl?: string; out?: string } = {}): Promise<string> {
+  async issue(
+    role: RoleName,
+    name: string,
+    o: { groups?: readonly string[]; urls?: readonly string[]; ttl?: string; out?: string } = {},
+  ): Promise<string> {
     const out = o.out ?? join(this.base, `${role}-${name}`)
     const args = ['pki', 'issue', this.dir, role, name, '--out', out]
     for (const group of o.groups ?? []) args.push('--group', group)
@@ -111,7 +115,10 @@ export class RoleProc {
     const end = Date.now() + (o.timeoutMs ?? 20_000)
     let from = o.from ?? 0
     for (;;) {
-      const [line] = await this.proc.waitFor(new RegExp(`^\\{.*"event":\\s*"${name}".*$`), { from, timeoutMs: Math.max(1, end - Date.now()) })
+      const [line] = await this.proc.waitFor(new RegExp(`^\\{.*"event":\\s*"${name}".*$`), {
+        from,
+        timeoutMs: Math.max(1, end - Date.now()),
+      })
       const event = JSON.parse(line) as Json
       if (test(event)) return event
       from = this.proc.lines.indexOf(line, from) + 1

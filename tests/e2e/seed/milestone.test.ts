@@ -14,7 +14,8 @@ beforeAll(async () => {
 afterAll(() => t?.[Symbol.asyncDispose]())
 
 test('relay, connector and agent run', () => {
-  for (const role of [...t.relays.values(), ...t.connectors.values(), ...t.agents.values()]) expect(role.proc.exit, role.name).toBeUndefined()
+  for (const role of [...t.relays.values(), ...t.connectors.values(), ...t.agents.values()])
+    expect(role.proc.exit, role.name).toBeUndefined()
 })
 
 test('the echo is behind the tunnel: without it nothing reaches it', async () => {

@@ -18,7 +18,10 @@ afterAll(() => t?.[Symbol.asyncDispose]())
 
 test('1,000 round trips one after another make progress, as they do on bare loopback', async () => {
   for (const place of ['c1', 'alice']) {
-    expect(await udpClient(t.place(place), '127.0.0.1:7', { count: 1000, gapMs: 2, timeoutMs: 5_000 })).toMatchObject({ received: 1000, wrong: 0 })
+    expect(await udpClient(t.place(place), '127.0.0.1:7', { count: 1000, gapMs: 2, timeoutMs: 5_000 })).toMatchObject({
+      received: 1000,
+      wrong: 0,
+    })
   }
 })
 
@@ -31,7 +34,8 @@ test('the agent reports a round trip to its relay and its connector', async () =
 test('ten rounds of 200 flows leave no process larger than the first rounds did', { timeout: 180_000 }, async () => {
   const roles = [...t.relays.values(), ...t.connectors.values(), ...t.agents.values()]
   const rss = (): number => roles.reduce((sum, { proc }) => sum + proc.rssBytes(), 0)
-  const round = async (): Promise<unknown> => expect(await tcpClient(t.place('alice'), 'echo', '127.0.0.1:7', 200)).toMatchObject({ same: 200, again: 200 })
+  const round = async (): Promise<unknown> =>
+    expect(await tcpClient(t.place('alice'), 'echo', '127.0.0.1:7', 200)).toMatchObject({ same: 200, again: 200 })
   for (let i = 0; i < 3; i += 1) await round()
   const early = rss()
   for (let i = 0; i < 7; i += 1) await round()

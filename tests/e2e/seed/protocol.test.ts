@@ -45,7 +45,7 @@ describe.runIf(hasGo)('the relay', () => {
   test.each([
     ['an empty name', '/.well-known/masque/udp//443/'],
     ['an over-long name', `/.well-known/masque/udp/${'a'.repeat(300)}.connector.example.test/443/`],
-    ['a name that is no connector\'s', '/.well-known/masque/udp/192.0.2.1/443/'],
+    ["a name that is no connector's", '/.well-known/masque/udp/192.0.2.1/443/'],
     ['a port that is none', '/.well-known/masque/udp/c1.connector.example.test/99999/'],
     ['a path that is no template', '/something/else'],
   ])('refuses %s', async (_, path) => {

@@ -8,10 +8,17 @@ import { startRole } from '../../lib/ztna.ts'
 const SERVICES = ['echo=udp:7:127.0.0.1:7', 'echo=tcp:9:127.0.0.1:9']
 const FORWARDS = ['udp:127.0.0.1:7=echo:7', 'tcp:127.0.0.1:9=echo:9', 'tcp:127.0.0.1:10=nowhere:10']
 let t: Topology
-const echoes = async (): Promise<boolean> => (await udpClient(t.place('alice'), '127.0.0.1:7', { count: 3, timeoutMs: 1_000 })).received === 3
+const echoes = async (): Promise<boolean> =>
+  (await udpClient(t.place('alice'), '127.0.0.1:7', { count: 3, timeoutMs: 1_000 })).received === 3
 
 beforeAll(async () => {
-  t = await Topology.create({ services: [{ name: 'echo', udp: [7], tcp: [9] }, { name: 'nowhere', tcp: [10] }], wire: { agent: { seed: 3 } } })
+  t = await Topology.create({
+    services: [
+      { name: 'echo', udp: [7], tcp: [9] },
+      { name: 'nowhere', tcp: [10] },
+    ],
+    wire: { agent: { seed: 3 } },
+  })
   await udpEcho(t.place('c1'), '127.0.0.1:7')
   await t.start(SERVICES, FORWARDS)
 })
@@ -43,14 +50,20 @@ test('a client whose packets flow while the relay restarts gets answers again on
   await until('the echo answers', echoes, 30_000)
 })
 
-test.each([['a service nobody serves', 10], ['a dead port', 9]])('%s resets the client at once', async (_, port) => {
+test.each([
+  ['a service nobody serves', 10],
+  ['a dead port', 9],
+])('%s resets the client at once', async (_, port) => {
   const started = performance.now()
   expect(await tcpClient(t.place('alice'), 'events', `127.0.0.1:${port}`)).toEqual({ events: ['ECONNRESET'], closed: true })
   expect(performance.now() - started).toBeLessThan(8_000)
 })
 
 test('an unknown service is refused when the agent starts', async () => {
-  const { proc } = startRole(t.lab, t.place('alice'), 'agent', 'alice', t.trust.out('agent', 'alice'), ['--forward', 'tcp:127.0.0.1:11=unheard-of:80'])
+  const { proc } = startRole(t.lab, t.place('alice'), 'agent', 'alice', t.trust.out('agent', 'alice'), [
+    '--forward',
+    'tcp:127.0.0.1:11=unheard-of:80',
+  ])
   expect((await proc.exited).code).toBe(78)
   expect(proc.output).toContain('unheard-of')
 })
@@ -83,7 +96,7 @@ test('with 5 % loss nine datagrams in ten come back, with reorder all of them, n
   expect((await wire?.stats())?.aToB.reordered).toBeGreaterThan(0)
 })
 
-test('a NAT that rebinds the agent\'s address costs the flow nothing lasting', async () => {
+test("a NAT that rebinds the agent's address costs the flow nothing lasting", async () => {
   // Source translation at the agent's own edge; another port range takes over while the flow is open.
   const nat = (ports: string): Promise<unknown> =>
     run(t.place('alice'), 'nft', ['-f', '-'], {

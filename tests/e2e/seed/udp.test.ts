@@ -39,7 +39,10 @@ test('3 clients at the same time each get their own', async () => {
 
 test('clients of two agents see nothing of each other', async () => {
   const [a, b] = await Promise.all([send({ tag: 'alice', count: 100, gapMs: 5 }), send({ tag: 'bob', count: 100, gapMs: 5 }, 'bob')])
-  expect([a, b]).toEqual([{ sent: 100, received: 100, wrong: 0, first: 100 }, { sent: 100, received: 100, wrong: 0, first: 100 }])
+  expect([a, b]).toEqual([
+    { sent: 100, received: 100, wrong: 0, first: 100 },
+    { sent: 100, received: 100, wrong: 0, first: 100 },
+  ])
 })
 
 test('10 packets in 500 ms all come back', async () => {
