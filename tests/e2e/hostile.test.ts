@@ -46,10 +46,6 @@ test.each(['random', 'truncated', 'initials', 'short'])(
 )
 
 test('packets that look forwarded, from an address the relay does not know, are sent on to nobody', async () => {
-  const link = async (node: string): Promise<number> => {
-    const { stdout } = await t.place('r1').run('cat', [`/sys/class/net/${node}/statistics/tx_packets`])
-    return Number(stdout)
-  }
   const before = [await link('node1'), await link('node2')]
   await run(stranger, process.execPath, [
     new URL('../fixtures/hostile.mjs', import.meta.url).pathname,
@@ -68,3 +64,9 @@ test('5,000 flows opened and abandoned leave the connector as able as before', a
   }
   expect((await curl(t.place('alice'), 'http://127.0.0.1:8080/hello')).body).toBe('hello\n')
 })
+
+/** Packets that the relay has sent to a node. */
+async function link(node: string): Promise<number> {
+  const { stdout } = await t.place('r1').run('cat', [`/sys/class/net/${node}/statistics/tx_packets`])
+  return Number(stdout)
+}

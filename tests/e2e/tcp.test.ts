@@ -92,7 +92,10 @@ test('a reset by the service is a reset at the client, never a clean end', async
 test('a reset by the client is a reset at the service, never a clean end', async () => {
   const from = peers.watch.mark
   await tcpClient(alice, 'reset', at('watch'))
-  expect(JSON.parse((await peers.watch.waitFor(/^.*"event":"(end|error)".*$/, { from }))[0])).toEqual({ event: 'error', code: 'ECONNRESET' })
+  expect(JSON.parse((await peers.watch.waitFor(/^.*"event":"(end|error)".*$/, { from }))[0])).toEqual({
+    event: 'error',
+    code: 'ECONNRESET',
+  })
 })
 
 test('a service that never reads holds its sender back, costs bounded memory and disturbs nobody', async () => {

@@ -118,7 +118,7 @@ export class Lab implements AsyncDisposable {
     if (this.#disposed) return
     this.#disposed = true
     const failures: unknown[] = []
-    for (const cleanup of this.#cleanups.reverse()) await cleanup().catch((error: unknown) => failures.push(error))
+    for (const cleanup of this.#cleanups.toReversed()) await cleanup().catch((error: unknown) => failures.push(error))
     await Promise.all(this.#processes.map((proc) => proc.stop('SIGTERM', 3_000)))
     this.removeNow()
     if (failures.length > 0) throw new AggregateError(failures, 'the laboratory could not be cleared away')
@@ -134,7 +134,7 @@ export class Lab implements AsyncDisposable {
 }
 
 process.on('exit', () => {
-  for (const lab of [...labs]) lab.removeNow()
+  for (const lab of labs) lab.removeNow()
 })
 
 /** Removes namespaces and folders whose owner no longer lives. */

@@ -6,7 +6,6 @@ import { background, tcpClient, tcpServer, udpClient, udpEcho } from './peers.ts
 test('the TCP peers do what they say over a plain path', async () => {
   await using lab = new Lab()
   const netns = await lab.netns('n')
-  const at = (port: number): string => `127.0.0.1:${port}`
   for (const [i, mode] of ['echo', 'sum', 'reset', 'silent', 'first', 'flood', 'watch'].entries()) await tcpServer(netns, mode, at(i + 1))
   expect(await tcpClient(netns, 'echo', at(1), 300)).toEqual({ same: 300, again: 300, open: 300 })
   expect(await tcpClient(netns, 'idle', at(1), 100)).toEqual({ before: true, after: true })
@@ -28,3 +27,7 @@ test('the UDP peers count what comes back', async () => {
   expect(await udpClient(netns, '127.0.0.1:7', { count: 100, idleMs: 50 })).toEqual({ sent: 200, received: 200, wrong: 0, first: 100 })
   expect(await udpClient(netns, '127.0.0.1:7', { payloads: ['', '00', 'ff'] })).toMatchObject({ sent: 3, received: 3, wrong: 0 })
 })
+
+function at(port: number): string {
+  return `127.0.0.1:${port}`
+}

@@ -60,7 +60,7 @@ export class Proc implements AsyncDisposable {
           live.delete(this)
           finished.push(this)
           if (finished.length > 50) finished.shift()
-          for (const watcher of [...this.#watchers]) watcher(null)
+          for (const watcher of this.#watchers) watcher(null)
           resolve(exit)
         })
       }
@@ -192,7 +192,7 @@ export class Proc implements AsyncDisposable {
     }
     const file = logFile()
     if (file !== undefined) appendFileSync(file, `${new Date().toISOString()} ${this.label}| ${line}\n`)
-    for (const watcher of [...this.#watchers]) watcher(line)
+    for (const watcher of this.#watchers) watcher(line)
   }
 }
 

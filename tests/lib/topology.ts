@@ -1,4 +1,4 @@
-import { PERMIT_ENG, RoleProc, startRole, Trust, type ServiceSpec } from './ztna.ts'
+import { PERMIT_ENG, startRole, Trust, type RoleProc, type ServiceSpec } from './ztna.ts'
 import { assertUnreachable, Lab, type Netns } from './netns.ts'
 import { run } from './proc.ts'
 import type { Wire, WireSettings } from './wire.ts'

@@ -1,7 +1,7 @@
 import { appendFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Lab, type Netns } from './netns.ts'
+import type { Lab, Netns } from './netns.ts'
 import { run, type Exit, type Proc, type RunResult } from './proc.ts'
 
 export type RoleName = 'relay' | 'connector' | 'agent'
@@ -74,10 +74,14 @@ export class Trust {
   }
   /** Adds a service as an operator does: by editing network.toml. */
   addService(service: ServiceSpec): void {
-    const list = (values: readonly (number | string)[]): string => JSON.stringify(values)
-    const lines = ['', '[[service]]', `name = ${JSON.stringify(service.name)}`, `connectors = ${list(service.connectors ?? ['c1'])}`]
-    if (service.tcp) lines.push(`tcp = ${list(service.tcp)}`)
-    if (service.udp) lines.push(`udp = ${list(service.udp)}`)
+    const lines = [
+      '',
+      '[[service]]',
+      `name = ${JSON.stringify(service.name)}`,
+      `connectors = ${JSON.stringify(service.connectors ?? ['c1'])}`,
+    ]
+    if (service.tcp) lines.push(`tcp = ${JSON.stringify(service.tcp)}`)
+    if (service.udp) lines.push(`udp = ${JSON.stringify(service.udp)}`)
     if (service.icmp === true) lines.push('icmp = true')
     appendFileSync(join(this.dir, 'network.toml'), `${lines.join('\n')}\n`)
   }
