@@ -1,0 +1,62 @@
+//! A network laboratory in user space, for tests on machines whose kernel has no netem.
+//!
+//! ```text
+//!  namespace A                    this process                     namespace B
+//!  ┌─────────┐      ┌──────────────────────────────────────┐      ┌─────────┐
+//!  │ TUN eth0├─────►│ mtu ► rate + queue ► loss ► delay ...├─────►│ TUN eth0│
+//!  │         │◄─────┤ ... and the same for the way back    │◄─────┤         │
+//!  └─────────┘      └──────────────────────────────────────┘      └─────────┘
+//! ```
+//!
+//! [`wire`] decides what happens to each packet; it has no sockets, no clock and a seeded generator, so the same packets at
+//! the same times fare the same. [`io`] owns the two TUN devices, the terminal and the clock.
+//!
+//! Packets travel one by one, without segmentation offload: an impairment is a matter of a single packet, and the kernel
+//! cuts super-packets before it hands them to a TUN device that asks for none.
+
+pub mod args;
+pub mod command;
+pub mod icmp;
+pub mod impairment;
+pub mod io;
+pub mod units;
+pub mod wire;
+
+/// What can go wrong, by who is at fault.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line or a runtime command holds something that is not accepted.
+    #[error("{what}: {got:?} is not accepted, expected {accepted}")]
+    Invalid {
+        /// Option or setting.
+        what: String,
+        /// The text that was given.
+        got: String,
+        /// What would have been accepted.
+        accepted: &'static str,
+    },
+    /// A required option is absent.
+    #[error("{0} is missing; see ztna-netlab --help")]
+    Missing(&'static str),
+    /// The system refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// The call and its object.
+        what: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn invalid(what: impl Into<String>, got: impl Into<String>, accepted: &'static str) -> Self {
+        Self::Invalid { what: what.into(), got: got.into(), accepted }
+    }
+
+    pub(crate) fn io(what: impl Into<String>, source: std::io::Error) -> Self {
+        Self::Io { what: what.into(), source }
+    }
+}
+
+/// Result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,32 @@
+//! `ztna-netlab`: see `--help`.
+
+use std::process::ExitCode;
+
+use ztna_netlab::args::{self, Invocation};
+use ztna_netlab::{Error, io};
+
+/// EX_USAGE of sysexits.h, as the other commands of this repository use it.
+const USAGE: u8 = 64;
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match args::parse(&arguments) {
+        Ok(Invocation::Help) => {
+            print!("{}", args::HELP);
+            return ExitCode::SUCCESS;
+        }
+        Ok(Invocation::Wire(wire)) => io::run(&wire),
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ztna-netlab: {error}");
+            ExitCode::from(match error {
+                Error::Invalid { .. } | Error::Missing(_) => USAGE,
+                Error::Io { .. } => FAILED,
+            })
+        }
+    }
+}

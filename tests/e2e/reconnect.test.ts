@@ -1,0 +1,174 @@
+import { expect, test } from 'vitest'
+import { background, curl, tcpServer } from '../lib/peers.ts'
+import { nginx, until } from '../lib/programs.ts'
+import { Topology, type TopologySpec } from '../lib/topology.ts'
+import { run } from '../lib/proc.ts'
+import { startRole } from '../lib/ztna.ts'
+
+const SERVICES = ['web=tcp:80:127.0.0.1:8080', 'web=tcp:81:127.0.0.1:9001']
+const FORWARDS = ['tcp:127.0.0.1:8080=web:80', 'tcp:127.0.0.1:8081=web:81']
+
+async function create(spec: Partial<TopologySpec> = {}): Promise<Topology> {
+  const t = await Topology.create({ services: [{ name: 'web', tcp: [80, 81] }], ...spec })
+  for (const name of t.connectorNames) {
+    await nginx(t.place(name), 8080)
+    await tcpServer(t.place(name), 'echo', '127.0.0.1:9001')
+  }
+  return t
+}
+const hello = async (t: Topology, ...args: string[]): Promise<boolean> =>
+  (await curl(t.place('alice'), 'http://127.0.0.1:8080/hello', ...args)).body === 'hello\n'
+/** Seconds until a new flow works again. */
+async function recovery(t: Topology): Promise<number> {
+  const started = performance.now()
+  await until('a new flow works', () => hello(t, '--max-time', '2'), 40_000)
+  return (performance.now() - started) / 1000
+}
+
+test('a relay that is killed and comes back costs nobody else a restart', async () => {
+  await using t = await create()
+  await t.start(SERVICES, FORWARDS)
+  expect(await hello(t)).toBe(true)
+  const [connector, agent] = [t.connectors.get('c1'), t.agents.get('alice')]
+  const from = agent?.proc.mark ?? 0
+  await t.relays.get('r1')?.proc.stop('SIGKILL')
+  await agent?.event('state', (event) => event['next'] === 'degraded', { from, timeoutMs: 60_000 })
+  await t.relay().online()
+  // The back-off is at most 10 s.
+  expect(await recovery(t)).toBeLessThan(15)
+  expect([connector?.proc.exit, agent?.proc.exit]).toEqual([undefined, undefined])
+})
+
+test('a connector that is killed and comes back serves again', async () => {
+  await using t = await create()
+  await t.start(SERVICES, FORWARDS)
+  expect(await hello(t)).toBe(true)
+  await t.connectors.get('c1')?.proc.stop('SIGKILL')
+  await t.connector(SERVICES).online()
+  expect(await recovery(t)).toBeLessThan(5)
+})
+
+test.each([
+  ['agent, connector, relay', ['agent', 'connector', 'relay']],
+  ['connector, agent, relay', ['connector', 'agent', 'relay']],
+  ['agent, relay, connector', ['agent', 'relay', 'connector']],
+] as const)('the order %s works as well as any', async (_, order) => {
+  await using t = await create()
+  for (const role of order) {
+    if (role === 'relay') t.relay()
+    else if (role === 'connector') t.connector(SERVICES)
+    else t.agent(FORWARDS)
+    await new Promise((resolve) => setTimeout(resolve, 1_500))
+  }
+  await Promise.all([...t.relays.values(), ...t.connectors.values(), ...t.agents.values()].map((role) => role.online()))
+  expect(await recovery(t)).toBeLessThan(12)
+})
+
+test('with two relays, killing the one in use moves new flows within 2 s', async () => {
+  await using t = await create({ relays: 2 })
+  await t.start(SERVICES, FORWARDS)
+  expect(await hello(t)).toBe(true)
+  for (const name of ['r1', 'r2']) {
+    await t.relays.get(name)?.proc.stop('SIGKILL')
+    expect(await recovery(t), `after ${name}`).toBeLessThan(2.5)
+    await t.relay(name).online()
+    const connector = t.connectors.get('c1')
+    await until(
+      `the connector is bound at ${name} again`,
+      async () => {
+        const relays = (await connector?.status())?.['relays'] as readonly { name: string; state: string }[] | undefined
+        return relays?.some((relay) => relay.name === name && relay.state === 'online') ?? false
+      },
+      20_000,
+    )
+  }
+})
+
+test('with two connectors, killing either moves new flows within 2 s', async () => {
+  await using t = await create({ connectors: ['c1', 'c2'] })
+  await t.start(SERVICES, FORWARDS)
+  expect(await hello(t)).toBe(true)
+  for (const name of ['c1', 'c2']) {
+    await t.connectors.get(name)?.proc.stop('SIGKILL')
+    expect(await recovery(t), `after ${name}`).toBeLessThan(2.5)
+    await t.connector(SERVICES, name).online()
+  }
+})
+
+test("a cut of 5 s on the agent's leg costs an open flow nothing", async () => {
+  await using t = await create({ wire: { agent: {} } })
+  await t.start(SERVICES, FORWARDS)
+  const idle = background(t.place('alice'), 'tcp-client.mjs', ['idle', '127.0.0.1:8081', '8000'])
+  await new Promise((resolve) => setTimeout(resolve, 1_000))
+  await t.wires.get('alice r1')?.down()
+  await new Promise((resolve) => setTimeout(resolve, 5_000))
+  await t.wires.get('alice r1')?.up()
+  expect(JSON.parse((await idle.waitFor(/^\{.*/, { timeoutMs: 40_000 }))[0])).toEqual({ before: true, after: true })
+})
+
+test("an open flow survives a change of the agent's address", async () => {
+  await using t = await create()
+  await t.start(SERVICES, FORWARDS)
+  const idle = background(t.place('alice'), 'tcp-client.mjs', ['idle', '127.0.0.1:8081', '6000'])
+  await new Promise((resolve) => setTimeout(resolve, 1_000))
+  const name = t.place('alice').name
+  await run(null, 'ip', ['-n', name, 'address', 'add', '10.1.1.77/24', 'dev', 'eth1'])
+  await run(null, 'ip', ['-n', name, 'address', 'delete', '10.1.1.1/24', 'dev', 'eth1'])
+  // Removing the primary address takes its routes along.
+  await run(null, 'ip', ['-n', name, 'address', 'replace', '10.1.1.77/24', 'dev', 'eth1'])
+  await run(null, 'ip', ['-n', name, 'route', 'replace', '198.51.100.1/32', 'via', '10.1.1.2'])
+  expect(JSON.parse((await idle.waitFor(/^\{.*/, { timeoutMs: 40_000 }))[0])).toEqual({ before: true, after: true })
+  expect(await hello(t)).toBe(true)
+})
+
+test('a flow asked for while no relay answers waits and then works', async () => {
+  await using t = await create()
+  await t.start(SERVICES, FORWARDS)
+  await t.relays.get('r1')?.proc.stop('SIGKILL')
+  const waiting = curl(t.place('alice'), 'http://127.0.0.1:8080/hello', '--max-time', '30')
+  await new Promise((resolve) => setTimeout(resolve, 1_000))
+  await t.relay().online()
+  expect((await waiting).body).toBe('hello\n')
+})
+
+test('ten restarts of the agent in a row each come online', async () => {
+  await using t = await create()
+  await t.relay().online()
+  await t.connector(SERVICES).online()
+  for (let i = 0; i < 10; i += 1) {
+    const agent = t.agent(FORWARDS)
+    await agent.online({ timeoutMs: 10_000 })
+    expect(await hello(t)).toBe(true)
+    expect((await agent.stop()).code).toBe(0)
+  }
+})
+
+test('of two processes of one identity the newer serves, the older says why and does not bind again', async () => {
+  await using t = await create()
+  await t.start(SERVICES, FORWARDS)
+  const older = t.connectors.get('c1')
+  const from = older?.proc.mark ?? 0
+  const newer = startRole(
+    t.lab,
+    t.place('c1'),
+    'connector',
+    'c1',
+    t.trust.out('connector', 'c1'),
+    SERVICES.flatMap((service) => ['--service', service]),
+  )
+  await newer.online()
+  await older?.proc.waitFor(/ERR_ZTNA_IDENTITY/, { from })
+  await new Promise((resolve) => setTimeout(resolve, 5_000))
+  expect(newer.proc.output).not.toContain('ERR_ZTNA_IDENTITY')
+  expect(await hello(t)).toBe(true)
+})
+
+test('SIGTERM drains: an answer under way still arrives, the process ends with 0', async () => {
+  await using t = await create()
+  await t.start(SERVICES, FORWARDS)
+  const idle = background(t.place('alice'), 'tcp-client.mjs', ['idle', '127.0.0.1:8081', '3000'])
+  await new Promise((resolve) => setTimeout(resolve, 1_000))
+  const ended = t.connectors.get('c1')?.stop()
+  expect(JSON.parse((await idle.waitFor(/^\{.*/))[0])).toEqual({ before: true, after: true })
+  expect((await ended)?.code).toBe(0)
+})

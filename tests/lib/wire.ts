@@ -1,0 +1,118 @@
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import type { End, Lab } from './netns.ts'
+import type { Proc } from './proc.ts'
+
+/** What a wire does to packets, in the words of `ztna-netlab wire --help`: `{ delay: '50ms', loss: '2%' }`. */
+export interface Impairment {
+  readonly delay?: string
+  readonly jitter?: string
+  readonly loss?: string
+  readonly reorder?: string
+  readonly 'reorder-by'?: string
+  readonly rate?: string
+  readonly queue?: string
+  readonly mtu?: string
+  readonly 'mtu-signal'?: 'on' | 'off'
+}
+export interface WireSettings extends Impairment {
+  readonly aToB?: Impairment
+  readonly bToA?: Impairment
+  readonly seed?: number
+  readonly ifMtu?: number
+}
+export interface DirectionStats {
+  readonly packetsIn: number
+  readonly bytesIn: number
+  readonly packetsOut: number
+  readonly bytesOut: number
+  readonly reordered: number
+  readonly lost: Readonly<Record<'random' | 'queue' | 'mtu' | 'down' | 'overflow', number>>
+}
+export interface WireStats {
+  readonly up: boolean
+  readonly aToB: DirectionStats
+  readonly bToA: DirectionStats
+}
+interface Answer {
+  readonly ok: boolean
+  readonly error?: string
+}
+
+/** A running user-space wire. */
+export class Wire {
+  #proc: Proc
+  #queue: Promise<unknown> = Promise.resolve()
+
+  private constructor(proc: Proc) {
+    this.#proc = proc
+  }
+
+  static async start(lab: Lab, a: End, b: End, settings: WireSettings): Promise<Wire> {
+    const args = ['wire']
+    for (const [name, end] of [
+      ['a', a],
+      ['b', b],
+    ] as const) {
+      args.push(`--${name}-netns`, end.netns.name, `--${name}-if`, end.interface)
+      for (const address of end.addresses) args.push(`--${name}-addr`, address)
+    }
+    const { aToB, bToA, seed, ifMtu, ...both } = settings
+    for (const [prefix, impairment] of [
+      ['--', both],
+      ['--a-to-b-', aToB ?? {}],
+      ['--b-to-a-', bToA ?? {}],
+    ] as const) {
+      for (const [name, value] of Object.entries(impairment)) args.push(`${prefix}${name}`, String(value))
+    }
+    if (seed !== undefined) args.push('--seed', String(seed))
+    if (ifMtu !== undefined) args.push('--if-mtu', String(ifMtu))
+    const proc = lab.spawn(null, netlabBinary(), args, { label: `wire ${a.netns.name} ${b.netns.name}` })
+    await proc.waitFor(/^ready$/)
+    return new Wire(proc)
+  }
+
+  set(direction: 'both' | 'a-to-b' | 'b-to-a', impairment: Impairment): Promise<void> {
+    return Object.entries(impairment).reduce<Promise<void>>(
+      (before, [name, value]) => before.then(async () => void (await this.#ask(`set ${direction} ${name} ${String(value)}`))),
+      Promise.resolve(),
+    )
+  }
+  async down(): Promise<void> {
+    await this.#ask('down')
+  }
+  async up(): Promise<void> {
+    await this.#ask('up')
+  }
+  async stats(): Promise<WireStats> {
+    return (await this.#ask('stats')) as unknown as WireStats
+  }
+  async close(): Promise<void> {
+    this.#proc.endInput()
+    await this.#proc.exited
+  }
+
+  /** One command at a time, so that each answer belongs to its question. */
+  #ask(command: string): Promise<Answer> {
+    const asked = this.#queue.then(async () => {
+      const from = this.#proc.mark
+      this.#proc.write(`${command}\n`)
+      const [line] = await this.#proc.waitFor(/^\{.*\}$/, { from, timeoutMs: 5_000 })
+      const answer = JSON.parse(line) as Answer
+      if (!answer.ok) throw new Error(`wire: ${command}: ${answer.error ?? 'refused'}`)
+      return answer
+    })
+    this.#queue = asked.catch(() => undefined)
+    return asked
+  }
+}
+
+/** $ZTNA_NETLAB, or what `cargo build -p ztna-netlab` made. */
+export function netlabBinary(): string {
+  const given = process.env['ZTNA_NETLAB']
+  if (given !== undefined && given !== '') return given
+  const target = process.env['CARGO_TARGET_DIR'] ?? fileURLToPath(new URL('../../target', import.meta.url))
+  const built = `${target}/debug/ztna-netlab`
+  if (!existsSync(built)) throw new Error(`${built} is missing: run cargo build -p ztna-netlab, or set ZTNA_NETLAB`)
+  return built
+}
