@@ -100,9 +100,13 @@ impl Local {
             State::Associated { .. } | State::Closing => false,
         };
         let mut chunk = [0u8; 4_096];
+        let mut ended = false;
         loop {
             match sys::read(&client.fd, &mut chunk) {
-                Ok(0) => return self.drop_client(machine, index),
+                Ok(0) => {
+                    ended = true;
+                    break;
+                }
                 Ok(n) if keep => {
                     client.input.extend_from_slice(chunk.get(..n).unwrap_or_default());
                     if client.input.len() >= INPUT {
@@ -116,6 +120,11 @@ impl Local {
         }
         if keep {
             self.advance(machine, now, index);
+        }
+        // A client may end its direction right behind its request; the flow will see that end again.
+        let whole = |c: &Client| matches!(c.state, State::Opening(_)) || (keep && c.state == State::Closing);
+        if ended && self.clients.get(index).is_some_and(|c| !whole(c)) {
+            self.drop_client(machine, index);
         }
     }
 

@@ -1,0 +1,190 @@
+//! The UDP sockets of a loop: bursts out, bursts in.
+
+use std::collections::VecDeque;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ztna_core::io::{Driver, Handle, Socket};
+use ztna_core::role::{Action, Arrival, Machine, State, Transmit};
+use ztna_core::trust::Snapshot;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+type Burst = (Transmit, Vec<u8>);
+
+/// Sends what it is given and reports each datagram that arrives; a timer reports when it fired.
+struct Wire {
+    out: VecDeque<Burst>,
+    got: Sender<(Arrival, Vec<u8>)>,
+    timer: Option<Instant>,
+    fired: Arc<Mutex<Vec<Instant>>>,
+    end: bool,
+}
+
+impl Machine for Wire {
+    fn handle_packets(&mut self, _: Instant, arrival: Arrival, burst: &mut [u8]) {
+        for datagram in burst.chunks(arrival.stride) {
+            self.got.send((arrival, datagram.to_vec())).unwrap();
+        }
+    }
+    fn handle_timeout(&mut self, now: Instant) {
+        self.timer = None;
+        self.fired.lock().unwrap().push(now);
+    }
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        self.timer
+    }
+    fn process(&mut self, _: Instant) {}
+    fn poll_action(&mut self) -> Option<Action> {
+        std::mem::take(&mut self.end).then_some(Action::End(Ok(())))
+    }
+    fn poll_transmit(&mut self, _: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
+        let (transmit, bytes) = self.out.pop_front()?;
+        out.extend_from_slice(&bytes);
+        Some(transmit)
+    }
+    fn handle_snapshot(&mut self, _: Instant, _: Arc<Snapshot>) {}
+    fn shut_down(&mut self, _: Instant, _: Duration) {
+        self.end = true;
+    }
+    fn state(&self) -> State {
+        State::Online
+    }
+}
+
+struct Node {
+    handle: Handle<Wire>,
+    address: SocketAddr,
+    got: Receiver<(Arrival, Vec<u8>)>,
+    fired: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Node {
+    fn new(binds: &[&str]) -> Node {
+        let sockets: Vec<Socket> = binds.iter().map(|a| Socket::bind(a.parse().unwrap(), false).unwrap()).collect();
+        let address = sockets[0].local_addr();
+        let (tx, got) = channel();
+        let fired = Arc::<Mutex<Vec<Instant>>>::default();
+        let machine = Wire { out: VecDeque::new(), got: tx, timer: None, fired: fired.clone(), end: false };
+        let handle = Driver::spawn("wire", sockets, move || Ok(machine), Box::new(|_| {})).unwrap();
+        Node { handle, address, got, fired }
+    }
+    fn send(&self, bursts: Vec<Burst>) {
+        self.handle.post(Box::new(move |d| d.machine().out.extend(bursts)));
+    }
+    fn next(&self) -> (Arrival, Vec<u8>) {
+        self.got.recv_timeout(PATIENCE).unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.handle.post(Box::new(|d| d.shut_down(Duration::ZERO)));
+        self.handle.join();
+    }
+}
+
+fn burst(to: SocketAddr, segment: usize, bytes: Vec<u8>) -> Burst {
+    (Transmit { socket: None, to, from: None, segment }, bytes)
+}
+
+#[test]
+fn a_burst_arrives_as_the_datagrams_that_it_was_cut_into() {
+    let (a, b) = (Node::new(&["127.0.0.1:0"]), Node::new(&["127.0.0.1:0"]));
+    let bytes: Vec<u8> = (0..64 * 1_000 - 300).map(|i| (i % 249) as u8).collect();
+    a.send(vec![burst(b.address, 1_000, bytes.clone()), burst(b.address, 1_000, b"alone".to_vec())]);
+    for expected in bytes.chunks(1_000) {
+        let (arrival, datagram) = b.next();
+        assert!(datagram == expected);
+        assert_eq!((arrival.from, arrival.to), (a.address, Some(b.address.ip())));
+    }
+    assert_eq!(b.next().1, b"alone");
+}
+
+#[test]
+fn far_more_than_the_kernels_buffer_holds_is_sent_in_order_and_nothing_is_skipped() {
+    let (a, b) = (Node::new(&["127.0.0.1:0"]), Node::new(&["127.0.0.1:0"]));
+    const BURSTS: u32 = 3_000;
+    let bursts = (0..BURSTS).map(|i| burst(b.address, 1_200, i.to_be_bytes().repeat(300 * 40))).collect();
+    a.send(bursts);
+    let counters = || a.handle.call(|d| d.udp_counters()).unwrap();
+    let until = Instant::now() + PATIENCE;
+    while counters().bytes_sent < u64::from(BURSTS) * 48_000 {
+        assert!(Instant::now() < until, "{:?}", counters());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // Loopback loses what the receiver has no room for; what arrives is in order.
+    let mut last = 0;
+    let mut seen = 0;
+    while let Ok((_, datagram)) = b.got.recv_timeout(Duration::from_millis(300)) {
+        let n = u32::from_be_bytes(datagram[..4].try_into().unwrap());
+        assert!(n >= last && datagram.len() == 1_200);
+        last = n;
+        seen += 1;
+    }
+    assert!(seen > 1_000 && counters().refused == 0 && counters().too_large == 0);
+}
+
+#[test]
+fn the_socket_of_the_destinations_family_is_used() {
+    let a = Node::new(&["127.0.0.1:0", "[::1]:0"]);
+    let b = Node::new(&["[::1]:0"]);
+    a.send(vec![burst(b.address, 100, vec![1; 100])]);
+    assert!(b.next().0.from.is_ipv6());
+    let c = Node::new(&["127.0.0.1:0"]);
+    c.send(vec![burst(b.address, 100, vec![1; 100])]);
+    let until = Instant::now() + PATIENCE;
+    while c.handle.call(|d| d.udp_counters().no_socket).unwrap() == 0 {
+        assert!(Instant::now() < until);
+    }
+}
+
+#[test]
+fn what_can_not_be_sent_is_counted_and_harms_nothing_that_follows() {
+    let (a, b) = (Node::new(&["127.0.0.1:0"]), Node::new(&["127.0.0.1:0"]));
+    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let broadcast = "255.255.255.255:9".parse().unwrap();
+    let good = |n: u8| burst(b.address, 1_000, vec![n; 10_000]);
+    a.send(vec![
+        good(1),
+        burst(nobody, 1_000, vec![0; 10_000]),
+        burst(broadcast, 1_000, vec![0; 10_000]),
+        good(2),
+        // Larger than any datagram.
+        burst(b.address, 65_530, vec![0; 65_530]),
+        good(3),
+    ]);
+    for n in 1..=3u8 {
+        for _ in 0..10 {
+            assert_eq!(b.next().1, vec![n; 1_000]);
+        }
+    }
+    let counters = a.handle.call(|d| d.udp_counters()).unwrap();
+    assert_eq!((counters.too_large, counters.refused), (1, 10));
+}
+
+#[test]
+fn a_timer_fires_soon_after_its_time_and_never_before() {
+    let a = Node::new(&["127.0.0.1:0"]);
+    let (tx, rx) = channel();
+    a.handle.post(Box::new(move |d| {
+        let at = Instant::now() + Duration::from_micros(50_300);
+        d.machine().timer = Some(at);
+        tx.send(at).unwrap();
+    }));
+    let at = rx.recv().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let fired = a.fired.lock().unwrap().clone();
+    assert_eq!(fired.len(), 1);
+    assert!(fired[0] >= at && fired[0] < at + Duration::from_millis(200));
+}
+
+#[test]
+fn loops_share_a_port_only_when_each_asks_for_it() {
+    let first = Socket::bind("127.0.0.1:0".parse().unwrap(), true).unwrap();
+    assert!(Socket::bind(first.local_addr(), true).is_ok());
+    let alone = Socket::bind(first.local_addr(), false);
+    assert!(alone.err().unwrap().to_string().contains(&first.local_addr().to_string()));
+}
