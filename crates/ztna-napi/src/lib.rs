@@ -1,3 +1,13 @@
-//! napi
+//! The N-API bridge: thin handles and JSON DTOs (docs/decisions/0002). Nothing here decides anything.
+
+mod datagram;
+mod dto;
+mod events;
+mod host;
+mod log;
+mod options;
+mod role;
+mod running;
+
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,0 +1,147 @@
+//! From loops to JavaScript: one weak thread-safe function a role, one JSON text an event.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use napi::bindgen_prelude::Function;
+use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi::{Env, JsDeferred, Status};
+use serde_json::{Value, json};
+use ztna_core::error::{Error, Result};
+use ztna_core::io::{LocalEvent, NodeDatagram, Observer};
+use ztna_core::role::{Answer, Notice};
+use ztna_core::trust::Snapshot;
+
+use crate::dto;
+
+/// Events that wait for JavaScript. An event is under 1 KB; a program that does not take 65,536 of them has hung.
+const WAITING: usize = 65_536;
+
+pub type Callback = ThreadsafeFunction<String, (), String, Status, false, true, WAITING>;
+/// A promise that is settled from a loop's thread.
+pub type Deferred<T> = JsDeferred<T, Box<dyn FnOnce(Env) -> napi::Result<T> + Send>>;
+
+pub fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn settle<T: napi::bindgen_prelude::ToNapiValue + Send + 'static>(deferred: Deferred<T>, result: Result<T>) {
+    match result {
+        Ok(value) => deferred.resolve(Box::new(move |_| Ok(value))),
+        Err(e) => deferred.reject(dto::throw(&e)),
+    }
+}
+
+/// What the loops of one role and its JavaScript object share.
+pub struct Bridge {
+    callback: Callback,
+    pub snapshot: RwLock<Option<Arc<Snapshot>>>,
+    /// UDP flows announced and not yet taken.
+    pub datagrams: Mutex<BTreeMap<u64, NodeDatagram>>,
+    /// Promises of `ping` and `check`.
+    pub answers: Mutex<BTreeMap<u64, Deferred<String>>>,
+    /// Promises of `close`.
+    pub closing: Mutex<Vec<Deferred<()>>>,
+    left: AtomicUsize,
+    ended: Mutex<bool>,
+}
+
+impl Bridge {
+    pub fn new(callback: &Function<'_, String, ()>) -> napi::Result<Arc<Self>> {
+        let callback = callback.build_threadsafe_function().callee_handled::<false>().weak::<true>().max_queue_size::<WAITING>().build()?;
+        Ok(Arc::new(Bridge {
+            callback,
+            snapshot: RwLock::new(None),
+            datagrams: Mutex::new(BTreeMap::new()),
+            answers: Mutex::new(BTreeMap::new()),
+            closing: Mutex::new(Vec::new()),
+            left: AtomicUsize::new(0),
+            ended: Mutex::new(true),
+        }))
+    }
+
+    pub fn begin(&self, loops: usize) {
+        self.left.store(loops, Ordering::SeqCst);
+        *lock(&self.ended) = false;
+    }
+
+    /// Whether nothing runs.
+    pub fn has_ended(&self) -> bool {
+        *lock(&self.ended)
+    }
+
+    pub fn emit(&self, event: &Value) -> bool {
+        self.callback.call(event.to_string(), ThreadsafeFunctionCallMode::NonBlocking) == Status::Ok
+    }
+
+    pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+    }
+
+    pub fn observer(self: &Arc<Self>, index: usize) -> Observer {
+        let bridge = self.clone();
+        Box::new(move |event| bridge.take(index, event))
+    }
+
+    fn take(&self, index: usize, event: LocalEvent) {
+        let Some(snapshot) = self.snapshot() else { return };
+        match event {
+            // A relay's loops change state together; one of them speaks.
+            LocalEvent::Notice(Notice::State { .. }) if index > 0 => {}
+            LocalEvent::Notice(n) => drop(self.emit(&dto::notice(&n, &snapshot))),
+            LocalEvent::Answer { op, result } => self.answer(op, result),
+            LocalEvent::FlowReset { flow, error } => drop(self.emit(&json!({ "event": "flow-reset", "flow": flow.0, "error": dto::error(&error) }))),
+            LocalEvent::Incoming { flow, serve, info, fd } => {
+                let mut event = dto::flow(&info, flow.0, &snapshot);
+                event["event"] = json!("incoming");
+                event["flow"] = json!(flow.0);
+                event["serve"] = json!(serve);
+                event["fd"] = json!(fd.as_raw_fd());
+                if self.emit(&event) {
+                    // JavaScript owns the descriptor from here on.
+                    let _ = fd.into_raw_fd();
+                }
+            }
+            LocalEvent::IncomingDatagram { flow, serve, info, datagram } => {
+                let mut event = dto::flow(&info, flow.0, &snapshot);
+                event["event"] = json!("incoming-datagram");
+                event["flow"] = json!(flow.0);
+                event["serve"] = json!(serve);
+                lock(&self.datagrams).insert(flow.0, datagram);
+                if !self.emit(&event) {
+                    lock(&self.datagrams).remove(&flow.0);
+                }
+            }
+            LocalEvent::Ended(result) => self.end(result),
+        }
+    }
+
+    fn answer(&self, op: u64, result: Result<Answer>) {
+        if let Some(deferred) = lock(&self.answers).remove(&op) {
+            settle(deferred, result.map(|a| dto::answer(&a).to_string()));
+        }
+    }
+
+    fn end(&self, result: Result<()>) {
+        if let Err(e) = result {
+            self.emit(&json!({ "event": "error", "error": dto::error(&e) }));
+        }
+        if self.left.fetch_sub(1, Ordering::SeqCst) != 1 {
+            return;
+        }
+        *lock(&self.ended) = true;
+        self.emit(&json!({ "event": "closed" }));
+        for (_, deferred) in std::mem::take(&mut *lock(&self.answers)) {
+            settle(deferred, Err(Error::Closed("the role has closed".into())));
+        }
+        for deferred in std::mem::take(&mut *lock(&self.closing)) {
+            settle(deferred, Ok(()));
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! `NativeRole`: what the SDK's classes stand on. Control calls only; bulk crosses as descriptors and rings.
+
+use std::os::fd::IntoRawFd;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use napi::bindgen_prelude::{Function, Object};
+use napi::{Env, Result};
+use napi_derive::napi;
+use serde_json::json;
+use ztna_core::Role;
+use ztna_core::agent::Agent;
+use ztna_core::connector::{Connector, Serve};
+use ztna_core::error::Error;
+use ztna_core::id::FlowId;
+use ztna_core::io::folder::read_folder;
+use ztna_core::io::{Destination, Driver, ForwardId, ForwardSpec, Handle, Listen, LocalAddress};
+use ztna_core::role::{Open, Target};
+use ztna_core::trust::{Protocol, Snapshot};
+
+use crate::datagram::NativeDatagram;
+use crate::dto;
+use crate::events::{Bridge, Deferred, lock, settle};
+use crate::options::{self, ConnectOptions, Files, ForwardOptions, RoleOptions, ServeOptions};
+use crate::running::{self, Running, Source, Started};
+
+/// How long a local forward's flow may take to open, by default.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[napi(object)]
+pub struct NativeFlow {
+    pub fd: i32,
+    pub flow: i64,
+    pub info_json: String,
+}
+
+#[napi]
+pub struct NativeRole {
+    role: Role,
+    options: RoleOptions,
+    bridge: Arc<Bridge>,
+    started: Mutex<Option<Started>>,
+}
+
+fn parse<'a, T: serde::Deserialize<'a>>(json: &'a str) -> Result<T> {
+    serde_json::from_str(json).map_err(|e| dto::bad_json(&e))
+}
+
+fn closed() -> napi::Error {
+    dto::throw(&Error::Closed("the role is not running".into()))
+}
+
+fn ok<T>(r: std::result::Result<T, Error>) -> Result<T> {
+    r.map_err(|e| dto::throw(&e))
+}
+
+#[napi]
+impl NativeRole {
+    #[napi(constructor)]
+    pub fn new(role: String, options_json: String, on_event: Function<'_, String, ()>) -> Result<Self> {
+        Ok(NativeRole {
+            role: ok(role.parse())?,
+            options: parse(&options_json)?,
+            bridge: Bridge::new(&on_event)?,
+            started: Mutex::new(None),
+        })
+    }
+
+    #[napi(ts_return_type = "Promise<string>")]
+    pub fn start<'e>(&self, env: &'e Env) -> Result<Object<'e>> {
+        let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
+        if lock(&self.started).is_some() && !self.bridge.has_ended() {
+            settle(deferred, Err(Error::Closed("already started".into())));
+            return Ok(promise);
+        }
+        let result = running::load(&self.options.network).and_then(|(snapshot, _)| {
+            self.bridge.set_snapshot(snapshot);
+            let started = running::start(self.role, &self.options, |index| self.bridge.observer(index))?;
+            self.bridge.begin(started.running.loops());
+            self.bridge.set_snapshot(started.snapshot.clone());
+            let own = started.snapshot.identity();
+            let text = json!({ "identity": dto::peer(own, &started.snapshot), "listen": started.listen }).to_string();
+            for e in &started.warnings {
+                self.bridge.emit(&json!({ "event": "warning", "error": dto::error(e) }));
+            }
+            *lock(&self.started) = Some(started);
+            Ok(text)
+        });
+        settle(deferred, result);
+        Ok(promise)
+    }
+
+    #[napi(ts_return_type = "Promise<void>")]
+    pub fn close<'e>(&self, env: &'e Env, drain_ms: u32) -> Result<Object<'e>> {
+        let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
+        let started = lock(&self.started);
+        match started.as_ref().filter(|_| !self.bridge.has_ended()) {
+            Some(s) => {
+                lock(&self.bridge.closing).push(deferred);
+                s.running.shut_down(Duration::from_millis(drain_ms.into()));
+                if self.bridge.has_ended() {
+                    // It ended in between: nobody else settles what was just pushed.
+                    for d in std::mem::take(&mut *lock(&self.bridge.closing)) {
+                        settle(d, Ok(()));
+                    }
+                }
+            }
+            None => settle(deferred, Ok(())),
+        }
+        Ok(promise)
+    }
+
+    #[napi]
+    pub fn status(&self) -> Result<String> {
+        let started = lock(&self.started);
+        let s = started.as_ref().ok_or_else(closed)?;
+        let value = match &s.running {
+            Running::Agent(h) => ok(h.call(|d| dto::node_status(d.machine().node())))?,
+            Running::Connector(h) => ok(h.call(|d| dto::node_status(d.machine().node())))?,
+            Running::Relay { shared, .. } => {
+                let (status, stats) = (shared.status(), shared.stats());
+                let connectors: Vec<_> = status
+                    .connectors
+                    .iter()
+                    .map(|c| json!({ "name": c.name, "since": ztna_core::metrics::epoch_ms(c.since), "sessions": c.sessions }))
+                    .collect();
+                let sessions: Vec<_> = shared
+                    .sessions()
+                    .iter()
+                    .map(|s| json!({ "id": s.id.to_string(), "agent": s.agent, "connector": s.connector, "rxBytes": s.rx_bytes, "txBytes": s.tx_bytes }))
+                    .collect();
+                let drops: serde_json::Map<String, serde_json::Value> = stats.drops.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
+                json!({
+                    "name": status.name, "state": status.state.as_str(), "listen": s.listen, "connectors": connectors,
+                    "agents": status.agents, "sessions": status.sessions, "sessionList": sessions,
+                    "stats": { "connections": stats.connections, "connectors": stats.connectors, "sessions": stats.sessions, "bytes": stats.bytes, "drops": drops },
+                })
+            }
+        };
+        Ok(value.to_string())
+    }
+
+    #[napi]
+    pub fn metrics(&self) -> Result<String> {
+        let started = lock(&self.started);
+        match &started.as_ref().ok_or_else(closed)?.running {
+            Running::Agent(h) => ok(h.call(|d| { let (now, lost) = (d.now(), d.local_drops()); ztna_core::metrics::node(d.machine().node(), now, lost) })),
+            Running::Connector(h) => ok(h.call(|d| { let (now, lost) = (d.now(), d.local_drops()); ztna_core::metrics::node(d.machine().node(), now, lost) })),
+            Running::Relay { shared, .. } => Ok(shared.metrics_text(SystemTime::now())),
+        }
+    }
+
+    #[napi(ts_return_type = "Promise<string>")]
+    pub fn reload<'e>(&self, env: &'e Env) -> Result<Object<'e>> {
+        let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
+        settle(deferred, self.reload_now());
+        Ok(promise)
+    }
+
+    fn reload_now(&self) -> std::result::Result<String, Error> {
+        let started = lock(&self.started);
+        let s = started.as_ref().ok_or_else(|| Error::Closed("the role is not running".into()))?;
+        let Source::Folder(folder) = &s.source else {
+            return Err(Error::config("network", "it is held in memory: use update()"));
+        };
+        let snapshot = Arc::new(Snapshot::from_files(&read_folder(folder)?, SystemTime::now())?);
+        let changed = self.bridge.snapshot().is_none_or(|old| old.version != snapshot.version);
+        self.adopt(s, snapshot.clone());
+        Ok(json!({ "version": snapshot.version, "changed": changed }).to_string())
+    }
+
+    fn adopt(&self, s: &Started, snapshot: Arc<Snapshot>) {
+        s.running.apply(&snapshot);
+        self.bridge.set_snapshot(snapshot);
+    }
+
+    #[napi(ts_return_type = "Promise<void>")]
+    pub fn update<'e>(&self, env: &'e Env, files_json: String) -> Result<Object<'e>> {
+        let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
+        let files: Files = parse(&files_json)?;
+        let result = running::from_memory(files).and_then(|snapshot| {
+            let started = lock(&self.started);
+            let s = started.as_ref().ok_or_else(|| Error::Closed("the role is not running".into()))?;
+            if snapshot.identity().id.role() != self.role {
+                return Err(Error::Identity(format!("`{}` is not a {}'s identity", snapshot.identity().id, self.role)));
+            }
+            self.adopt(s, snapshot);
+            Ok(())
+        });
+        settle(deferred, result);
+        Ok(promise)
+    }
+
+    // ---- agent
+
+    fn agent(&self) -> Result<Handle<Agent>> {
+        match lock(&self.started).as_ref().map(|s| &s.running) {
+            Some(Running::Agent(h)) => Ok(h.clone()),
+            Some(Running::Connector(_) | Running::Relay { .. }) => Err(dto::throw(&Error::config("role", "only an agent can do this"))),
+            None => Err(closed()),
+        }
+    }
+
+    fn post<T: napi::bindgen_prelude::ToNapiValue + Send + 'static>(
+        &self,
+        deferred: Deferred<T>,
+        work: impl FnOnce(&mut Driver<Agent>, Deferred<T>) + Send + 'static,
+    ) -> Result<()> {
+        // The closure owns the promise; a loop that has ended drops it, so the promise is checked for first.
+        let agent = match self.agent() {
+            Ok(a) if a.is_running() => a,
+            Ok(_) => {
+                settle(deferred, Err(Error::Closed("the role has closed".into())));
+                return Ok(());
+            }
+            Err(e) => {
+                deferred.reject(e);
+                return Ok(());
+            }
+        };
+        agent.post(Box::new(move |d| work(d, deferred)));
+        Ok(())
+    }
+
+    #[napi(ts_return_type = "Promise<NativeFlow>")]
+    pub fn connect<'e>(&self, env: &'e Env, op: i64, json: String) -> Result<Object<'e>> {
+        let (deferred, promise): (Deferred<NativeFlow>, Object<'e>) = env.create_deferred()?;
+        let open = ok(parse::<ConnectOptions>(&json)?.open(Protocol::Tcp))?;
+        let bridge = self.bridge.clone();
+        self.post(deferred, move |d, deferred| {
+            let reply = move |result: std::result::Result<ztna_core::io::NodeStream, Error>| {
+                let flow = result.and_then(|s| {
+                    let snapshot = bridge.snapshot().ok_or(Error::Aborted)?;
+                    let info_json = dto::flow(&s.info, s.flow.0, &snapshot).to_string();
+                    Ok(NativeFlow { fd: s.fd.into_raw_fd(), flow: s.flow.0 as i64, info_json })
+                });
+                settle(deferred, flow);
+            };
+            d.open_stream(op as u64, open, Box::new(reply));
+        })?;
+        Ok(promise)
+    }
+
+    #[napi(ts_return_type = "Promise<NativeDatagram>")]
+    pub fn datagram<'e>(&self, env: &'e Env, op: i64, json: String) -> Result<Object<'e>> {
+        let (deferred, promise): (Deferred<NativeDatagram>, Object<'e>) = env.create_deferred()?;
+        let open = ok(parse::<ConnectOptions>(&json)?.open(Protocol::Udp))?;
+        let bridge = self.bridge.clone();
+        self.post(deferred, move |d, deferred| {
+            let reply = move |result: std::result::Result<ztna_core::io::NodeDatagram, Error>| {
+                let made = result.and_then(|dg| Ok(NativeDatagram::new(dg, &*bridge.snapshot().ok_or(Error::Aborted)?)));
+                settle(deferred, made);
+            };
+            d.open_datagram(op as u64, open, Box::new(reply));
+        })?;
+        Ok(promise)
+    }
+
+    #[napi]
+    pub fn cancel(&self, op: i64) {
+        if let Ok(agent) = self.agent() {
+            agent.post(Box::new(move |d| d.cancel(op as u64)));
+        }
+    }
+
+    #[napi(ts_return_type = "Promise<string>")]
+    pub fn ping<'e>(&self, env: &'e Env, op: i64, json: String) -> Result<Object<'e>> {
+        let o: ConnectOptions = parse(&json)?;
+        self.ask(env, op, move |d| d.ping(op as u64, &o.service, Duration::from_millis(o.timeout_ms)))
+    }
+
+    #[napi(ts_return_type = "Promise<string>")]
+    pub fn check<'e>(&self, env: &'e Env, op: i64, json: String) -> Result<Object<'e>> {
+        let open: Open = ok(parse::<ConnectOptions>(&json)?.open(Protocol::Tcp))?;
+        self.ask(env, op, move |d| d.check(op as u64, open))
+    }
+
+    fn ask<'e>(&self, env: &'e Env, op: i64, work: impl FnOnce(&mut Driver<Agent>) + Send + 'static) -> Result<Object<'e>> {
+        let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
+        let bridge = self.bridge.clone();
+        self.post(deferred, move |d, deferred| {
+            lock(&bridge.answers).insert(op as u64, deferred);
+            work(d);
+        })?;
+        Ok(promise)
+    }
+
+    #[napi(ts_return_type = "Promise<string>")]
+    pub fn forward<'e>(&self, env: &'e Env, json: String) -> Result<Object<'e>> {
+        let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
+        let zone = self.bridge.snapshot().map(|s| s.network.zone.clone()).unwrap_or_default();
+        let spec = ok(forward_spec(parse(&json)?, zone))?;
+        self.post(deferred, move |d, deferred| {
+            let result = d.forward(spec).map(|(id, at)| {
+                let address = match at {
+                    LocalAddress::Inet(a) => json!({ "address": a.ip(), "port": a.port(), "family": if a.is_ipv4() { "IPv4" } else { "IPv6" } }),
+                    LocalAddress::Unix(p) => json!(p.display().to_string()),
+                };
+                json!({ "id": id.0, "address": address }).to_string()
+            });
+            settle(deferred, result);
+        })?;
+        Ok(promise)
+    }
+
+    #[napi]
+    pub fn forward_connections(&self, id: i64) -> Result<u32> {
+        let agent = self.agent()?;
+        Ok(agent.call(move |d| d.forward_connections(ForwardId(id as u64))).unwrap_or(0) as u32)
+    }
+
+    #[napi(ts_return_type = "Promise<void>")]
+    pub fn forward_close<'e>(&self, env: &'e Env, id: i64) -> Result<Object<'e>> {
+        let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
+        if self.agent().is_ok_and(|a| a.is_running()) {
+            self.post(deferred, move |d, deferred| {
+                d.forward_close(ForwardId(id as u64));
+                settle(deferred, Ok(()));
+            })?;
+        } else {
+            settle(deferred, Ok(()));
+        }
+        Ok(promise)
+    }
+
+    // ---- connector
+
+    fn connector(&self) -> Result<Handle<Connector>> {
+        match lock(&self.started).as_ref().map(|s| &s.running) {
+            Some(Running::Connector(h)) => Ok(h.clone()),
+            Some(Running::Agent(_) | Running::Relay { .. }) => Err(dto::throw(&Error::config("role", "only a connector can do this"))),
+            None => Err(closed()),
+        }
+    }
+
+    #[napi(ts_return_type = "Promise<number>")]
+    pub fn serve<'e>(&self, env: &'e Env, json: String) -> Result<Object<'e>> {
+        let (deferred, promise): (Deferred<i64>, Object<'e>) = env.create_deferred()?;
+        let o: ServeOptions = parse(&json)?;
+        let result = (|| {
+            let protocol = options::protocol(&o.protocol)?;
+            let target = match &o.target {
+                Some(text) => options::target(text, protocol)?,
+                None => Target::Handler(0),
+            };
+            let ports = o.port.map(|p| options::ports(p, p));
+            Ok(Serve { service: o.service, protocol, ports, target, max_connections: o.max_connections, closing: false })
+        })();
+        let connector = self.connector()?;
+        let result = result.and_then(|serve| connector.call(move |d| d.machine().serve(serve)).and_then(|r| r));
+        settle(deferred, result.map(|id| id as i64));
+        Ok(promise)
+    }
+
+    #[napi(ts_return_type = "Promise<void>")]
+    pub fn unserve<'e>(&self, env: &'e Env, id: i64, drain_ms: u32) -> Result<Object<'e>> {
+        let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
+        match self.connector() {
+            Ok(h) if h.is_running() => unserve(&h, id as u64, Instant::now() + Duration::from_millis(drain_ms.into()), deferred),
+            _ => settle(deferred, Ok(())),
+        }
+        Ok(promise)
+    }
+
+    #[napi]
+    pub fn take_datagram(&self, flow: i64) -> Result<NativeDatagram> {
+        let datagram = lock(&self.bridge.datagrams).remove(&(flow as u64)).ok_or_else(closed)?;
+        let snapshot = self.bridge.snapshot().ok_or_else(closed)?;
+        Ok(NativeDatagram::new(datagram, &snapshot))
+    }
+
+    #[napi]
+    pub fn authorize_reply(&self, flow: i64, allow: bool) {
+        if let Ok(h) = self.connector() {
+            h.post(Box::new(move |d| d.authorize_reply(FlowId(flow as u64), allow)));
+        }
+    }
+
+    // ---- both ends of flows
+
+    #[napi]
+    pub fn flow_reset(&self, flow: i64) {
+        let flow = FlowId(flow as u64);
+        match lock(&self.started).as_ref().map(|s| &s.running) {
+            Some(Running::Agent(h)) => { h.post(Box::new(move |d| d.flow_reset(flow))); },
+            Some(Running::Connector(h)) => { h.post(Box::new(move |d| d.flow_reset(flow))); },
+            Some(Running::Relay { .. }) | None => {}
+        }
+    }
+
+    #[napi]
+    pub fn flow_done(&self, flow: i64) {
+        let flow = FlowId(flow as u64);
+        match lock(&self.started).as_ref().map(|s| &s.running) {
+            Some(Running::Agent(h)) => { h.post(Box::new(move |d| d.flow_done(flow))); },
+            Some(Running::Connector(h)) => { h.post(Box::new(move |d| d.flow_done(flow))); },
+            Some(Running::Relay { .. }) | None => {}
+        }
+    }
+
+    #[napi]
+    pub fn kick(&self, session: String) {
+        if let (Some(Running::Relay { shared, .. }), Ok(id)) = (lock(&self.started).as_ref().map(|s| &s.running), session.parse()) {
+            shared.kick(id);
+        }
+    }
+}
+
+impl Drop for NativeRole {
+    fn drop(&mut self) {
+        if let Some(s) = lock(&self.started).as_ref() {
+            s.running.shut_down(Duration::ZERO);
+        }
+    }
+}
+
+/// Waits on the loop for the serve's flows, 50 ms at a time, then cuts what is left.
+fn unserve(h: &Handle<Connector>, id: u64, until: Instant, deferred: Deferred<()>) {
+    let again = h.clone();
+    h.post(Box::new(move |d| {
+        let left = d.machine().unserve(id);
+        if left == 0 || d.now() >= until {
+            d.machine().cut_serve(id);
+            settle(deferred, Ok(()));
+            return;
+        }
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            if again.is_running() {
+                unserve(&again, id, until, deferred);
+            } else {
+                settle(deferred, Ok(()));
+            }
+        });
+    }));
+}
+
+fn forward_spec(o: ForwardOptions, zone: String) -> std::result::Result<ForwardSpec, Error> {
+    let open = ConnectOptions { service: String::new(), port: None, protocol: None, path: o.path.clone(), timeout_ms: 0, traceparent: None };
+    let path = open.open(Protocol::Tcp)?.path;
+    let timeout = o.timeout_ms.map_or(FORWARD_TIMEOUT, Duration::from_millis);
+    let host = |h: Option<String>| h.unwrap_or_else(|| "127.0.0.1".into());
+    if let Some(s) = o.socks5 {
+        let credentials = match (s.username, s.password) {
+            (Some(u), Some(p)) => Some((u, ztna_core::wire::password::Password::new(p))),
+            (None, None) => None,
+            _ => return Err(Error::config("socks5", "give both username and password, or neither")),
+        };
+        let listen = Listen::Address { host: host(s.host), port: s.port.unwrap_or(1080) };
+        return Ok(ForwardSpec { listen, to: Destination::Socks5 { zone, credentials }, path, timeout });
+    }
+    let service = o.service.ok_or_else(|| Error::config("forward", "name a service, or socks5"))?;
+    let protocol = o.protocol.as_deref().map_or(Ok(Protocol::Tcp), options::protocol)?;
+    let listen = match o.listen {
+        Some(l) => match l.unix {
+            Some(path) => Listen::Unix(path.into()),
+            None => Listen::Address { host: host(l.host), port: l.port.unwrap_or(0) },
+        },
+        None => Listen::Address { host: host(None), port: 0 },
+    };
+    Ok(ForwardSpec { listen, to: Destination::Service { service, port: o.port, protocol }, path, timeout })
+}

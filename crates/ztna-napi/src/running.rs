@@ -1,0 +1,262 @@
+//! A role on its threads.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime};
+
+use ztna_core::Role;
+use ztna_core::agent::Agent;
+use ztna_core::connector::{Connector, Serve};
+use ztna_core::error::{Error, Result};
+use ztna_core::io::folder::{FolderWatch, read_folder};
+use ztna_core::io::{Driver, Handle, Observer, Socket, Watch};
+use ztna_core::node::KeyLimit;
+use ztna_core::relay::{Relay, RelayConfig, Shared};
+use ztna_core::role::Machine;
+use ztna_core::trust::Snapshot;
+
+use crate::options::{self, NetworkSource, RoleOptions};
+
+/// Where snapshots come from.
+#[derive(Clone)]
+pub enum Source {
+    Folder(PathBuf),
+    Memory,
+}
+
+pub enum Running {
+    Agent(Handle<Agent>),
+    Connector(Handle<Connector>),
+    Relay { loops: Vec<Handle<Relay>>, shared: Arc<Shared> },
+}
+
+/// What `start` tells.
+pub struct Started {
+    pub running: Running,
+    pub snapshot: Arc<Snapshot>,
+    pub source: Source,
+    pub listen: Vec<SocketAddr>,
+    pub warnings: Vec<Error>,
+}
+
+static MEMORY_VERSION: AtomicU64 = AtomicU64::new(1);
+
+/// The snapshot that a source holds now.
+pub fn load(source: &NetworkSource) -> Result<(Arc<Snapshot>, Source)> {
+    let now = SystemTime::now();
+    match source {
+        NetworkSource::Folder { folder } => {
+            let files = read_folder(Path::new(folder))?;
+            Ok((Arc::new(Snapshot::from_files(&files, now)?), Source::Folder(folder.into())))
+        }
+        NetworkSource::Files { files } => Ok((from_memory(files.clone())?, Source::Memory)),
+    }
+}
+
+pub fn from_memory(files: options::Files) -> Result<Arc<Snapshot>> {
+    let version = MEMORY_VERSION.fetch_add(1, Ordering::Relaxed);
+    Ok(Arc::new(Snapshot::from_files(&files.into_node(version), SystemTime::now())?))
+}
+
+fn watch(folder: &Path) -> Watch {
+    let mut watch = FolderWatch::new(folder);
+    Box::new(move |wall| {
+        let read = watch.poll(Instant::now())?;
+        Some(read.and_then(|files| Ok(Arc::new(Snapshot::from_files(&files, wall)?))))
+    })
+}
+
+/// Starts the role that the options and the identity ask for. `observer` makes one observer for each loop.
+pub fn start(role: Role, o: &RoleOptions, observer: impl Fn(usize) -> Observer) -> Result<Started> {
+    let folder_watch = match &o.network {
+        // Made before the first read, so that no change in between is missed.
+        NetworkSource::Folder { folder } => Some(watch(Path::new(folder))),
+        NetworkSource::Files { .. } => None,
+    };
+    let (snapshot, source) = load(&o.network)?;
+    let own = snapshot.identity().id.role();
+    if own != role {
+        return Err(Error::Identity(format!("`{}` is a {own}'s identity; this is a {role}", snapshot.identity().id)));
+    }
+    let key_limit = o.limits.as_ref().and_then(|l| l.packets_per_key).map(|n| KeyLimit { successor: n, cut: n.saturating_mul(2) });
+    let mut warnings = Vec::new();
+    let (running, listen) = match role {
+        Role::Agent => {
+            let made = snapshot.clone();
+            let make = move || {
+                let mut agent = Agent::new(made, Instant::now(), SystemTime::now())?;
+                if let Some(limit) = key_limit {
+                    agent.set_key_limit(limit);
+                }
+                Ok(agent)
+            };
+            (Running::Agent(Driver::spawn("ztna-agent", node_sockets(&mut warnings)?, make, observer(0))?), Vec::new())
+        }
+        Role::Connector => {
+            let (made, authorize) = (snapshot.clone(), o.authorize);
+            let serves = o.services.iter().map(static_serve).collect::<Result<Vec<Serve>>>()?;
+            let make = move || {
+                let mut connector = Connector::new(made, authorize, Instant::now(), SystemTime::now())?;
+                if let Some(limit) = key_limit {
+                    connector.set_key_limit(limit);
+                }
+                for serve in serves {
+                    connector.serve(serve)?;
+                }
+                Ok(connector)
+            };
+            (Running::Connector(Driver::spawn("ztna-connector", node_sockets(&mut warnings)?, make, observer(0))?), Vec::new())
+        }
+        Role::Relay => start_relay(o, &snapshot, &observer, &mut warnings)?,
+    };
+    if let Some(first) = folder_watch {
+        set_watches(&running, first, &source);
+    }
+    Ok(Started { running, snapshot, source, listen, warnings })
+}
+
+fn set_watches(running: &Running, first: Watch, source: &Source) {
+    match running {
+        Running::Agent(h) => { h.post(Box::new(move |d| d.set_watch(first))); }
+        Running::Connector(h) => { h.post(Box::new(move |d| d.set_watch(first))); }
+        Running::Relay { loops, .. } => {
+            let mut first = Some(first);
+            for h in loops {
+                let next = match (first.take(), source) {
+                    (Some(w), _) => w,
+                    (None, Source::Folder(folder)) => watch(folder),
+                    (None, Source::Memory) => continue,
+                };
+                h.post(Box::new(move |d| d.set_watch(next)));
+            }
+        }
+    }
+}
+
+fn static_serve(s: &options::StaticService) -> Result<Serve> {
+    let protocol = options::protocol(&s.protocol)?;
+    Ok(Serve {
+        service: s.service.clone(),
+        protocol,
+        ports: Some(options::ports(s.ports.0, s.ports.1)),
+        target: options::target(&s.target, protocol)?,
+        max_connections: None,
+        closing: false,
+    })
+}
+
+/// One socket for each address family that the host has.
+fn node_sockets(warnings: &mut Vec<Error>) -> Result<Vec<Socket>> {
+    let v4 = Socket::bind(SocketAddr::from(([0, 0, 0, 0], 0)), false)?;
+    if let Some(text) = v4.clipped() {
+        warnings.push(Error::Limit(text));
+    }
+    let mut sockets = vec![v4];
+    sockets.extend(Socket::bind(SocketAddr::from(([0u16; 8], 0)), false));
+    Ok(sockets)
+}
+
+fn address(text: &str, flag: &str) -> Result<SocketAddr> {
+    text.parse().map_err(|_| Error::config(flag, format!("`{text}` must be ADDRESS:PORT, such as 0.0.0.0:4433 or [::]:4433")))
+}
+
+fn start_relay(
+    o: &RoleOptions,
+    snapshot: &Arc<Snapshot>,
+    observer: &impl Fn(usize) -> Observer,
+    warnings: &mut Vec<Error>,
+) -> Result<(Running, Vec<SocketAddr>)> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let count = o.loops.unwrap_or(cores).clamp(1, 64);
+    let wanted: Vec<SocketAddr> = o.listen.iter().map(|a| address(a, "--listen")).collect::<Result<_>>()?;
+    if wanted.is_empty() {
+        return Err(Error::config("--listen", "name at least one address, such as 0.0.0.0:4433"));
+    }
+    // The first loop's sockets fix the ports that the others share.
+    let mut listen = Vec::new();
+    let mut sets: Vec<Vec<Socket>> = vec![Vec::new()];
+    for at in wanted {
+        let socket = Socket::bind(at, true)?;
+        if let Some(text) = socket.clipped() {
+            warnings.push(Error::Limit(text));
+        }
+        listen.push(socket.local_addr());
+        if let Some(set) = sets.first_mut() {
+            set.push(socket);
+        }
+    }
+    let mut all = listen.clone();
+    let mut config = RelayConfig::new(listen.clone());
+    config.public_addrs = o.public_addrs.iter().map(|a| address(a, "publicAddrs")).collect::<Result<_>>()?;
+    if let Some(alt) = &o.stun_alt {
+        let socket = Socket::bind(address(alt, "--stun-alt")?, true)?;
+        config.stun_alt = Some((listen.len(), socket.local_addr()));
+        all.push(socket.local_addr());
+        if let Some(set) = sets.first_mut() {
+            set.push(socket);
+        }
+    }
+    if let Some(l) = &o.limits {
+        config.limits.sessions = l.sessions.unwrap_or(config.limits.sessions);
+        config.limits.handshakes = l.handshakes_per_second.unwrap_or(config.limits.handshakes);
+        config.limits.handshakes_per_prefix = l.handshakes_per_prefix_per_second.unwrap_or(config.limits.handshakes_per_prefix);
+        if l.bps_per_session.is_some() {
+            return Err(Error::config("limits.bpsPerSession", "a session's rate is not limited in this release"));
+        }
+    }
+    for _ in 1..count {
+        sets.push(all.iter().map(|at| Socket::bind(*at, true)).collect::<Result<_>>()?);
+    }
+    let handles: Arc<OnceLock<Vec<Handle<Relay>>>> = Arc::new(OnceLock::new());
+    let wakes = handles.clone();
+    let wake = Arc::new(move |index: usize| {
+        if let Some(h) = wakes.get().and_then(|all| all.get(index)) {
+            // An empty closure is a turn: the loop drains its inbox.
+            h.post(Box::new(|_| ()));
+        }
+    });
+    let shared = Shared::new(config, count, wake);
+    let epoch = (Instant::now(), SystemTime::now());
+    let mut loops = Vec::new();
+    for (index, set) in sets.into_iter().enumerate() {
+        let (shared, snapshot) = (shared.clone(), snapshot.clone());
+        let make = move || Relay::new(shared, index, snapshot, epoch);
+        loops.push(Driver::spawn(&format!("ztna-relay-{index}"), set, make, observer(index))?);
+    }
+    // Set once, here: nothing has been posted across loops before.
+    drop(handles.set(loops.clone()));
+    Ok((Running::Relay { loops, shared }, listen))
+}
+
+impl Running {
+    /// Applies a snapshot on every loop.
+    pub fn apply(&self, snapshot: &Arc<Snapshot>) {
+        match self {
+            Running::Agent(h) => apply(h, snapshot),
+            Running::Connector(h) => apply(h, snapshot),
+            Running::Relay { loops, .. } => loops.iter().for_each(|h| apply(h, snapshot)),
+        }
+    }
+
+    pub fn shut_down(&self, within: std::time::Duration) {
+        match self {
+            Running::Agent(h) => { h.post(Box::new(move |d| d.shut_down(within))); }
+            Running::Connector(h) => { h.post(Box::new(move |d| d.shut_down(within))); }
+            Running::Relay { loops, .. } => loops.iter().for_each(|h| { h.post(Box::new(move |d| d.shut_down(within))); }),
+        }
+    }
+
+    pub fn loops(&self) -> usize {
+        match self {
+            Running::Agent(_) | Running::Connector(_) => 1,
+            Running::Relay { loops, .. } => loops.len(),
+        }
+    }
+}
+
+fn apply<M: Machine + 'static>(h: &Handle<M>, snapshot: &Arc<Snapshot>) {
+    let snapshot = snapshot.clone();
+    h.post(Box::new(move |d| d.apply(snapshot)));
+}
