@@ -101,7 +101,8 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     checkService(service)
     if (options.port !== undefined) checkPort(options.port, service)
     const most = options.maxConnections
-    if (most !== undefined && !(Number.isInteger(most) && most > 0)) throw configError(`maxConnections ${most} is not a positive number`)
+    if (most !== undefined && !(Number.isInteger(most) && most > 0))
+      throw configError(`maxConnections ${most} is not a positive number`)
     timeoutOf(options, Infinity)
     if (options.signal?.aborted) throw aborted(options.signal)
     const sink = toSink(handler)
@@ -151,7 +152,12 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     const role = this.running()
     switch (event.event) {
       case 'flow': {
-        const flow = event as unknown as { id: string; peer: NativeIdentity; service: string; protocol: 'tcp' | 'udp' | 'icmp' }
+        const flow = event as unknown as {
+          id: string
+          peer: NativeIdentity
+          service: string
+          protocol: 'tcp' | 'udp' | 'icmp'
+        }
         const { id, service, protocol } = flow
         return this.fire('flow', { id, peer: toIdentity(flow.peer), service, protocol })
       }
@@ -233,7 +239,11 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
       const late = new Promise<boolean>((resolve) => {
         timer = setTimeout(() => resolve(false), AUTHORIZE_MS)
       })
-      const flow = { service: String(event['service']), port: Number(event['port']), path: toPath(event['path'] as NativePath) }
+      const flow = {
+        service: String(event['service']),
+        port: Number(event['port']),
+        path: toPath(event['path'] as NativePath),
+      }
       const answer = this.#authorize?.(toIdentity(event['peer'] as NativeIdentity), flow) ?? false
       allow = (await Promise.race([answer, late])) === true
     } catch (error) {

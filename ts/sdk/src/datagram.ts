@@ -187,7 +187,7 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
 
   #pull(): number {
     const filled = this.#native.recv(this.#buffer)
-    for (let at = 0; at + 2 <= filled; ) {
+    for (let at = 0; at + 2 <= filled;) {
       const end = at + 2 + this.#buffer.readUInt16LE(at)
       // A copy: the buffer is reused by the next drain.
       this.#pending.push(new Uint8Array(this.#buffer.subarray(at + 2, end)))

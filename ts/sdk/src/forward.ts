@@ -72,7 +72,8 @@ function serviceRequest(options: Extract<ForwardOptions, { service: string }>): 
 
 function socksRequest(socks: Extract<ForwardOptions, { socks5: object }>['socks5']): object {
   const { username, password } = socks
-  if ((username === undefined) !== (password === undefined)) throw configError('socks5 needs both username and password')
+  if ((username === undefined) !== (password === undefined))
+    throw configError('socks5 needs both username and password')
   const credentials = username === undefined ? {} : { username, password }
   return { socks5: { host: socks.host ?? '127.0.0.1', port: listenPort(socks.port ?? SOCKS_PORT), ...credentials } }
 }

@@ -27,7 +27,8 @@ const sanitized = new WeakSet<object>()
 /** Errors: ERR_ZTNA_CONFIG when the handler is none of the kinds. */
 export function toSink(handler: Handler): Sink {
   const given = Object.keys(handler).filter((key) => KINDS.includes(key))
-  if (given.length !== 1) throw configError(`a handler is exactly one of ${KINDS.join(', ')}; got ${given.join(', ') || 'none'}`)
+  if (given.length !== 1)
+    throw configError(`a handler is exactly one of ${KINDS.join(', ')}; got ${given.join(', ') || 'none'}`)
   if ('target' in handler) return toTargetSink(handler.target)
   if ('udp' in handler) return { kind: 'udp', take: handler.udp }
   if ('socket' in handler) return { kind: 'tcp', allowHalfOpen: false, take: handler.socket, close: () => {} }

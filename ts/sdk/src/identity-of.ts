@@ -15,7 +15,7 @@ export function bindRequest(request: Request, peer: Identity): void {
 
 /** The verified caller of a request or socket. Errors: ERR_ZTNA_IDENTITY when it did not come through the tunnel. */
 export function identityOf(from: IncomingMessage | Http2ServerRequest | Request | Socket): Identity {
-  const identity = from instanceof Request ? requests.get(from) : ofSocket(from) ?? ofSocket(socketOf(from))
+  const identity = from instanceof Request ? requests.get(from) : (ofSocket(from) ?? ofSocket(socketOf(from)))
   if (identity !== undefined) return identity
   throw new ZtnaError('ERR_ZTNA_IDENTITY', 'this request or socket did not come through the tunnel')
 }

@@ -27,13 +27,7 @@ export { type Handler } from './handlers.js'
 export { type FetchHandler } from './fetch-handler.js'
 export { identityOf } from './identity-of.js'
 export { type ConnectOptions } from './target.js'
-export {
-  ZtnaDeniedError,
-  ZtnaError,
-  type DeniedBy,
-  type ZtnaErrorCode,
-  type ZtnaErrorOptions,
-} from './errors.js'
+export { ZtnaDeniedError, ZtnaError, type DeniedBy, type ZtnaErrorCode, type ZtnaErrorOptions } from './errors.js'
 export { type EventOf, type EventsOptions } from './events.js'
 export { type LogLevel, type Logger } from './log.js'
 export {
@@ -44,4 +38,12 @@ export {
   type RelayEntry,
   type ServiceEntry,
 } from './network-source.js'
-export { type Cancel, type Identity, type PathInfo, type PathKind, type PathPolicy, type Role, type State } from './types.js'
+export {
+  type Cancel,
+  type Identity,
+  type PathInfo,
+  type PathKind,
+  type PathPolicy,
+  type Role,
+  type State,
+} from './types.js'

@@ -63,7 +63,13 @@ export interface RelayOptions extends RoleOptions {
   loops?: number
 }
 
-type Counted = { readonly id: string; readonly agent: string; readonly connector: string; rxBytes?: number; txBytes?: number }
+type Counted = {
+  readonly id: string
+  readonly agent: string
+  readonly connector: string
+  rxBytes?: number
+  txBytes?: number
+}
 
 /** Forwards packets between agents and connectors. */
 export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
@@ -73,7 +79,8 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
   /** Errors: ERR_ZTNA_CONFIG when nothing is to be listened on. */
   constructor(options: RelayOptions) {
     super('relay', options)
-    if (options.listen.length === 0) throw configError('a relay needs at least one listen address, such as { udp: "0.0.0.0:4433" }')
+    if (options.listen.length === 0)
+      throw configError('a relay needs at least one listen address, such as { udp: "0.0.0.0:4433" }')
     this.#relay = options
   }
 
