@@ -8,7 +8,6 @@ export default defineConfig([
     // `import.meta.url`, by which the loader finds the addon, has to exist in the CommonJS build too.
     shims: true,
     sourcemap: true,
-    clean: true,
     dts: { compilerOptions: { ignoreDeprecations: '6.0' } },
     external: ['@ztna/native'],
   },

@@ -47,8 +47,6 @@ export interface RelayLimits {
   handshakesPerSecond?: number
   /** Per /24 or /48. Default 200. */
   handshakesPerPrefixPerSecond?: number
-  /** Packets under one key before a successor is opened. Default 2^27. */
-  packetsPerKey?: number
 }
 
 export interface RelayOptions extends RoleOptions {

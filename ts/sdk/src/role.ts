@@ -29,6 +29,8 @@ export interface RoleOptions {
   logger?: Logger | false
   /** Default `info`. */
   logLevel?: LogLevel
+  /** Packets under one key before a connection gets a successor. Default 2^27 (RFC 9001 B.1). */
+  packetsPerKey?: number
 }
 
 /** Events of every role. `error`: the role has died, and never thrown for want of a listener. `warning`: it recovers by itself. */
@@ -219,9 +221,14 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S>
   async #run(attempt: StartAttempt): Promise<void> {
     const network = await this.#feed.open()
     if (attempt.over) return
-    const { logger, logLevel } = this.#options
+    const { logger, logLevel, packetsPerKey } = this.#options
     if (logger) this.#stopLogging = addLogger(logger, logLevel ?? 'info')
-    const options = JSON.stringify({ ...this.nativeOptions(), network })
+    const own = this.nativeOptions()
+    const limits = {
+      ...(own['limits'] as object | undefined),
+      ...(packetsPerKey === undefined ? {} : { packetsPerKey }),
+    }
+    const options = JSON.stringify({ ...own, limits, network })
     const role = new (native().NativeRole)(this.#role, options, (json) => {
       if (this.#native === role) this.#handle(JSON.parse(json) as NativeEvent)
     })

@@ -127,7 +127,8 @@ async function serveLocal(
 function createRole(settings: Settings, options: RoleOptions): AnyRole {
   const network = settings.text('network')
   if (network === undefined) throw configError('no network: give --network DIR, ZTNA_NETWORK or the key `network`')
-  const base = { ...options, network }
+  const packetsPerKey = settings.number('packets_per_key')
+  const base = { ...options, network, ...(packetsPerKey === undefined ? {} : { packetsPerKey }) }
   if (settings.role === 'agent') return new ZtnaAgent(base)
   if (settings.role === 'connector') {
     const services = settings.list('service').map((text) => parseAs(settings, 'service', text, parseService))
@@ -151,7 +152,6 @@ function limitsOf(settings: Settings): RelayLimits {
     bpsPerSession: settings.number('bps_per_session'),
     handshakesPerSecond: settings.number('handshakes_per_second'),
     handshakesPerPrefixPerSecond: settings.number('handshakes_per_prefix'),
-    packetsPerKey: settings.number('packets_per_key'),
   }
   return Object.fromEntries(Object.entries(named).filter(([, value]) => value !== undefined))
 }
