@@ -1,0 +1,252 @@
+/** The agent: reaches services. */
+import type { Agent as HttpAgent } from 'node:http'
+import type { AgentOptions as HttpsAgentOptions, Agent as HttpsAgent } from 'node:https'
+import type { Dispatcher } from 'undici'
+import { ZtnaDeniedError, ZtnaError, fromNative } from './errors.js'
+import { FlowTable } from './flows.js'
+import { type Forward, type ForwardOptions, openForward } from './forward.js'
+import { TunnelHttp } from './http.js'
+import type { NativeFlow } from './native.js'
+import type { ServiceEntry } from './network-source.js'
+import { callNative, nativeTimeout } from './ops.js'
+import { type NativeEvent, type RoleEvents, type RoleOptions, ZtnaRole } from './role.js'
+import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
+import { ZtnaUdpSocket, discardDatagram } from './datagram.js'
+import { type ConnectOptions, checkService, toTarget } from './target.js'
+import { type Cancel, type NativePath, type PathInfo, type State, deepFreeze, toPath } from './types.js'
+
+export type AgentEvents = RoleEvents & {
+  path: [connector: string, next: PathInfo, prev: PathInfo]
+  services: [added: string[], removed: string[]]
+  denied: [error: ZtnaDeniedError]
+}
+
+export interface AgentStats {
+  readonly rxBytes: number
+  readonly txBytes: number
+  /** Open now. */
+  readonly flows: { readonly tcp: number; readonly udp: number }
+  /** By name of the peer. */
+  readonly paths: Readonly<Record<string, PathInfo>>
+}
+
+/** What `ztna status --json` prints for an agent. */
+export interface AgentStatus {
+  readonly name: string
+  readonly state: State
+  readonly relays: readonly { name: string; state: State; rttMs: number; observed: readonly string[] }[]
+  readonly connectors: readonly { name: string; path: PathInfo; flows: number; services: readonly string[] }[]
+  readonly certificate: { readonly expiresAt: Date }
+}
+
+/** The answer of policy, without a flow being opened. */
+export interface CheckResult {
+  readonly allowed: boolean
+  readonly by: 'agent' | 'relay' | 'connector'
+  readonly policyId?: string
+  readonly reason: string
+}
+
+/** Reaches services from Node (`connect`, `fetch`), and from local ports (`forward`). */
+export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
+  readonly #flows = new FlowTable()
+  readonly #http = new TunnelHttp({
+    zone: () => this.#zone,
+    connect: (options) => this.connect(options),
+  })
+  #services: ReadonlyMap<string, ServiceEntry> = new Map()
+  #zone: string | undefined
+
+  /** `fetch` through the tunnel: `http://<service>.<zone>/…`. Any other host rejects with cause ERR_ZTNA_DENIED. */
+  readonly fetch: typeof globalThis.fetch = (input, init) => this.#http.fetch(input, init)
+
+  constructor(options: RoleOptions = {}) {
+    super('agent', options)
+  }
+
+  /** Services of the network, by name. Empty until started. */
+  get services(): ReadonlyMap<string, ServiceEntry> {
+    return this.#services
+  }
+
+  /**
+   * Opens a TCP flow: `'db:5432'`, or `'db'` when it has exactly one TCP port. Default `timeoutMs` 10,000.
+   * Errors: ERR_ZTNA_DENIED, REFUSED, UNREACHABLE, TIMEOUT, ABORTED, LIMIT, CONFIG, CLOSED.
+   */
+  connect(target: string | ConnectOptions): Promise<ZtnaSocket> {
+    return new Promise((resolve, reject) => {
+      const socket = this.createConnection(target, () => {
+        socket.off('error', reject)
+        resolve(socket)
+      })
+      socket.once('error', reject)
+    })
+  }
+
+  /**
+   * The same, at once: a socket that is `connecting` and emits `connect`. What pg, mysql2 and ioredis ask for. Failures are
+   * its `error` event; a wrong target throws.
+   */
+  createConnection(target: string | ConnectOptions, onConnect?: () => void): ZtnaSocket {
+    const options = toTarget(target)
+    const timeoutMs = nativeTimeout(options)
+    const socket = new ZtnaSocket(options.service, options.allowHalfOpen ?? false)
+    if (onConnect !== undefined) socket.once('connect', onConnect)
+    this.#open(socket, options, timeoutMs).catch((error: unknown) => socket.destroy(fromNative(error)))
+    return socket
+  }
+
+  /** Opens a UDP flow. Default `timeoutMs` 10,000. Errors: as for `connect`. */
+  async datagram(target: string | ConnectOptions): Promise<ZtnaUdpSocket> {
+    const options = toTarget(target)
+    const request = flowRequest(options, nativeTimeout(options))
+    const role = this.running()
+    const datagram = await callNative(role, options, (op) => role.datagram(op, request), discardDatagram)
+    return new ZtnaUdpSocket(datagram, this.#flows)
+  }
+
+  /** Round trip to the service's connector, milliseconds. Default `timeoutMs` 10,000. */
+  async ping(service: string, cancel: Cancel = {}): Promise<{ readonly rttMs: number; readonly path: PathInfo }> {
+    const request = JSON.stringify({ service: checkService(service), timeoutMs: nativeTimeout(cancel) })
+    const role = this.running()
+    const answer = JSON.parse(await callNative(role, cancel, (op) => role.ping(op, request))) as {
+      rttMs: number
+      path: NativePath
+    }
+    return Object.freeze({ rttMs: answer.rttMs, path: toPath(answer.path) })
+  }
+
+  /** Asks whether a flow would be permitted: `'web:80'`. Default protocol `tcp`, `timeoutMs` 10,000. */
+  async check(target: string, options: Cancel & { protocol?: 'tcp' | 'udp' } = {}): Promise<CheckResult> {
+    const { service, port } = toTarget(target)
+    const protocol = options.protocol ?? 'tcp'
+    const request = JSON.stringify({ service, port: port ?? null, protocol, timeoutMs: nativeTimeout(options) })
+    const role = this.running()
+    const { policyId, ...rest } = JSON.parse(await callNative(role, options, (op) => role.check(op, request))) as Omit<
+      CheckResult,
+      'policyId'
+    > & { policyId: string | null }
+    return Object.freeze({ ...rest, ...(policyId === null ? {} : { policyId }) })
+  }
+
+  /** A service on a local port or unix socket, or a SOCKS5 proxy. Works before `online`: connections wait. */
+  forward(options: ForwardOptions): Promise<Forward> {
+    try {
+      return openForward(this.running(), options)
+    } catch (error) {
+      return Promise.reject(fromNative(error))
+    }
+  }
+
+  /** For `http.request({ agent })` to `http://<service>.<zone>/…`. Any other host is ERR_ZTNA_DENIED, never the open network. */
+  httpAgent(): HttpAgent {
+    return this.#http.httpAgent()
+  }
+
+  /** The same with TLS to the service itself, over the tunnel. */
+  httpsAgent(options: HttpsAgentOptions = {}): HttpsAgent {
+    return this.#http.httpsAgent(options)
+  }
+
+  /** For undici 7 and for the `dispatcher` of Node's own `fetch`. One for the agent's life. */
+  dispatcher(): Dispatcher {
+    return this.#http.dispatcher()
+  }
+
+  /** Relays, connectors and the certificate now. Errors: ERR_ZTNA_CLOSED when not running. */
+  status(): AgentStatus {
+    return toAgentStatus(this.nativeStatus())
+  }
+
+  protected override nativeOptions(): Record<string, unknown> {
+    return {}
+  }
+
+  protected override async onStarted(): Promise<void> {
+    await this.#readServices()
+  }
+
+  protected override convertStats(json: unknown): AgentStats {
+    return toAgentStats(json)
+  }
+
+  protected override onNative(event: NativeEvent): void {
+    switch (event.event) {
+      case 'path': {
+        const next = this.#flows.onPath(String(event['peer']), event['next'] as NativePath)
+        return this.fire('path', String(event['peer']), next, toPath(event['prev'] as NativePath))
+      }
+      case 'services':
+        this.#readServices()
+          .catch((error: unknown) => this.warn(fromNative(error)))
+          .finally(() => this.fire('services', event['added'] as string[], event['removed'] as string[]))
+        return
+      case 'denied': {
+        const error = fromNative(event['error'])
+        return error instanceof ZtnaDeniedError ? this.fire('denied', error) : undefined
+      }
+      case 'flow-reset':
+        return this.#flows.onReset(this.running(), event['flow'] as number, event['error'])
+    }
+  }
+
+  protected override onEnded(_why: ZtnaError): void {
+    this.#flows.clear()
+    this.#http.close()
+  }
+
+  async #open(socket: ZtnaSocket, options: ConnectOptions, timeoutMs: number): Promise<void> {
+    const role = this.running()
+    const given = new AbortController()
+    const signal = options.signal === undefined ? given.signal : AbortSignal.any([options.signal, given.signal])
+    socket.onGiveUp(() => given.abort())
+    const info = (flow: NativeFlow): FlowInfo => ({
+      ...(JSON.parse(flow.infoJson) as Omit<FlowInfo, 'fd' | 'flow'>),
+      fd: flow.fd,
+      flow: flow.flow,
+    })
+    const flow = await callNative(
+      role,
+      { signal },
+      (op) => role.connect(op, flowRequest(options, timeoutMs)),
+      (late) => discard(role, late),
+    )
+    socket.attach(role, this.#flows, info(flow))
+  }
+
+  async #readServices(): Promise<void> {
+    const config = await this.network()
+    this.#zone = config.zone
+    this.#services = new Map(config.services.map((service) => [service.name, deepFreeze(service)]))
+  }
+}
+
+function flowRequest(options: ConnectOptions, timeoutMs: number): string {
+  return JSON.stringify({
+    service: options.service,
+    port: options.port ?? null,
+    path: options.path ?? 'auto',
+    timeoutMs,
+    traceparent: options.traceparent ?? null,
+  })
+}
+
+/** Shared with the connector, whose counters are the same. */
+export function toAgentStats(json: unknown): AgentStats {
+  const stats = json as Omit<AgentStats, 'paths'> & { paths: Record<string, NativePath> }
+  const paths = Object.fromEntries(Object.entries(stats.paths).map(([peer, path]) => [peer, toPath(path)]))
+  return { ...stats, paths }
+}
+
+function toAgentStatus(json: Record<string, unknown>): AgentStatus {
+  const { stats: _stats, ...rest } = json
+  const status = rest as unknown as Omit<AgentStatus, 'connectors' | 'certificate'> & {
+    connectors: (Omit<AgentStatus['connectors'][number], 'path'> & { path: NativePath })[]
+    certificate: { expiresAt: number }
+  }
+  return deepFreeze({
+    ...status,
+    connectors: status.connectors.map((connector) => ({ ...connector, path: toPath(connector.path) })),
+    certificate: { expiresAt: new Date(status.certificate.expiresAt) },
+  })
+}

@@ -1,0 +1,159 @@
+/** Settings of one role: flag over `ZTNA_*` over file over default. */
+import { readFileSync } from 'node:fs'
+import { TomlError, parse } from 'smol-toml'
+import { configError } from '../errors.js'
+import type { Role } from '../types.js'
+import { UsageError } from './exit.js'
+import { SETTINGS, type Setting, attributeOf, flagOf, variableOf } from './options.js'
+
+export type Value = string | number | boolean | readonly string[]
+
+/** What a role runs with. */
+export interface Settings {
+  readonly role: Role
+  get(key: string): Value | undefined
+  text(key: string): string | undefined
+  list(key: string): readonly string[]
+  number(key: string): number | undefined
+  /** Where the value came from, for messages: `--forward`, `ZTNA_FORWARD`, `ztna.toml:3: forward`. */
+  source(key: string): string
+  /** One line for each value that hides another. */
+  readonly overrides: readonly string[]
+}
+
+interface Found {
+  readonly value: Value
+  readonly source: string
+}
+
+const ROLES: readonly string[] = ['agent', 'connector', 'relay']
+// Read by the SDK and the command line outside the schema.
+const OTHER_VARIABLES = ['ZTNA_CONFIG', 'ZTNA_ROLE']
+
+/** Errors: ERR_ZTNA_CONFIG for a variable or file, UsageError for a flag. */
+export function loadSettings(
+  role: Role | undefined,
+  flags: Readonly<Record<string, unknown>>,
+  environment: NodeJS.ProcessEnv,
+  path: string | undefined,
+): Settings {
+  checkVariables(environment)
+  const file = path === undefined ? new Map<string, Found>() : readFile(path)
+  const chosen = role ?? environment['ZTNA_ROLE'] ?? file.get('role')?.value
+  if (typeof chosen !== 'string' || !ROLES.includes(chosen)) {
+    const at = file.get('role')?.source ?? path ?? 'role'
+    throw configError(`${at}: role ${JSON.stringify(chosen ?? null)} is not accepted; one of ${ROLES.join(', ')}`)
+  }
+  const settings = new Map<string, Found>()
+  const overrides: string[] = []
+  for (const setting of SETTINGS.filter((known) => known.roles.includes(chosen as Role))) {
+    const candidates = [fromFlag(setting, flags), fromVariable(setting, environment), file.get(setting.key)]
+    const found = candidates.filter((candidate) => candidate !== undefined)
+    const [winner, ...hidden] = found
+    if (winner !== undefined) settings.set(setting.key, winner)
+    for (const loser of hidden) overrides.push(`${winner?.source} overrides ${loser.source}`)
+    if (winner === undefined && setting.fallback !== undefined) {
+      const value = setting.type === 'list' ? [String(setting.fallback)] : setting.fallback
+      settings.set(setting.key, { value, source: `default of ${setting.key}` })
+    }
+  }
+  for (const [key, { source }] of file) {
+    const setting = SETTINGS.find((known) => known.key === key)
+    if (setting !== undefined && !setting.roles.includes(chosen as Role)) {
+      throw configError(`${source}: not a setting of a ${chosen}; it belongs to ${setting.roles.join(', ')}`)
+    }
+  }
+  const get = (key: string): Value | undefined => settings.get(key)?.value
+  return {
+    role: chosen as Role,
+    get,
+    text: (key) => (typeof get(key) === 'string' ? (get(key) as string) : undefined),
+    list: (key) => (Array.isArray(get(key)) ? (get(key) as readonly string[]) : []),
+    number: (key) => (typeof get(key) === 'number' ? (get(key) as number) : undefined),
+    source: (key) => settings.get(key)?.source ?? key,
+    overrides,
+  }
+}
+
+function checkVariables(environment: NodeJS.ProcessEnv): void {
+  const known = [...SETTINGS.map(variableOf), ...OTHER_VARIABLES]
+  const unknown = Object.keys(environment).filter((name) => name.startsWith('ZTNA_') && !known.includes(name))
+  if (unknown.length > 0) throw configError(`environment: unknown ${unknown.join(', ')}; accepted: ${known.join(', ')}`)
+}
+
+function fromFlag(setting: Setting, flags: Readonly<Record<string, unknown>>): Found | undefined {
+  const value = flags[attributeOf(setting)]
+  if (value === undefined) return undefined
+  try {
+    return { value: coerce(setting, value, flagOf(setting)), source: flagOf(setting) }
+  } catch (error) {
+    throw new UsageError((error as Error).message)
+  }
+}
+
+function fromVariable(setting: Setting, environment: NodeJS.ProcessEnv): Found | undefined {
+  const source = variableOf(setting)
+  const text = environment[source]
+  if (text === undefined || text === '') return undefined
+  const value = setting.type === 'list' ? text.split(',').map((item) => item.trim()) : text
+  return { value: coerce(setting, value, source), source }
+}
+
+function readFile(path: string): Map<string, Found> {
+  let text: string
+  let table: Record<string, unknown>
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (error) {
+    throw configError(`${path}: ${(error as Error).message}`)
+  }
+  try {
+    table = parse(text)
+  } catch (error) {
+    if (!(error instanceof TomlError)) throw error
+    throw configError(`${path}:${error.line}: ${error.message.split('\n')[0]}`)
+  }
+  const found = new Map<string, Found>()
+  for (const [key, value] of Object.entries(table)) {
+    const source = `${path}:${lineOf(text, key)}: ${key}`
+    const setting = SETTINGS.find((known) => known.key === key)
+    if (key === 'role') found.set(key, { value: String(value), source })
+    else if (setting !== undefined) found.set(key, { value: coerce(setting, value, source), source })
+    else throw configError(`${source}: unknown; accepted: role, ${SETTINGS.map((known) => known.key).join(', ')}`)
+  }
+  return found
+}
+
+/** The line a top-level key or table stands on, from 1. */
+export function lineOf(text: string, key: string): number {
+  const bare = key.replace(/[^\w-]/g, '\\$&')
+  const line = new RegExp(`^\\s*(\\[\\[?\\s*)?["']?${bare}["']?\\s*[=.\\]]`)
+  return Math.max(1, text.split('\n').findIndex((candidate) => line.test(candidate)) + 1)
+}
+
+function coerce(setting: Setting, value: unknown, source: string): Value {
+  const refuse = (accepted: string): never => {
+    throw configError(`${source}: ${JSON.stringify(value)} is not accepted; ${accepted}`)
+  }
+  switch (setting.type) {
+    case 'boolean':
+      if (value === true || value === 'true' || value === '1') return true
+      if (value === false || value === 'false' || value === '0') return false
+      return refuse('true or false')
+    case 'number': {
+      const number = typeof value === 'string' && /^\d+$/.test(value) ? Number(value) : value
+      return typeof number === 'number' && Number.isSafeInteger(number) && number > 0
+        ? number
+        : refuse('a whole number from 1')
+    }
+    case 'list': {
+      const list = Array.isArray(value) ? value : [value]
+      return list.every((item) => typeof item === 'string') ? (list as string[]) : refuse('a list of strings')
+    }
+    case 'string':
+      if (typeof value !== 'string' || value === '') return refuse(setting.choices?.join(', ') ?? 'a string')
+      if (setting.choices !== undefined && !setting.choices.includes(value))
+        return refuse(`one of ${setting.choices.join(', ')}`)
+      return value
+  }
+}

@@ -1,0 +1,156 @@
+/** The control socket of a running role: one JSON request a line, one JSON answer a line. */
+import { chmodSync, mkdirSync, readdirSync, unlinkSync } from 'node:fs'
+import { type Server, type Socket, connect, createServer } from 'node:net'
+import { dirname, join } from 'node:path'
+import { ZtnaError, configError, fromNative } from '../errors.js'
+import { native } from '../native.js'
+import { UsageError } from './exit.js'
+
+export interface Request {
+  readonly cmd: string
+  readonly [field: string]: unknown
+}
+
+/** Longest request, bytes: names and numbers only. */
+const REQUEST_MAX = 65_536
+
+/** `/run/ztna` as root, else `$XDG_RUNTIME_DIR/ztna`; undefined when there is none. */
+export function runtimeDir(environment: NodeJS.ProcessEnv = process.env): string | undefined {
+  if (process.getuid?.() === 0) return '/run/ztna'
+  const base = environment['XDG_RUNTIME_DIR']
+  return base ? join(base, 'ztna') : undefined
+}
+
+/** Listens at `path` (0600), replacing a dead process's socket. Errors: ERR_ZTNA_CONFIG when a live one answers there. */
+export async function serveControl(
+  path: string,
+  answer: (request: Request) => Promise<unknown>,
+): Promise<{ close(): void }> {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+  if (await isAlive(path)) {
+    throw configError(`control socket ${path}: another process answers there; stop it, or give this one --control PATH`)
+  }
+  try {
+    unlinkSync(path)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT')
+      throw configError(`control socket: ${(error as Error).message}`)
+  }
+  const open = new Set<Socket>()
+  const server = createServer((socket) => {
+    open.add(socket)
+    socket.once('close', () => open.delete(socket)).on('error', () => {})
+    if (mayControl(socket)) converse(socket, answer)
+    else socket.destroy()
+  })
+  await listen(server, path)
+  return {
+    close() {
+      server.close()
+      for (const socket of open) socket.destroy()
+    },
+  }
+}
+
+/** Asks the role at `path`. Errors: ERR_ZTNA_UNREACHABLE when nobody listens, and the role's own. */
+export function ask(path: string, request: Request): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(path, () => socket.write(`${JSON.stringify(request)}\n`))
+    let text = ''
+    socket.setEncoding('utf8')
+    socket.on('data', (chunk: string) => (text += chunk))
+    socket.once('error', (error: NodeJS.ErrnoException) => {
+      const code = error.code === 'EACCES' ? 'ERR_ZTNA_PERMISSION' : 'ERR_ZTNA_UNREACHABLE'
+      reject(new ZtnaError(code, `control socket ${path}: ${error.message}`))
+    })
+    socket.once('close', () => {
+      try {
+        const reply = JSON.parse(text) as { ok: boolean; result?: unknown; error?: unknown }
+        if (reply.ok) resolve(reply.result)
+        else reject(fromNative(reply.error))
+      } catch {
+        reject(new ZtnaError('ERR_ZTNA_PERMISSION', `control socket ${path}: closed without an answer`))
+      }
+    })
+  })
+}
+
+/** The sole running role's socket. Errors: UsageError when several run, ERR_ZTNA_UNREACHABLE when none does. */
+export async function findControl(want: { control?: string; role?: string; name?: string }): Promise<string> {
+  if (want.control !== undefined) return want.control
+  const dir = runtimeDir()
+  if (dir === undefined) throw new UsageError('XDG_RUNTIME_DIR is not set: give --control PATH')
+  let files: string[] = []
+  try {
+    files = readdirSync(dir)
+  } catch {
+    // No directory: no role has run.
+  }
+  const chosen = files.filter((file) => {
+    const match = /^(agent|connector|relay)-(.+)\.sock$/.exec(file)
+    return match !== null && (want.role ?? match[1]) === match[1] && (want.name ?? match[2]) === match[2]
+  })
+  const alive = await Promise.all(chosen.map(async (file) => ((await isAlive(join(dir, file))) ? [file] : [])))
+  const [first, ...others] = alive.flat().sort()
+  if (first === undefined) throw new ZtnaError('ERR_ZTNA_UNREACHABLE', `no running role found in ${dir}`)
+  if (others.length > 0)
+    throw new UsageError(`several roles run (${[first, ...others].join(', ')}): give --role, --name or --control`)
+  return join(dir, first)
+}
+
+async function listen(server: Server, path: string): Promise<void> {
+  // Binding happens within listen(), so the mask holds for the socket file and for nothing else.
+  const before = process.umask(0o177)
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', (error) => reject(configError(`control socket ${path}: ${error.message}`)))
+      server.listen(path, resolve)
+      process.umask(before)
+    })
+  } finally {
+    process.umask(before)
+  }
+  chmodSync(path, 0o600)
+}
+
+function isAlive(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path)
+    socket.once('connect', () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.once('error', () => resolve(false))
+  })
+}
+
+// The file's mode keeps others out already; this holds even where a mode was changed.
+function mayControl(socket: Socket): boolean {
+  const fd = (socket as unknown as { _handle?: { fd?: number } })._handle?.fd
+  if (fd === undefined || fd < 0) return false
+  const uid = native().peerUid(fd)
+  return uid === 0 || uid === process.getuid?.()
+}
+
+function converse(socket: Socket, answer: (request: Request) => Promise<unknown>): void {
+  let text = ''
+  socket.setEncoding('utf8')
+  socket.on('data', (chunk: string) => {
+    text += chunk
+    const end = text.indexOf('\n')
+    if (end < 0) return text.length > REQUEST_MAX ? void socket.destroy() : undefined
+    socket.removeAllListeners('data')
+    reply(text.slice(0, end), answer).then(
+      (line) => socket.end(`${line}\n`),
+      () => socket.destroy(),
+    )
+  })
+}
+
+async function reply(line: string, answer: (request: Request) => Promise<unknown>): Promise<string> {
+  try {
+    return JSON.stringify({ ok: true, result: await answer(JSON.parse(line) as Request) })
+  } catch (error) {
+    return JSON.stringify({ ok: false, error: fromNative(error).toJSON() })
+  }
+}

@@ -1,0 +1,44 @@
+/** `/metrics` and `/healthz`. */
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { configError } from '../errors.js'
+import type { State } from '../types.js'
+import type { HostPort } from './grammar.js'
+
+const OPEN_METRICS = 'application/openmetrics-text; version=1.0.0; charset=utf-8'
+
+export interface Measured {
+  readonly state: State
+  metrics(): string
+}
+
+/** Serves until closed. Errors: ERR_ZTNA_CONFIG when the address can't be used. */
+export async function serveMetrics(role: Measured, at: HostPort): Promise<{ address: string; close(): void }> {
+  const server = createServer((request, response) => {
+    const path = request.url?.split('?')[0]
+    const healthy = role.state === 'online'
+    if (path === '/healthz') {
+      response.writeHead(healthy ? 200 : 503, { 'content-type': 'application/json' })
+      return response.end(
+        JSON.stringify({ state: role.state, ...(healthy ? {} : { reason: `the role is ${role.state}` }) }),
+      )
+    }
+    if (path !== '/metrics') return response.writeHead(404).end()
+    try {
+      const text = role.metrics()
+      return response.writeHead(200, { 'content-type': OPEN_METRICS }).end(text)
+    } catch {
+      return response.writeHead(503).end()
+    }
+  })
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (error) => reject(configError(`metrics ${at.host}:${at.port}: ${error.message}`)))
+    server.listen(at.port, at.host, resolve)
+  })
+  const { address, port, family } = server.address() as AddressInfo
+  const close = (): void => {
+    server.close()
+    server.closeAllConnections()
+  }
+  return { address: family === 'IPv6' ? `[${address}]:${port}` : `${address}:${port}`, close }
+}

@@ -1,0 +1,95 @@
+/** The one schema of settings: every role's flags, `ZTNA_*` variables and keys of ztna.toml come from this table. */
+import { LOG_LEVELS } from '../log.js'
+import type { Role } from '../types.js'
+
+export interface Setting {
+  /** Key in ztna.toml; the flag has `-` for `_`, the variable is `ZTNA_` and upper case. */
+  readonly key: string
+  readonly type: 'string' | 'list' | 'number' | 'boolean'
+  readonly roles: readonly Role[]
+  /** Placeholder in `--help`. */
+  readonly value?: string
+  readonly help: string
+  readonly choices?: readonly string[]
+  readonly fallback?: string | number | boolean
+}
+
+const ALL: readonly Role[] = ['agent', 'connector', 'relay']
+
+export const SETTINGS: readonly Setting[] = [
+  {
+    key: 'network',
+    type: 'string',
+    roles: ALL,
+    value: 'DIR',
+    help: 'trust folder of this node, written by `ztna pki`',
+  },
+  {
+    key: 'listen',
+    type: 'list',
+    roles: ['relay'],
+    value: 'ADDR',
+    help: 'UDP address, repeatable',
+    fallback: '[::]:4433',
+  },
+  {
+    key: 'stun_alt',
+    type: 'string',
+    roles: ['relay'],
+    value: 'ADDR',
+    help: 'second STUN address, for classifying NATs',
+  },
+  { key: 'public_addr', type: 'list', roles: ['relay'], value: 'ADDR', help: 'address to tell nodes, repeatable' },
+  { key: 'loops', type: 'number', roles: ['relay'], value: 'N', help: 'event loops (default: one per core)' },
+  { key: 'max_sessions', type: 'number', roles: ['relay'], value: 'N', help: 'sessions at a time' },
+  { key: 'bps_per_session', type: 'number', roles: ['relay'], value: 'N', help: 'bits a second of one session' },
+  { key: 'handshakes_per_second', type: 'number', roles: ['relay'], value: 'N', help: 'new connections a second' },
+  { key: 'handshakes_per_prefix', type: 'number', roles: ['relay'], value: 'N', help: 'the same of one /24 or /48' },
+  {
+    key: 'packets_per_key',
+    type: 'number',
+    roles: ALL,
+    value: 'N',
+    help: 'packets before a connection gets a successor',
+  },
+  { key: 'service', type: 'list', roles: ['connector'], value: 'SPEC', help: 'NAME=tcp:PORT:HOST:PORT, repeatable' },
+  { key: 'forward', type: 'list', roles: ['agent'], value: 'SPEC', help: 'tcp:HOST:PORT=SERVICE:PORT, repeatable' },
+  {
+    key: 'socks5',
+    type: 'string',
+    roles: ['agent'],
+    value: 'ADDR',
+    help: 'SOCKS5 and HTTP CONNECT proxy, loopback only',
+  },
+  { key: 'metrics', type: 'string', roles: ALL, value: 'ADDR', help: 'serve /metrics and /healthz (default: off)' },
+  {
+    key: 'control',
+    type: 'string',
+    roles: ALL,
+    value: 'PATH',
+    help: 'control socket (default: in the runtime directory)',
+  },
+  {
+    key: 'log_level',
+    type: 'string',
+    roles: ALL,
+    value: 'LEVEL',
+    help: 'log level',
+    choices: LOG_LEVELS,
+    fallback: 'info',
+  },
+  {
+    key: 'log_format',
+    type: 'string',
+    roles: ALL,
+    value: 'FORMAT',
+    help: 'log format (default: pretty on a terminal)',
+    choices: ['pretty', 'json'],
+  },
+  { key: 'json', type: 'boolean', roles: ALL, help: 'events on standard output as JSON, one a line', fallback: false },
+]
+
+export const flagOf = (setting: Setting): string => `--${setting.key.replaceAll('_', '-')}`
+export const variableOf = (setting: Setting): string => `ZTNA_${setting.key.toUpperCase()}`
+/** The name commander gives the flag's value. */
+export const attributeOf = (setting: Setting): string => setting.key.replace(/_(.)/g, (_, c: string) => c.toUpperCase())

@@ -1,0 +1,127 @@
+/** `ztna pki …` and `ztna policy check`: work on folders, no role needed. */
+import { Command } from 'commander'
+import { ZtnaDeniedError, configError, fromNative } from '../errors.js'
+import { type PkiCommand, native } from '../native.js'
+import { EXIT, UsageError } from './exit.js'
+import { parseTarget } from './grammar.js'
+import { withExamples } from './examples.js'
+
+const collect = (text: string, before: string[] | undefined): string[] => [...(before ?? []), text]
+
+/** Errors: ERR_ZTNA_CONFIG for a file, ERR_ZTNA_PERMISSION. */
+export function addPkiCommands(program: Command, done: (code: number) => void): void {
+  const pki = program.command('pki').description('make and keep a trust folder')
+  const add = (usage: string, summary: string, examples: readonly string[]): Command =>
+    withExamples(pki.command(usage).description(summary).option('--json', 'print the result as JSON'), examples)
+
+  add('init <DIR>', 'create a trust folder with a new CA', ['ztna pki init /etc/ztna --trust-domain example.test'])
+    .requiredOption('--trust-domain <D>', 'lower-case DNS name')
+    .option('--zone <ZONE>', 'DNS suffix of services', 'ztna.internal')
+    .action((dir: string, flags: { trustDomain: string; zone: string; json?: boolean }) =>
+      run('init', { dir, trustDomain: flags.trustDomain, zone: flags.zone }, flags),
+    )
+  add('issue <DIR> <ROLE> <NAME>', 'issue a certificate, add the entry, publish to OUT', [
+    'ztna pki issue /etc/ztna relay r1 --out r1 --url https://192.0.2.1:4433',
+    'ztna pki issue /etc/ztna agent alice --out alice --group eng --ttl 24h',
+  ])
+    .requiredOption('--out <OUT>', 'folder of the node')
+    .option('--group <G>', 'group of an agent, repeatable', collect)
+    .option('--url <URL>', 'address of a relay, repeatable', collect)
+    .option('--ttl <TIME>', 'life of the certificate: 90s, 30m, 24h, 7d', '24h')
+    .action((dir: string, role: string, name: string, flags: IssueFlags) => {
+      if (!['agent', 'connector', 'relay'].includes(role))
+        throw new UsageError(`role "${role}" is not agent, connector or relay`)
+      const { out, group = [], url = [], ttl } = flags
+      run('issue', { dir, role, name, out, groups: group, urls: url, ttlSeconds: parseTtl(ttl) }, flags)
+    })
+  add('publish <DIR> <OUT...>', 'write the network as it is now to node folders', [
+    'ztna pki publish /etc/ztna r1 c1 alice',
+  ]).action((dir: string, outs: string[], flags: JsonFlag) => run('publish', { dir, outs }, flags))
+  add('renew <DIR> <NAME>', 'issue a new certificate for a node', ['ztna pki renew /etc/ztna alice --out alice'])
+    .requiredOption('--out <OUT>', 'folder of the node')
+    .option('--ttl <TIME>', 'life of the certificate', '24h')
+    .action((dir: string, name: string, flags: IssueFlags) =>
+      run('renew', { dir, name, out: flags.out, ttlSeconds: parseTtl(flags.ttl) }, flags),
+    )
+  add('revoke <DIR> <NAME>', 'refuse a node from the next publish on', ['ztna pki revoke /etc/ztna alice']).action(
+    (dir: string, name: string, flags: JsonFlag) => run('revoke', { dir, name }, flags),
+  )
+  add('rotate-ca <DIR>', 'start, then finish, a change of the CA', ['ztna pki rotate-ca /etc/ztna']).action(
+    (dir: string, flags: JsonFlag) => run('rotate-ca', { dir }, flags),
+  )
+  addPolicy(program, done)
+}
+
+interface JsonFlag {
+  json?: boolean
+}
+
+interface IssueFlags extends JsonFlag {
+  out: string
+  group?: string[]
+  url?: string[]
+  ttl: string
+}
+
+/** `24h` in seconds. Errors: UsageError. */
+export function parseTtl(text: string): number {
+  const match = /^(\d{1,9})([smhd])$/.exec(text)
+  const seconds = Number(match?.[1]) * ({ s: 1, m: 60, h: 3_600, d: 86_400 }[match?.[2] ?? ''] ?? Number.NaN)
+  if (seconds > 0) return seconds
+  throw new UsageError(`--ttl ${text}: accepted: a number with s, m, h or d, such as 24h`)
+}
+
+function run(command: PkiCommand, request: object, flags: JsonFlag): void {
+  let answer: string
+  try {
+    answer = native().pki(command, JSON.stringify(request))
+  } catch (error) {
+    throw fromNative(error)
+  }
+  print(JSON.parse(answer) as unknown, flags.json === true)
+}
+
+function print(value: unknown, json: boolean): void {
+  if (json || typeof value !== 'object' || value === null)
+    return void process.stdout.write(`${JSON.stringify(value)}\n`)
+  for (const [key, item] of Object.entries(value)) {
+    const text = Array.isArray(item)
+      ? item.map((one) => (typeof one === 'string' ? one : JSON.stringify(one))).join(', ')
+      : item
+    process.stdout.write(`${key}: ${typeof text === 'object' ? JSON.stringify(text) : String(text)}\n`)
+  }
+}
+
+interface Policy {
+  readonly ok: boolean
+  readonly findings: readonly unknown[]
+  readonly decision?: { readonly allowed: boolean; readonly policyId: string | null; readonly reason: string } | null
+}
+
+function addPolicy(program: Command, done: (code: number) => void): void {
+  const check = program.command('policy').description('policies of a trust folder').command('check <DIR>')
+  withExamples(check.description('validate the policies; with --agent and --to, decide one flow'), [
+    'ztna policy check /etc/ztna',
+    'ztna policy check /etc/ztna --agent alice --to web:80 --protocol tcp',
+  ])
+    .option('--agent <NAME>', 'who asks')
+    .option('--to <SERVICE:PORT>', 'for what')
+    .option('--protocol <P>', 'tcp or udp', 'tcp')
+    .option('--json', 'print the result as JSON')
+    .action((dir: string, flags: { agent?: string; to?: string; protocol: string; json?: boolean }) => {
+      const { agent = null, to = null, protocol, json = false } = flags
+      if ((agent === null) !== (to === null)) throw new UsageError('--agent and --to go together')
+      if (to !== null && parseTarget(to).port === undefined) throw new UsageError(`--to ${to}: accepted: SERVICE:PORT`)
+      if (protocol !== 'tcp' && protocol !== 'udp') throw new UsageError(`--protocol ${protocol}: accepted: tcp, udp`)
+      let policy: Policy
+      try {
+        policy = JSON.parse(native().policyCheck(JSON.stringify({ dir, agent, to, protocol }))) as Policy
+      } catch (error) {
+        throw fromNative(error)
+      }
+      print(policy, json)
+      if (!policy.ok) throw configError(`${dir}: the policies have errors`)
+      if (policy.decision && !policy.decision.allowed) throw new ZtnaDeniedError(policy.decision.reason, 'connector')
+      done(EXIT.ok)
+    })
+}

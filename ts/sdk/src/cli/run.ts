@@ -1,0 +1,227 @@
+/** Runs one role as a process: from settings to exit code. */
+import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
+import { ZtnaAgent } from '../agent.js'
+import { ZtnaConnector } from '../connector.js'
+import { ZtnaError, configError, fromNative } from '../errors.js'
+import type { LogLevel, Logger } from '../log.js'
+import { LOG_LEVELS } from '../log.js'
+import { native } from '../native.js'
+import { type RelayLimits, ZtnaRelay } from '../relay.js'
+import { DRAIN_MS, type RoleOptions } from '../role.js'
+import type { Settings } from './config.js'
+import { runtimeDir, serveControl, type Request } from './control.js'
+import { EXIT, UsageError, exitCodeOf, exitCodeOfDeath } from './exit.js'
+import { parseAddress, parseForward, parseListen, parseService } from './grammar.js'
+import { serveMetrics } from './metrics.js'
+import { createLogger, eventLine } from './output.js'
+
+type AnyRole = ZtnaAgent | ZtnaConnector | ZtnaRelay
+
+/** Resolves with the exit code when the role has ended. */
+export async function runRole(settings: Settings): Promise<number> {
+  const level = (settings.text('log_level') ?? 'info') as LogLevel
+  const logger = atLevel(createLogger(settings.text('log_format')), level)
+  for (const line of settings.overrides) logger.info({}, line)
+  const cleanup: (() => void)[] = []
+  let role: AnyRole | undefined
+  try {
+    role = createRole(settings, { logger, logLevel: level })
+    return await operate(role, settings, logger, cleanup)
+  } catch (error) {
+    logger.error(error instanceof ZtnaError ? { code: error.code } : {}, (error as Error).message)
+    return exitCodeOf(error)
+  } finally {
+    await role?.close({ drainMs: 0 })
+    for (const undo of cleanup.reverse()) undo()
+  }
+}
+
+async function operate(role: AnyRole, settings: Settings, logger: Logger, cleanup: (() => void)[]): Promise<number> {
+  const json = settings.get('json') === true
+  const print = (value: unknown): void => void process.stdout.write(`${JSON.stringify(value)}\n`)
+  const events = role as NodeJS.EventEmitter
+  const forwards =
+    role instanceof ZtnaAgent
+      ? settings.list('forward').flatMap((text) => parseAs(settings, 'forward', text, parseForward))
+      : []
+  const stopping = new AbortController()
+  let death: ZtnaError | undefined
+  let online = false
+  const closed = new Promise<void>((resolve) => {
+    events.on('state', (state: string) => {
+      if (state === 'draining') native().sdNotify('STOPPING=1')
+      if (state === 'closed') resolve()
+    })
+  })
+  events.on('error', (error: ZtnaError) => {
+    death = error
+    logger.error({ code: error.code }, error.message)
+  })
+  events.on('warning', (error: ZtnaError) => logger.warn({ code: error.code }, error.message))
+  if (json) {
+    const all = role.events() as AsyncIterable<{ type: string; args: unknown[] }>
+    void (async () => {
+      for await (const { type, args } of all) if (online && type !== 'identity') print(eventLine(type, args))
+    })()
+  }
+  cleanup.push(onSignals(role, logger, stopping))
+  const listening: string[] = []
+  let metrics: string | undefined
+  const ready = new Promise<void>((resolve, reject) => {
+    events.once('identity', () => {
+      serveLocal(role, settings, forwards, cleanup, logger).then((served) => {
+        listening.push(...served.listen)
+        metrics = served.metrics
+        resolve()
+      }, reject)
+    })
+  })
+  try {
+    // No time limit: processes may come up in any order, and the service manager has its own.
+    await Promise.race([
+      role.start({ timeoutMs: Infinity, signal: stopping.signal }),
+      ready.then(() => new Promise<never>(() => {})),
+    ])
+    await ready
+  } catch (error) {
+    if (stopping.signal.aborted) return EXIT.ok
+    throw error
+  }
+  online = true
+  native().sdNotify('READY=1')
+  cleanup.push(watchdog())
+  const listen = role instanceof ZtnaRelay ? role.address().map(format) : listening
+  if (!json) process.stdout.write('online\n')
+  else print({ event: 'online', role: settings.role, name: role.identity.name, listen, metrics: metrics ?? null })
+  await closed
+  return death === undefined ? EXIT.ok : exitCodeOfDeath(death)
+}
+
+async function serveLocal(
+  role: AnyRole,
+  settings: Settings,
+  forwards: readonly Parameters<ZtnaAgent['forward']>[0][],
+  cleanup: (() => void)[],
+  logger: Logger,
+): Promise<{ listen: string[]; metrics?: string }> {
+  const listen: string[] = []
+  const dir = runtimeDir()
+  const path = settings.text('control') ?? (dir && join(dir, `${settings.role}-${role.identity.name}.sock`))
+  if (path === undefined) logger.warn({}, 'XDG_RUNTIME_DIR is not set: no control socket; name one with --control PATH')
+  else cleanup.push((await serveControl(path, (request) => answer(role, request))).close)
+  const at = settings.text('metrics')
+  const served = at === undefined ? undefined : await serveMetrics(role, parseAs(settings, 'metrics', at, parseAddress))
+  if (served !== undefined) cleanup.push(served.close)
+  if (role instanceof ZtnaAgent) {
+    for (const options of forwards) listen.push(format((await role.forward(options)).address()))
+    const socks = settings.text('socks5')
+    if (socks !== undefined) {
+      const forward = await role.forward({ socks5: parseAs(settings, 'socks5', socks, parseAddress) })
+      listen.push(format(forward.address()))
+    }
+  }
+  return { listen, ...(served === undefined ? {} : { metrics: served.address }) }
+}
+
+function createRole(settings: Settings, options: RoleOptions): AnyRole {
+  const network = settings.text('network')
+  if (network === undefined) throw configError('no network: give --network DIR, ZTNA_NETWORK or the key `network`')
+  const packetsPerKey = settings.number('packets_per_key')
+  const base = { ...options, network, ...(packetsPerKey === undefined ? {} : { packetsPerKey }) }
+  if (settings.role === 'agent') return new ZtnaAgent(base)
+  if (settings.role === 'connector') {
+    const services = settings.list('service').map((text) => parseAs(settings, 'service', text, parseService))
+    return new ZtnaConnector({ ...base, services })
+  }
+  const stunAlt = settings.text('stun_alt')
+  const loops = settings.number('loops')
+  return new ZtnaRelay({
+    ...base,
+    listen: settings.list('listen').map((text) => ({ udp: parseAs(settings, 'listen', text, parseListen) })),
+    publicAddrs: settings.list('public_addr').map((text) => parseAs(settings, 'public_addr', text, parseListen)),
+    limits: limitsOf(settings),
+    ...(stunAlt === undefined ? {} : { stunAlt: parseAs(settings, 'stun_alt', stunAlt, parseListen) }),
+    ...(loops === undefined ? {} : { loops }),
+  })
+}
+
+function limitsOf(settings: Settings): RelayLimits {
+  const named = {
+    sessions: settings.number('max_sessions'),
+    bpsPerSession: settings.number('bps_per_session'),
+    handshakesPerSecond: settings.number('handshakes_per_second'),
+    handshakesPerPrefixPerSecond: settings.number('handshakes_per_prefix'),
+  }
+  return Object.fromEntries(Object.entries(named).filter(([, value]) => value !== undefined))
+}
+
+// A wrong value is a usage error on the command line and a configuration error anywhere else.
+function parseAs<T>(settings: Settings, key: string, text: string, parse: (text: string, of: string) => T): T {
+  const source = settings.source(key)
+  try {
+    return parse(text, source)
+  } catch (error) {
+    if (error instanceof UsageError && !source.startsWith('--')) throw configError(error.message)
+    throw error
+  }
+}
+
+async function answer(role: AnyRole, request: Request): Promise<unknown> {
+  const timeoutMs = Number(request['timeoutMs'] ?? 10_000)
+  const needAgent = (): ZtnaAgent => {
+    if (role instanceof ZtnaAgent) return role
+    throw configError(`${request.cmd} needs an agent; this is another role`)
+  }
+  switch (request.cmd) {
+    case 'status':
+      return role.status()
+    case 'ping':
+      return needAgent().ping(String(request['service']), { timeoutMs })
+    case 'check':
+      return needAgent().check(String(request['target']), {
+        timeoutMs,
+        protocol: request['protocol'] === 'udp' ? 'udp' : 'tcp',
+      })
+    default:
+      throw configError(`unknown command "${request.cmd}"; accepted: status, ping, check`)
+  }
+}
+
+function onSignals(role: AnyRole, logger: Logger, stopping: AbortController): () => void {
+  const stop = (signal: NodeJS.Signals): void => {
+    if (stopping.signal.aborted) process.exit(EXIT.failed)
+    logger.info({ signal }, 'draining; a second signal stops at once')
+    stopping.abort()
+    void role.close({ drainMs: DRAIN_MS })
+  }
+  const reload = (): void => {
+    role.reload().then(
+      ({ version, changed }) => logger.info({ version, changed }, 'reloaded'),
+      (error: unknown) => logger.error({ code: fromNative(error).code }, `not reloaded: ${fromNative(error).message}`),
+    )
+  }
+  process.on('SIGTERM', stop).on('SIGINT', stop).on('SIGHUP', reload)
+  return () => process.off('SIGTERM', stop).off('SIGINT', stop).off('SIGHUP', reload)
+}
+
+function watchdog(): () => void {
+  const period = Number(process.env['WATCHDOG_USEC'] ?? 0) / 2_000
+  if (!(period >= 1)) return () => {}
+  const timer = setInterval(() => native().sdNotify('WATCHDOG=1'), period).unref()
+  return () => clearInterval(timer)
+}
+
+function atLevel(logger: Logger, level: LogLevel): Logger {
+  const floor = LOG_LEVELS.indexOf(level)
+  const pick = (name: 'debug' | 'info' | 'warn' | 'error') => (fields: object, message?: string) => {
+    const rank = LOG_LEVELS.indexOf(name)
+    if (rank >= floor || (name === 'debug' && level === 'trace')) logger[name](fields, message)
+  }
+  return { debug: pick('debug'), info: pick('info'), warn: pick('warn'), error: pick('error') }
+}
+
+function format(address: AddressInfo | string): string {
+  if (typeof address === 'string') return address
+  return address.family === 'IPv6' ? `[${address.address}]:${address.port}` : `${address.address}:${address.port}`
+}

@@ -1,0 +1,291 @@
+/** The connector: sits beside private services and takes flows out of the tunnel. */
+import { type AgentStats, toAgentStats } from './agent.js'
+import { ZtnaDeniedError, type ZtnaError, aborted, configError, fromNative } from './errors.js'
+import { FlowTable } from './flows.js'
+import { type Handler, type Sink, toSink } from './handlers.js'
+import type { NativeRole } from './native.js'
+import { timeoutOf } from './ops.js'
+import { DRAIN_MS, type NativeEvent, type RoleEvents, type RoleOptions, ZtnaRole } from './role.js'
+import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
+import { ZtnaUdpSocket } from './datagram.js'
+import { checkPort, checkService } from './target.js'
+import {
+  type Cancel,
+  type Identity,
+  type NativeIdentity,
+  type NativePath,
+  type PathInfo,
+  type State,
+  deepFreeze,
+  toIdentity,
+  toPath,
+} from './types.js'
+
+export type ConnectorEvents = RoleEvents & {
+  flow: [flow: { id: string; peer: Identity; service: string; protocol: 'tcp' | 'udp' | 'icmp' }]
+  denied: [error: ZtnaDeniedError, peer: Identity | undefined]
+  path: [agent: string, next: PathInfo, prev: PathInfo]
+}
+
+/** A service dialled by the native side, as `--service` names it. */
+export interface StaticService {
+  readonly service: string
+  readonly protocol: 'tcp' | 'udp'
+  /** First and last port, inclusive. */
+  readonly ports: readonly [low: number, high: number]
+  /** `tcp:host:port`, `udp:host:port` or `unix:/path`; a range maps one to one from `port` on. */
+  readonly target: string
+}
+
+export type Authorize = (
+  peer: Identity,
+  flow: { readonly service: string; readonly port: number; readonly path: PathInfo },
+) => boolean | Promise<boolean>
+
+export interface ConnectorOptions extends RoleOptions {
+  /** Can only narrow what policy allows; a throw, a rejection or 5 s without an answer is a denial. */
+  authorize?: Authorize
+  /** Services that need no handler in this process. */
+  services?: readonly StaticService[]
+}
+
+export interface ServeOptions extends Cancel {
+  /** Needed when the service has several ports of the handler's protocol. */
+  port?: number
+  /** More are answered with ERR_ZTNA_LIMIT. Default: the flow limit of the connection. */
+  maxConnections?: number
+}
+
+/** A service with a handler. */
+export interface Served extends AsyncDisposable {
+  readonly service: string
+  /** Open flows handled in this process. */
+  readonly connections: number
+  /** Takes no more flows, lets open ones finish for `drainMs` (default 10,000), then resets them. Rejects nothing. */
+  close(options?: { drainMs?: number }): Promise<void>
+}
+
+/** What `ztna status --json` prints for a connector: native fields plus these. */
+export interface ConnectorStatus {
+  readonly name: string
+  readonly state: State
+  readonly certificate: { readonly expiresAt: Date }
+  readonly [field: string]: unknown
+}
+
+/** Time `authorize` has, milliseconds. */
+const AUTHORIZE_MS = 5_000
+
+interface Service {
+  readonly sink: Sink
+  connections: number
+}
+
+/** Serves private services: Node handlers by `serve()`, anything else by a target it dials. Needs no root and no open port. */
+export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
+  readonly #authorize: Authorize | undefined
+  readonly #static: readonly StaticService[]
+  readonly #flows = new FlowTable()
+  readonly #services = new Map<number, Service>()
+  // Flows may arrive before the promise that tells their number: they wait for the calls in flight.
+  #serving: Promise<unknown>[] = []
+
+  constructor(options: ConnectorOptions = {}) {
+    super('connector', options)
+    this.#authorize = options.authorize
+    this.#static = [...(options.services ?? [])]
+  }
+
+  /** Serves `service` from now on. Errors: ERR_ZTNA_CONFIG, CLOSED, ABORTED. */
+  async serve(service: string, handler: Handler, options: ServeOptions = {}): Promise<Served> {
+    checkService(service)
+    if (options.port !== undefined) checkPort(options.port, service)
+    const most = options.maxConnections
+    if (most !== undefined && !(Number.isInteger(most) && most > 0))
+      throw configError(`maxConnections ${most} is not a positive number`)
+    timeoutOf(options, Infinity)
+    if (options.signal?.aborted) throw aborted(options.signal)
+    const sink = toSink(handler)
+    const role = this.running()
+    const request = JSON.stringify({
+      service,
+      port: options.port ?? null,
+      protocol: sink.kind === 'target' ? sink.protocol : sink.kind,
+      target: sink.kind === 'target' ? sink.target : null,
+      maxConnections: most ?? null,
+    })
+    const entry: Service = { sink, connections: 0 }
+    const call = role.serve(request).then((id) => {
+      this.#services.set(id, entry)
+      return id
+    })
+    this.#serving.push(call)
+    try {
+      const id = await call
+      const served = new NativeServed(service, entry, () => this.#services.delete(id), role, id)
+      if (!options.signal?.aborted) return served
+      await served.close({ drainMs: 0 })
+    } catch (error) {
+      throw fromNative(error)
+    } finally {
+      this.#serving = this.#serving.filter((other) => other !== call)
+    }
+    throw aborted(options.signal)
+  }
+
+  /** Relays, services and the certificate now. Errors: ERR_ZTNA_CLOSED when not running. */
+  status(): ConnectorStatus {
+    const { stats: _stats, certificate, ...rest } = this.nativeStatus()
+    const expiresAt = new Date((certificate as { expiresAt: number }).expiresAt)
+    return deepFreeze({ ...rest, certificate: { expiresAt } } as ConnectorStatus)
+  }
+
+  protected override nativeOptions(): Record<string, unknown> {
+    return { services: this.#static, authorize: this.#authorize !== undefined }
+  }
+
+  protected override convertStats(json: unknown): AgentStats {
+    return toAgentStats(json)
+  }
+
+  protected override onNative(event: NativeEvent): void {
+    const role = this.running()
+    switch (event.event) {
+      case 'flow': {
+        const flow = event as unknown as {
+          id: string
+          peer: NativeIdentity
+          service: string
+          protocol: 'tcp' | 'udp' | 'icmp'
+        }
+        const { id, service, protocol } = flow
+        return this.fire('flow', { id, peer: toIdentity(flow.peer), service, protocol })
+      }
+      case 'denied': {
+        const error = fromNative(event['error'])
+        const peer = event['peer'] as NativeIdentity | null | undefined
+        if (error instanceof ZtnaDeniedError) this.fire('denied', error, peer ? toIdentity(peer) : undefined)
+        return
+      }
+      case 'path': {
+        const next = this.#flows.onPath(String(event['peer']), event['next'] as NativePath)
+        return this.fire('path', String(event['peer']), next, toPath(event['prev'] as NativePath))
+      }
+      case 'incoming':
+        return this.#onIncoming(role, event as unknown as FlowInfo & { serve: number })
+      case 'incoming-datagram':
+        return this.#onIncomingDatagram(role, event['flow'] as number, event['serve'] as number)
+      case 'authorize':
+        return void this.#onAuthorize(role, event)
+      case 'flow-reset':
+        return this.#flows.onReset(role, event['flow'] as number, event['error'])
+    }
+  }
+
+  protected override onEnded(_why: ZtnaError): void {
+    this.#flows.clear()
+    for (const { sink } of this.#services.values()) if (sink.kind === 'tcp') sink.close()
+    this.#services.clear()
+  }
+
+  #withService(id: number, take: (service: Service | undefined) => void): void {
+    const known = this.#services.get(id)
+    if (known !== undefined || this.#serving.length === 0) return take(known)
+    void Promise.allSettled(this.#serving).then(() => take(this.#services.get(id)))
+  }
+
+  #onIncoming(role: NativeRole, flow: FlowInfo & { serve: number }): void {
+    this.#withService(flow.serve, (service) => {
+      if (service?.sink.kind !== 'tcp') return discard(role, flow)
+      const socket = new ZtnaSocket(flow.service, service.sink.allowHalfOpen)
+      this.#count(service, socket)
+      socket.attach(role, this.#flows, flow)
+      this.#hand(socket, service.sink.take)
+    })
+  }
+
+  #onIncomingDatagram(role: NativeRole, flow: number, serve: number): void {
+    this.#withService(serve, (service) => {
+      if (service?.sink.kind !== 'udp') return role.flowReset(flow)
+      const socket = new ZtnaUdpSocket(role.takeDatagram(flow), this.#flows)
+      this.#count(service, socket)
+      this.#hand(socket, service.sink.take)
+    })
+  }
+
+  #count(service: Service, socket: ZtnaSocket | ZtnaUdpSocket): void {
+    service.connections += 1
+    ;(socket as NodeJS.EventEmitter).once('close', () => (service.connections -= 1))
+  }
+
+  // A handler's own failure ends its flow, not the connector.
+  #hand<T extends ZtnaSocket | ZtnaUdpSocket>(socket: T, take: (socket: T) => void): void {
+    const events = socket as NodeJS.EventEmitter
+    // A reset nobody listens for is not an uncaught exception.
+    events.on('error', () => {})
+    try {
+      take(socket)
+    } catch (error) {
+      if (socket instanceof ZtnaSocket) socket.reset()
+      else void socket.close()
+      this.warn(fromNative(error))
+    }
+  }
+
+  async #onAuthorize(role: NativeRole, event: NativeEvent): Promise<void> {
+    let timer: NodeJS.Timeout | undefined
+    let allow = false
+    try {
+      const late = new Promise<boolean>((resolve) => {
+        timer = setTimeout(() => resolve(false), AUTHORIZE_MS)
+      })
+      const flow = {
+        service: String(event['service']),
+        port: Number(event['port']),
+        path: toPath(event['path'] as NativePath),
+      }
+      const answer = this.#authorize?.(toIdentity(event['peer'] as NativeIdentity), flow) ?? false
+      allow = (await Promise.race([answer, late])) === true
+    } catch (error) {
+      this.warn(fromNative(error))
+    } finally {
+      clearTimeout(timer)
+    }
+    role.authorizeReply(event['flow'] as number, allow)
+  }
+}
+
+class NativeServed implements Served {
+  #closing: Promise<void> | undefined
+
+  constructor(
+    readonly service: string,
+    private readonly entry: Service,
+    private readonly forget: () => void,
+    private readonly role: NativeRole,
+    private readonly id: number,
+  ) {}
+
+  get connections(): number {
+    return this.entry.connections
+  }
+
+  close(options: { drainMs?: number } = {}): Promise<void> {
+    this.#closing ??= this.#close(options.drainMs ?? DRAIN_MS)
+    return this.#closing
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  async #close(drainMs: number): Promise<void> {
+    try {
+      await this.role.unserve(this.id, drainMs)
+    } catch {
+      // The connector has closed, and its services with it.
+    }
+    this.forget()
+    if (this.entry.sink.kind === 'tcp') this.entry.sink.close()
+  }
+}

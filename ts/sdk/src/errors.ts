@@ -1,0 +1,137 @@
+/** The errors a caller meets, and the one function that makes them from native ones. */
+
+const SYSTEM_CODES = {
+  ERR_ZTNA_CONFIG: 'EINVAL',
+  ERR_ZTNA_IDENTITY: 'EACCES',
+  ERR_ZTNA_DENIED: 'EACCES',
+  ERR_ZTNA_REFUSED: 'ECONNREFUSED',
+  ERR_ZTNA_UNREACHABLE: 'EHOSTUNREACH',
+  ERR_ZTNA_TIMEOUT: 'ETIMEDOUT',
+  ERR_ZTNA_ABORTED: 'ECANCELED',
+  ERR_ZTNA_STREAM_RESET: 'ECONNRESET',
+  ERR_ZTNA_CLOSED: 'ECONNABORTED',
+  ERR_ZTNA_PERMISSION: 'EPERM',
+  ERR_ZTNA_LIMIT: 'EAGAIN',
+  ERR_ZTNA_NATIVE: 'EPROTO',
+} as const
+
+/** Stable names of what can go wrong; see the table in the documentation of the contract. */
+export type ZtnaErrorCode = keyof typeof SYSTEM_CODES
+
+/** Which end said no. */
+export type DeniedBy = 'agent' | 'relay' | 'connector'
+
+const RETRYABLE: ReadonlySet<ZtnaErrorCode> = new Set([
+  'ERR_ZTNA_REFUSED',
+  'ERR_ZTNA_UNREACHABLE',
+  'ERR_ZTNA_TIMEOUT',
+  'ERR_ZTNA_LIMIT',
+])
+
+export interface ZtnaErrorOptions {
+  /** Default: true for refused, unreachable, timeout and limit. */
+  readonly retryable?: boolean
+  readonly details?: Readonly<Record<string, unknown>>
+  /** Default: an `Error` whose `code` is the system code that stands for ours, such as ECONNREFUSED. */
+  readonly cause?: unknown
+}
+
+/** Anything the SDK rejects or emits. `cause.code` is a system code, so that retry logic written for sockets works. */
+export class ZtnaError extends Error {
+  readonly code: ZtnaErrorCode
+  /** Whether the same call may work later without a change of configuration or policy. */
+  readonly retryable: boolean
+  /** Facts for logs; `reason` and `tried` where the native side gave them. */
+  readonly details: Readonly<Record<string, unknown>>
+
+  constructor(code: ZtnaErrorCode, message: string, options: ZtnaErrorOptions = {}) {
+    super(message, { cause: options.cause ?? systemError(code, message) })
+    this.name = new.target.name
+    this.code = code
+    this.retryable = options.retryable ?? RETRYABLE.has(code)
+    this.details = Object.freeze({ ...options.details })
+  }
+
+  /** What a JSON log shows. */
+  toJSON(): { code: ZtnaErrorCode; message: string; retryable: boolean; details: Readonly<Record<string, unknown>> } {
+    return { code: this.code, message: this.message, retryable: this.retryable, details: this.details }
+  }
+}
+
+/** Policy, or the lack of one, said no. Never retryable. */
+export class ZtnaDeniedError extends ZtnaError {
+  /** Joins this refusal with the log line of the end that made it. */
+  readonly decisionId?: string
+  /** The policy that decided; absent when none permitted. */
+  readonly policyId?: string
+  readonly by: DeniedBy
+
+  constructor(message: string, by: DeniedBy, options: ZtnaErrorOptions = {}) {
+    super('ERR_ZTNA_DENIED', message, { retryable: false, ...options })
+    this.by = by
+    const { decisionId, policyId } = this.details
+    if (typeof decisionId === 'string') this.decisionId = decisionId
+    if (typeof policyId === 'string') this.policyId = policyId
+  }
+}
+
+/** The shape of a native error, once parsed. */
+export interface NativeErrorJson {
+  readonly code: string
+  readonly message: string
+  readonly retryable?: boolean
+  readonly details?: Readonly<Record<string, unknown>> | null
+}
+
+/** Turns whatever the native side threw, rejected with or put in an event into a ZtnaError. */
+export function fromNative(thrown: unknown): ZtnaError {
+  if (thrown instanceof ZtnaError) return thrown
+  const json = thrown instanceof Error ? parse(thrown.message) : thrown
+  if (!isErrorJson(json)) {
+    const message = thrown instanceof Error ? thrown.message : String(thrown)
+    return new ZtnaError('ERR_ZTNA_NATIVE', message, { cause: thrown, retryable: false })
+  }
+  const code = json.code in SYSTEM_CODES ? (json.code as ZtnaErrorCode) : 'ERR_ZTNA_NATIVE'
+  const options: ZtnaErrorOptions = {
+    ...(json.retryable === undefined ? {} : { retryable: json.retryable }),
+    details: json.details ?? {},
+  }
+  if (code !== 'ERR_ZTNA_DENIED') return new ZtnaError(code, json.message, options)
+  return new ZtnaDeniedError(json.message, deniedBy(json.details?.['by']), options)
+}
+
+/** The error of a call whose `signal` fired. */
+export function aborted(signal?: AbortSignal): ZtnaError {
+  const options = signal?.reason === undefined ? {} : { cause: signal.reason as unknown }
+  return new ZtnaError('ERR_ZTNA_ABORTED', 'aborted by the caller', options)
+}
+
+/** Shorthand for a wrong option. */
+export function configError(message: string, details: Readonly<Record<string, unknown>> = {}): ZtnaError {
+  return new ZtnaError('ERR_ZTNA_CONFIG', message, { details })
+}
+
+function systemError(code: ZtnaErrorCode, message: string): Error {
+  return Object.assign(new Error(message), { code: SYSTEM_CODES[code] })
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+function isErrorJson(value: unknown): value is NativeErrorJson {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    typeof (value as { code?: unknown }).code === 'string' &&
+    typeof (value as { message?: unknown }).message === 'string'
+  )
+}
+
+function deniedBy(by: unknown): DeniedBy {
+  return by === 'relay' || by === 'connector' ? by : 'agent'
+}

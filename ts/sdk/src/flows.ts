@@ -1,0 +1,49 @@
+/** The flows of one role: who hears that native has reset one. */
+import { type NativeErrorJson, ZtnaError, fromNative } from './errors.js'
+import type { NativeRole } from './native.js'
+import { type NativePath, type PathInfo, toPath } from './types.js'
+
+/** A socket of either kind, as its role sees it. */
+export interface Flow {
+  /** Name of the node at the other end. */
+  readonly peerName: string
+  /** Native has reset the flow: destroy with `error`, then call `done`. */
+  onFlowReset(error: ZtnaError, done: () => void): void
+  onPath(path: PathInfo): void
+}
+
+/** Flow numbers to sockets. */
+export class FlowTable {
+  readonly #flows = new Map<number, Flow>()
+
+  add(id: number, flow: Flow): void {
+    this.#flows.set(id, flow)
+  }
+
+  delete(id: number): void {
+    this.#flows.delete(id)
+  }
+
+  get size(): number {
+    return this.#flows.size
+  }
+
+  /** The `flow-reset` event. A flow that JavaScript has closed already is acknowledged at once. */
+  onReset(role: NativeRole, id: number, error: unknown): void {
+    const flow = this.#flows.get(id)
+    if (flow === undefined) return role.flowDone(id)
+    this.#flows.delete(id)
+    flow.onFlowReset(fromNative(error as NativeErrorJson), () => role.flowDone(id))
+  }
+
+  /** The `path` event, for every flow of that peer. */
+  onPath(peer: string, next: NativePath): PathInfo {
+    const path = toPath(next)
+    for (const flow of this.#flows.values()) if (flow.peerName === peer) flow.onPath(path)
+    return path
+  }
+
+  clear(): void {
+    this.#flows.clear()
+  }
+}

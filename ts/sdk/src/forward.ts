@@ -1,0 +1,127 @@
+/** Local listeners whose connections go through the tunnel. The bytes never enter JavaScript. */
+import type { AddressInfo } from 'node:net'
+import { aborted, configError, fromNative } from './errors.js'
+import type { NativeRole } from './native.js'
+import { timeoutOf } from './ops.js'
+import { checkPort, toTarget } from './target.js'
+import type { Cancel } from './types.js'
+
+/** A service on a local port or unix socket, or a SOCKS5 (and HTTP CONNECT) proxy for the whole zone. */
+export type ForwardOptions = Cancel &
+  (
+    | {
+        service: string
+        /** May be left out when the service has exactly one port of the protocol. */
+        port?: number
+        /** Default `tcp`. */
+        protocol?: 'tcp' | 'udp'
+        /** Default host 127.0.0.1, port 0: any free one. */
+        listen: { port?: number; host?: string } | { unix: string }
+      }
+    | {
+        /** Default host 127.0.0.1, port 1080. Other than loopback needs `username` and `password`. */
+        socks5: { port?: number; host?: string; username?: string; password?: string }
+      }
+  )
+
+/** A running forward. */
+export interface Forward extends AsyncDisposable {
+  /** Where it listens; the path, for a unix socket. */
+  address(): AddressInfo | string
+  /** Stops listening and resets its connections. Rejects nothing. */
+  close(): Promise<void>
+  /** Open connections now. */
+  readonly connections: number
+}
+
+/** SOCKS port when none is named (RFC 1928 §3). */
+const SOCKS_PORT = 1080
+
+/** Starts listening. Errors: ERR_ZTNA_CONFIG when the address can't be used, ERR_ZTNA_PERMISSION. */
+export async function openForward(role: NativeRole, options: ForwardOptions): Promise<Forward> {
+  const { signal } = options
+  timeoutOf(options, Infinity)
+  if (signal?.aborted) throw aborted(signal)
+  const request = JSON.stringify('socks5' in options ? socksRequest(options.socks5) : serviceRequest(options))
+  let answer: { id: number; address: AddressInfo | string }
+  try {
+    answer = JSON.parse(await role.forward(request)) as typeof answer
+  } catch (error) {
+    throw fromNative(error)
+  }
+  const forward = new NativeForward(role, answer.id, answer.address)
+  if (!signal?.aborted) return forward
+  await forward.close()
+  throw aborted(signal)
+}
+
+function serviceRequest(options: Extract<ForwardOptions, { service: string }>): object {
+  const { service, port } = toTarget(
+    options.port === undefined ? options.service : { service: options.service, port: options.port },
+  )
+  const protocol = options.protocol ?? 'tcp'
+  if (protocol !== 'tcp' && protocol !== 'udp') throw configError(`protocol "${String(protocol)}" is not tcp or udp`)
+  const { listen } = options
+  if ('unix' in listen) {
+    if (protocol === 'udp') throw configError('a UDP service can be forwarded to a port only, not to a unix socket')
+    return { service, port: port ?? null, protocol, listen: { unix: listen.unix } }
+  }
+  const at = { host: listen.host ?? '127.0.0.1', port: listenPort(listen.port ?? 0) }
+  return { service, port: port ?? null, protocol, listen: at }
+}
+
+function socksRequest(socks: Extract<ForwardOptions, { socks5: object }>['socks5']): object {
+  const { username, password } = socks
+  if ((username === undefined) !== (password === undefined))
+    throw configError('socks5 needs both username and password')
+  const credentials = username === undefined ? {} : { username, password }
+  return { socks5: { host: socks.host ?? '127.0.0.1', port: listenPort(socks.port ?? SOCKS_PORT), ...credentials } }
+}
+
+function listenPort(port: number): number {
+  return port === 0 ? 0 : checkPort(port, 'listen')
+}
+
+class NativeForward implements Forward {
+  readonly #role: NativeRole
+  readonly #id: number
+  readonly #address: AddressInfo | string
+  #closing: Promise<void> | undefined
+
+  constructor(role: NativeRole, id: number, address: AddressInfo | string) {
+    this.#role = role
+    this.#id = id
+    this.#address = address
+  }
+
+  address(): AddressInfo | string {
+    return this.#address
+  }
+
+  get connections(): number {
+    if (this.#closing !== undefined) return 0
+    try {
+      return this.#role.forwardConnections(this.#id)
+    } catch {
+      // The role has closed, and its forwards with it.
+      return 0
+    }
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  async #close(): Promise<void> {
+    try {
+      await this.#role.forwardClose(this.#id)
+    } catch {
+      // The role has closed, and its forwards with it.
+    }
+  }
+}

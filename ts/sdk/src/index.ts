@@ -1,0 +1,49 @@
+/** Zero-trust network access for Node: `ZtnaAgent` reaches services, `ZtnaConnector` serves them, `ZtnaRelay` joins the two. */
+export { ZtnaAgent, type AgentEvents, type AgentStats, type AgentStatus, type CheckResult } from './agent.js'
+export {
+  ZtnaConnector,
+  type Authorize,
+  type ConnectorEvents,
+  type ConnectorOptions,
+  type ConnectorStatus,
+  type Served,
+  type ServeOptions,
+  type StaticService,
+} from './connector.js'
+export {
+  ZtnaRelay,
+  type RelayEvents,
+  type RelayLimits,
+  type RelayOptions,
+  type RelaySession,
+  type RelayStats,
+  type RelayStatus,
+} from './relay.js'
+export { ZtnaRole, type RoleEvents, type RoleOptions } from './role.js'
+export { ZtnaSocket } from './socket.js'
+export { ZtnaUdpSocket, type UdpEvents } from './datagram.js'
+export { type Forward, type ForwardOptions } from './forward.js'
+export { type Handler } from './handlers.js'
+export { type FetchHandler } from './fetch-handler.js'
+export { identityOf } from './identity-of.js'
+export { type ConnectOptions } from './target.js'
+export { ZtnaDeniedError, ZtnaError, type DeniedBy, type ZtnaErrorCode, type ZtnaErrorOptions } from './errors.js'
+export { type EventOf, type EventsOptions } from './events.js'
+export { type LogLevel, type Logger } from './log.js'
+export {
+  type AgentEntry,
+  type NetworkConfig,
+  type NetworkContent,
+  type NetworkSource,
+  type RelayEntry,
+  type ServiceEntry,
+} from './network-source.js'
+export {
+  type Cancel,
+  type Identity,
+  type PathInfo,
+  type PathKind,
+  type PathPolicy,
+  type Role,
+  type State,
+} from './types.js'

@@ -1,0 +1,182 @@
+/** Where a role gets its network from: a folder that the native side watches, or content handed over in memory. */
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parse, stringify } from 'smol-toml'
+import { configError } from './errors.js'
+
+/** A folder written by `ztna pki` (watched, reloaded as a whole), its `file:` URL, or the same content in memory. An iterable hands over each new snapshot. */
+export type NetworkSource = string | URL | NetworkContent | AsyncIterable<NetworkContent>
+
+/** A node's folder, in memory. Relays and connectors need `policy`. */
+export interface NetworkContent {
+  readonly certPem: string
+  readonly keyPem: string
+  readonly caPem: string
+  readonly network: NetworkConfig
+  /** Cedar text. Default: none, which permits nothing. */
+  readonly policy?: string
+  /** Text of `revoked.toml`. Default: nothing is revoked. */
+  readonly revoked?: string
+}
+
+/** The content of `network.toml`. */
+export interface NetworkConfig {
+  readonly trustDomain: string
+  /** DNS suffix of service names. */
+  readonly zone: string
+  readonly relays: readonly RelayEntry[]
+  readonly services: readonly ServiceEntry[]
+  /** Agents with their groups: relays and connectors decide by them. */
+  readonly agents?: readonly AgentEntry[]
+  /** `tunnel` keeps relays from seeing raw inner packets. Default `forwarded`. */
+  readonly relayMode?: 'forwarded' | 'tunnel'
+}
+
+export interface RelayEntry {
+  readonly name: string
+  /** `https://host:port` */
+  readonly urls: readonly string[]
+  readonly region?: string
+}
+
+export interface ServiceEntry {
+  readonly name: string
+  readonly connectors: readonly string[]
+  /** Ports and `"low-high"` ranges. */
+  readonly tcp?: readonly (number | string)[]
+  readonly udp?: readonly (number | string)[]
+  readonly icmp?: boolean
+}
+
+export interface AgentEntry {
+  readonly name: string
+  readonly groups?: readonly string[]
+}
+
+/** The `network` of the native options. */
+export type NativeNetwork = { readonly folder: string } | { readonly files: NativeFiles }
+
+export interface NativeFiles {
+  readonly certPem: string
+  readonly keyPem: string
+  readonly caPem: string
+  readonly networkToml: string
+  readonly policyCedar: string | null
+  readonly revokedToml: string | null
+}
+
+/** One role's view of its source: the first snapshot, then, for an iterable, each later one. */
+export class NetworkFeed {
+  readonly #source: NetworkSource
+  #iterator: AsyncIterator<NetworkContent> | undefined
+  #first: Promise<NetworkContent> | undefined
+  #latest: NetworkContent | undefined
+
+  /** Does no I/O. Errors: ERR_ZTNA_CONFIG when there is no source or it is not one. */
+  constructor(source: NetworkSource | undefined) {
+    const chosen = source ?? process.env['ZTNA_NETWORK']
+    if (chosen === undefined || chosen === '') {
+      throw configError('no network: give the option `network` (a folder written by `ztna pki`) or set ZTNA_NETWORK')
+    }
+    if (chosen instanceof URL && chosen.protocol !== 'file:') {
+      throw configError(`network URL ${chosen.href} is not accepted; only file: URLs of a folder`)
+    }
+    this.#source = chosen
+  }
+
+  /** What native starts from. An iterable is asked for its first snapshot once, however often the role starts. */
+  async open(): Promise<NativeNetwork> {
+    const source = this.#source
+    if (typeof source === 'string') return { folder: source }
+    if (source instanceof URL) return { folder: fileURLToPath(source) }
+    if (!isIterable(source)) return { files: toFiles(source) }
+    this.#first ??= this.#next()
+    this.#latest ??= await this.#first
+    return { files: toFiles(this.#latest) }
+  }
+
+  /** Calls `apply` with each snapshot after the first until the source or `signal` ends. */
+  async follow(signal: AbortSignal, apply: (files: NativeFiles) => Promise<void>): Promise<void> {
+    const iterator = this.#iterator
+    if (iterator === undefined) return
+    while (!signal.aborted) {
+      const step = await iterator.next()
+      if (step.done === true || signal.aborted) return
+      this.#latest = step.value
+      await apply(toFiles(step.value))
+    }
+  }
+
+  /** The network as text says now, for names and ports. The native side decides on its own copy. */
+  async config(): Promise<NetworkConfig> {
+    const source = this.#source
+    if (typeof source === 'string' || source instanceof URL) {
+      const folder = typeof source === 'string' ? source : fileURLToPath(source)
+      return readNetworkToml(await readFile(join(folder, 'network.toml'), 'utf8'))
+    }
+    const content = isIterable(source) ? this.#latest : source
+    if (content === undefined) throw configError('the network source has handed over nothing yet')
+    return content.network
+  }
+
+  /** Lets an iterable go. */
+  close(): void {
+    const ended = this.#iterator?.return?.()
+    this.#iterator = undefined
+    ended?.then(undefined, () => {})
+  }
+
+  async #next(): Promise<NetworkContent> {
+    if (!isIterable(this.#source)) throw configError('not an iterable network source')
+    this.#iterator = this.#source[Symbol.asyncIterator]()
+    const step = await this.#iterator.next()
+    if (step.done === true) throw configError('the network source ended without handing over a network')
+    return step.value
+  }
+}
+
+/** In-memory content as the files native reads. */
+export function toFiles(content: NetworkContent): NativeFiles {
+  const keys = ['certPem', 'keyPem', 'caPem', 'network'] as const
+  const missing = keys.filter((key) => !content[key])
+  if (missing.length > 0) throw configError(`network content lacks ${missing.join(', ')}`)
+  return {
+    certPem: content.certPem,
+    keyPem: content.keyPem,
+    caPem: content.caPem,
+    networkToml: writeNetworkToml(content.network),
+    policyCedar: content.policy ?? null,
+    revokedToml: content.revoked ?? null,
+  }
+}
+
+/** `network.toml` of a configuration. */
+export function writeNetworkToml(network: NetworkConfig): string {
+  return stringify({
+    trust_domain: network.trustDomain,
+    zone: network.zone,
+    ...(network.relayMode === undefined ? {} : { relay_mode: network.relayMode }),
+    relay: network.relays.map((relay) => ({ ...relay })),
+    service: network.services.map((service) => ({ ...service })),
+    agent: (network.agents ?? []).map((agent) => ({ ...agent })),
+  })
+}
+
+/** The parts of a `network.toml` that the SDK shows; native has validated it. */
+export function readNetworkToml(text: string): NetworkConfig {
+  const table = parse(text) as Record<string, unknown>
+  const list = <T>(key: string): readonly T[] => (Array.isArray(table[key]) ? (table[key] as T[]) : [])
+  return {
+    trustDomain: String(table['trust_domain'] ?? ''),
+    zone: String(table['zone'] ?? 'ztna.internal'),
+    relays: list<RelayEntry>('relay'),
+    services: list<ServiceEntry>('service'),
+    agents: list<AgentEntry>('agent'),
+    ...(table['relay_mode'] === 'tunnel' ? { relayMode: 'tunnel' as const } : {}),
+  }
+}
+
+function isIterable(source: NetworkSource): source is AsyncIterable<NetworkContent> {
+  return typeof source === 'object' && Symbol.asyncIterator in source
+}

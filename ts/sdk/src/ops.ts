@@ -1,0 +1,56 @@
+/** Cancellable native calls: an AbortSignal becomes `cancel(op)`, and a late result is given back. */
+import { aborted, configError, fromNative } from './errors.js'
+import type { NativeRole } from './native.js'
+import type { Cancel } from './types.js'
+
+/** Time a call may take when the caller names none, milliseconds: the handshake time of the protocol. */
+export const CALL_TIMEOUT_MS = 10_000
+
+let nextOp = 1
+
+/** Calls `run` with a fresh operation number. `discard` disposes of a result that arrives after the caller gave up. */
+export function callNative<T>(
+  role: NativeRole,
+  cancel: Cancel,
+  run: (op: number) => Promise<T>,
+  discard: (late: T) => void = () => {},
+): Promise<T> {
+  const { signal } = cancel
+  if (signal?.aborted) return Promise.reject(aborted(signal))
+  const op = nextOp++
+  return new Promise<T>((resolve, reject) => {
+    let open = true
+    const onAbort = (): void => {
+      open = false
+      role.cancel(op)
+      reject(aborted(signal))
+    }
+    signal?.addEventListener('abort', onAbort, { once: true })
+    const settle = (): boolean => {
+      signal?.removeEventListener('abort', onAbort)
+      return open
+    }
+    invoke(run, op).then(
+      (value) => (settle() ? resolve(value) : discard(value)),
+      (error: unknown) => settle() && reject(fromNative(error)),
+    )
+  })
+}
+
+/** Checks a caller's timeout. */
+export function timeoutOf(cancel: Cancel, fallback: number): number {
+  const ms = cancel.timeoutMs ?? fallback
+  if (typeof ms !== 'number' || Number.isNaN(ms) || ms < 0) {
+    throw configError(`timeoutMs is ${String(ms)}; accepted: milliseconds from 0, or Infinity`)
+  }
+  return ms
+}
+
+/** The same for a native call, which takes a whole number of 32 bits. */
+export function nativeTimeout(cancel: Cancel, fallback: number = CALL_TIMEOUT_MS): number {
+  return Math.min(Math.ceil(timeoutOf(cancel, fallback)), 0xffff_ffff)
+}
+
+async function invoke<T>(run: (op: number) => Promise<T>, op: number): Promise<T> {
+  return run(op)
+}

@@ -1,0 +1,144 @@
+/** The relay: a public meeting point that forwards what it can't read. */
+import type { AddressInfo } from 'node:net'
+import { type ZtnaError, configError } from './errors.js'
+import { type NativeEvent, type RoleEvents, type RoleOptions, ZtnaRole } from './role.js'
+import { type State, deepFreeze } from './types.js'
+
+export type RelayEvents = RoleEvents & {
+  session: [session: RelaySession]
+  'session-end': [session: RelaySession, why: string]
+}
+
+/** One agent's tunnel to one connector. */
+export interface RelaySession {
+  readonly id: string
+  readonly agent: string
+  readonly connector: string
+  readonly rxBytes: number
+  readonly txBytes: number
+  /** Ends it; the agent may come back. */
+  kick(): void
+}
+
+export interface RelayStats {
+  readonly connections: number
+  readonly connectors: number
+  readonly sessions: number
+  readonly bytes: number
+  /** By name of the queue. */
+  readonly drops: Readonly<Record<string, number>>
+}
+
+/** What `ztna status --json` prints for a relay. */
+export interface RelayStatus {
+  readonly name: string
+  readonly state: State
+  /** `ip:port` */
+  readonly listen: readonly string[]
+  readonly connectors: readonly { readonly name: string; readonly since: Date; readonly sessions: number }[]
+  readonly agents: number
+  readonly sessions: number
+}
+
+export interface RelayLimits {
+  sessions?: number
+  /** Bits a second. */
+  bpsPerSession?: number
+  handshakesPerSecond?: number
+  /** Per /24 or /48. Default 200. */
+  handshakesPerPrefixPerSecond?: number
+}
+
+export interface RelayOptions extends RoleOptions {
+  /** `ip:port` or `[ip]:port`; port 0 is any free one. */
+  listen: readonly { udp: string }[]
+  /** Second STUN port (RFC 5780). Default: none. */
+  stunAlt?: string
+  /** Addresses to tell nodes when ours are behind a mapping. Default: those we listen on. */
+  publicAddrs?: readonly string[]
+  limits?: RelayLimits
+  /** Event loops. Default: one per core. */
+  loops?: number
+}
+
+type Counted = {
+  readonly id: string
+  readonly agent: string
+  readonly connector: string
+  rxBytes?: number
+  txBytes?: number
+}
+
+/** Forwards packets between agents and connectors. */
+export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
+  readonly #relay: Omit<RelayOptions, keyof RoleOptions>
+  readonly #sessions = new Map<string, RelaySession>()
+
+  /** Errors: ERR_ZTNA_CONFIG when nothing is to be listened on. */
+  constructor(options: RelayOptions) {
+    super('relay', options)
+    if (options.listen.length === 0)
+      throw configError('a relay needs at least one listen address, such as { udp: "0.0.0.0:4433" }')
+    this.#relay = options
+  }
+
+  /** Connectors, agents and sessions now. Errors: ERR_ZTNA_CLOSED when not running. */
+  status(): RelayStatus {
+    const { stats: _stats, ...rest } = this.nativeStatus()
+    const status = rest as unknown as Omit<RelayStatus, 'connectors'> & {
+      connectors: { name: string; since: number; sessions: number }[]
+    }
+    const connectors = status.connectors.map((connector) => ({ ...connector, since: new Date(connector.since) }))
+    return deepFreeze({ ...status, connectors })
+  }
+
+  /** Where it listens. Empty before `start()`. */
+  address(): readonly AddressInfo[] {
+    return this.listening.map(toAddressInfo)
+  }
+
+  /** Open sessions. */
+  sessions(): IterableIterator<RelaySession> {
+    return [...this.#sessions.values()].values()
+  }
+
+  protected override nativeOptions(): Record<string, unknown> {
+    const { listen, stunAlt, publicAddrs, limits, loops } = this.#relay
+    return {
+      listen: listen.map(({ udp }) => udp),
+      stunAlt: stunAlt ?? null,
+      publicAddrs: publicAddrs ?? [],
+      limits: limits ?? {},
+      loops: loops ?? null,
+    }
+  }
+
+  protected override onNative(event: NativeEvent): void {
+    if (event.event === 'session') {
+      const session = this.#session(event as unknown as Counted)
+      this.#sessions.set(session.id, session)
+      this.fire('session', session)
+    } else if (event.event === 'session-end') {
+      const session = this.#sessions.get(String(event['id']))
+      if (session === undefined) return
+      this.#sessions.delete(session.id)
+      this.fire('session-end', session, String(event['why']))
+    }
+  }
+
+  protected override onEnded(_why: ZtnaError): void {
+    this.#sessions.clear()
+  }
+
+  #session(json: Counted): RelaySession {
+    const { id, agent, connector, rxBytes = 0, txBytes = 0 } = json
+    return Object.freeze({ id, agent, connector, rxBytes, txBytes, kick: () => this.running().kick(id) })
+  }
+}
+
+/** `1.2.3.4:5` or `[::1]:5` as Node shows addresses. */
+export function toAddressInfo(text: string): AddressInfo {
+  const colon = text.lastIndexOf(':')
+  const address = text.slice(0, colon).replace(/^\[|\]$/g, '')
+  return { address, port: Number(text.slice(colon + 1)), family: address.includes(':') ? 'IPv6' : 'IPv4' }
+}

@@ -1,0 +1,353 @@
+/** What agents, connectors and relays share: one life, its events, its identity. */
+import { EventEmitter } from 'node:events'
+import { ZtnaError, aborted, configError, fromNative } from './errors.js'
+import { type EventMap, type EventOf, type EventTap, type EventsOptions, eventQueue } from './events.js'
+import { LOG_LEVELS, type LogLevel, type Logger, addLogger } from './log.js'
+import { type NativeRole, native } from './native.js'
+import { NetworkFeed, type NetworkConfig, type NetworkSource } from './network-source.js'
+import { timeoutOf } from './ops.js'
+import { StartAttempt } from './start-attempt.js'
+import {
+  type Cancel,
+  type Identity,
+  type NativeIdentity,
+  type Role,
+  type State,
+  deepFreeze,
+  toIdentity,
+} from './types.js'
+
+/** Time `start()` waits for `online`, milliseconds. */
+export const START_TIMEOUT_MS = 15_000
+/** Time `close()` gives flows to finish, milliseconds: the drain time of the protocol. */
+export const DRAIN_MS = 10_000
+
+export interface RoleOptions {
+  /** Default: the folder named by `$ZTNA_NETWORK`. */
+  network?: NetworkSource
+  /** Gets the native side's log lines. Default: none. */
+  logger?: Logger | false
+  /** Default `info`. */
+  logLevel?: LogLevel
+  /** Packets under one key before a connection gets a successor. Default 2^27 (RFC 9001 B.1). */
+  packetsPerKey?: number
+}
+
+/** Events of every role. `error`: the role has died, and never thrown for want of a listener. `warning`: it recovers by itself. */
+export type RoleEvents = {
+  state: [next: State, prev: State]
+  /** The identity is loaded and sockets are bound; `online` is still to come. */
+  identity: [identity: Identity]
+  warning: [error: ZtnaError]
+  error: [error: ZtnaError]
+}
+
+/** One parsed native event. */
+export interface NativeEvent {
+  readonly event: string
+  readonly [field: string]: unknown
+}
+
+/** A role's life. The constructor does no I/O; `start()` and `close()` are idempotent in any interleaving. */
+export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S>
+  extends EventEmitter<E>
+  implements AsyncDisposable
+{
+  readonly #role: Role
+  readonly #feed: NetworkFeed
+  readonly #options: RoleOptions
+  readonly #taps = new Set<EventTap<E>>()
+  #state: State = 'new'
+  #identity: Identity | undefined
+  #listen: readonly string[] = []
+  #native: NativeRole | undefined
+  #running = false
+  #attempt: StartAttempt | undefined
+  #closing: Promise<void> | undefined
+  #stopLogging: (() => void) | undefined
+  #following = new AbortController()
+  #lastWarning: ZtnaError | undefined
+  #died: ZtnaError | undefined
+  #keepAlive: NodeJS.Timeout | undefined
+  #referenced = true
+
+  protected constructor(role: Role, options: RoleOptions) {
+    super()
+    this.#role = role
+    this.#options = { ...options }
+    this.#feed = new NetworkFeed(options.network)
+    const level = options.logLevel ?? 'info'
+    if (!LOG_LEVELS.includes(level)) {
+      throw configError(`logLevel "${level}" is not accepted; one of ${LOG_LEVELS.join(', ')}`)
+    }
+  }
+
+  /** Options of the native role beyond the network. */
+  protected abstract nativeOptions(): Record<string, unknown>
+  /** Handles the events that are not every role's. */
+  protected abstract onNative(event: NativeEvent): void
+  /** The native thread has ended: let go of everything that lived on it. */
+  protected abstract onEnded(why: ZtnaError): void
+
+  get state(): State {
+    return this.#state
+  }
+
+  /** Who this node is. Errors: ERR_ZTNA_CLOSED before `start()` has read it. */
+  get identity(): Identity {
+    if (this.#identity !== undefined) return this.#identity
+    throw new ZtnaError('ERR_ZTNA_CLOSED', 'the identity is known once start() has read it')
+  }
+
+  /**
+   * Resolves when online. Default `timeoutMs` 15,000. Bad configuration or identity rejects at once; on timeout or abort it
+   * rejects and the role is `new` again. Callers that overlap share one attempt, which ends when the last has given up.
+   */
+  async start(cancel: Cancel = {}): Promise<this> {
+    const timeoutMs = timeoutOf(cancel, START_TIMEOUT_MS)
+    if (cancel.signal?.aborted) throw aborted(cancel.signal)
+    if (this.#closing !== undefined || this.#state === 'draining' || this.#state === 'closed') throw this.#closedError()
+    if (this.#attempt === undefined && this.#state !== 'new') return this
+    while (this.#attempt?.over === true) await this.#attempt.ended
+    if (this.#closing !== undefined) throw this.#closedError()
+    this.#attempt ??= this.#begin()
+    await this.#attempt.wait(timeoutMs, cancel.signal)
+    return this
+  }
+
+  /** Drains for `drainMs` (default 10,000), then ends. Rejects nothing; a closed role stays closed. */
+  close(options: { drainMs?: number } = {}): Promise<void> {
+    this.#closing ??= this.#close(options.drainMs ?? DRAIN_MS)
+    return this.#closing
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  /** A running role keeps the process alive: the default. */
+  ref(): this {
+    this.#referenced = true
+    this.#keepAlive?.ref()
+    return this
+  }
+
+  /** Lets the process end although the role runs. */
+  unref(): this {
+    this.#referenced = false
+    this.#keepAlive?.unref()
+    return this
+  }
+
+  /** Counters now: one synchronous native call. Errors: ERR_ZTNA_CLOSED when not running. */
+  stats(): S {
+    return deepFreeze(this.convertStats(this.nativeStatus()['stats']))
+  }
+
+  /** OpenMetrics text. Errors: ERR_ZTNA_CLOSED when not running. */
+  metrics(): string {
+    return this.running().metrics()
+  }
+
+  /** Reads the folder again now. Rejects with the reason when it is refused; the old snapshot then stays. */
+  async reload(): Promise<{ readonly version: number; readonly changed: boolean }> {
+    try {
+      return JSON.parse(await this.running().reload()) as { version: number; changed: boolean }
+    } catch (error) {
+      throw fromNative(error)
+    }
+  }
+
+  /** Every event from now on, until the role has closed, `signal` fires or the reader stops. */
+  events(options: EventsOptions = {}): AsyncIterableIterator<EventOf<E>> {
+    const { tap, iterator } = eventQueue<E>(options, (ended) => this.#taps.delete(ended))
+    if (this.#state === 'closed') tap.end()
+    else if (options.signal?.aborted !== true) this.#taps.add(tap)
+    return iterator
+  }
+
+  /** Where the native side listens, `ip:port`. */
+  protected get listening(): readonly string[] {
+    return this.#listen
+  }
+
+  /** The native role, once its thread runs. Errors: ERR_ZTNA_CLOSED. */
+  protected running(): NativeRole {
+    if (this.#native !== undefined && this.#running) return this.#native
+    throw this.#closedError()
+  }
+
+  protected nativeStatus(): Record<string, unknown> {
+    return JSON.parse(this.running().status()) as Record<string, unknown>
+  }
+
+  protected convertStats(json: unknown): S {
+    return json as S
+  }
+
+  protected network(): Promise<NetworkConfig> {
+    return this.#feed.config()
+  }
+
+  /** Emits, to listeners and to `events()`. */
+  protected fire<K extends keyof E & string>(type: K, ...args: E[K]): void {
+    for (const tap of [...this.#taps]) tap.push({ type, args, at: new Date() })
+    if (type === 'error' && (this as NodeJS.EventEmitter).listenerCount('error') === 0) return
+    ;(this.emit as (type: string, ...args: unknown[]) => boolean).call(this, type, ...args)
+  }
+
+  protected warn(error: ZtnaError): void {
+    this.#lastWarning = error
+    this.fire('warning', ...([error] as E['warning']))
+  }
+
+  #begin(): StartAttempt {
+    this.#setState('starting')
+    this.#lastWarning = undefined
+    this.#died = undefined
+    const attempt: StartAttempt = new StartAttempt({
+      run: () => this.#run(attempt),
+      undo: async () => {
+        await this.#end(0, new ZtnaError('ERR_ZTNA_CLOSED', 'start() was given up'))
+        if (this.#attempt === attempt) this.#attempt = undefined
+        if (this.#closing === undefined) this.#setState('new')
+      },
+      onTimeout: (timeoutMs) => this.#notOnline(timeoutMs),
+    })
+    attempt.begin()
+    return attempt
+  }
+
+  async #run(attempt: StartAttempt): Promise<void> {
+    const network = await this.#feed.open()
+    if (attempt.over) return
+    const { logger, logLevel, packetsPerKey } = this.#options
+    if (logger) this.#stopLogging = addLogger(logger, logLevel ?? 'info')
+    const own = this.nativeOptions()
+    const limits = {
+      ...(own['limits'] as object | undefined),
+      ...(packetsPerKey === undefined ? {} : { packetsPerKey }),
+    }
+    const options = JSON.stringify({ ...own, limits, network })
+    const role = new (native().NativeRole)(this.#role, options, (json) => {
+      if (this.#native === role) this.#handle(JSON.parse(json) as NativeEvent)
+    })
+    this.#native = role
+    const answer = JSON.parse(await role.start()) as { identity: NativeIdentity; listen: string[] }
+    if (attempt.over) return
+    this.#running = true
+    this.#identity = toIdentity(answer.identity)
+    this.#listen = Object.freeze([...answer.listen])
+    // Timers are the only thing that keeps the process alive: native callbacks are weak.
+    this.#keepAlive = setInterval(() => {}, 0x7fff_ffff)
+    if (!this.#referenced) this.#keepAlive.unref()
+    this.#follow()
+    await this.onStarted()
+    this.fire('identity', ...([this.#identity] as E['identity']))
+    this.#settleOnline()
+  }
+
+  /** Runs when the native thread does, before `online` is reported. */
+  protected async onStarted(): Promise<void> {}
+
+  #follow(): void {
+    this.#following = new AbortController()
+    const role = this.running()
+    this.#feed
+      .follow(this.#following.signal, (files) =>
+        role.update(JSON.stringify(files)).catch((error: unknown) => this.warn(fromNative(error))),
+      )
+      .catch((error: unknown) => this.warn(fromNative(error)))
+  }
+
+  #handle(event: NativeEvent): void {
+    switch (event.event) {
+      case 'state':
+        return this.#onNativeState(event['next'] as State)
+      case 'warning':
+        return this.warn(fromNative(event['error']))
+      case 'error':
+        return this.#onDeath(fromNative(event['error']))
+      case 'closed':
+        return this.#onNativeClosed()
+      default:
+        return this.onNative(event)
+    }
+  }
+
+  #onNativeState(next: State): void {
+    // `closed` follows as an event of its own; once we drain, only our own transitions count.
+    if (next === 'new' || next === 'starting' || next === 'closed' || this.#closing !== undefined) return
+    this.#setState(next)
+    this.#settleOnline()
+  }
+
+  #settleOnline(): void {
+    if (this.#state !== 'online' || !this.#running || this.#attempt === undefined || this.#attempt.over) return
+    this.#attempt.succeed()
+    this.#attempt = undefined
+  }
+
+  #onDeath(error: ZtnaError): void {
+    if (this.#attempt !== undefined && !this.#attempt.over) return this.#attempt.fail(error)
+    if (this.#closing !== undefined) return
+    this.#died = error
+    this.fire('error', ...([error] as E['error']))
+    void this.close({ drainMs: error.code === 'ERR_ZTNA_IDENTITY' ? DRAIN_MS : 0 })
+  }
+
+  #onNativeClosed(): void {
+    const why = this.#lastWarning ?? new ZtnaError('ERR_ZTNA_NATIVE', 'the native role ended by itself')
+    if (this.#attempt !== undefined && !this.#attempt.over) this.#attempt.fail(why)
+    else if (this.#closing === undefined) void this.close({ drainMs: 0 })
+  }
+
+  async #close(drainMs: number): Promise<void> {
+    const attempt = this.#attempt
+    if (attempt !== undefined && !attempt.over) attempt.fail(this.#closedError())
+    if (this.#state !== 'new' && this.#state !== 'closed') this.#setState('draining')
+    await attempt?.ended
+    await this.#end(drainMs, this.#closedError())
+    this.#feed.close()
+    this.#setState('closed')
+    for (const tap of [...this.#taps]) tap.end()
+  }
+
+  async #end(drainMs: number, why: ZtnaError): Promise<void> {
+    const role = this.#native
+    this.#following.abort()
+    try {
+      await role?.close(drainMs)
+    } catch (error) {
+      this.warn(fromNative(error))
+    }
+    this.#running = false
+    this.#native = undefined
+    this.#stopLogging?.()
+    this.#stopLogging = undefined
+    clearInterval(this.#keepAlive)
+    this.#keepAlive = undefined
+    this.onEnded(why)
+  }
+
+  #setState(next: State): void {
+    const prev = this.#state
+    if (prev === next) return
+    this.#state = next
+    this.fire('state', ...([next, prev] as E['state']))
+  }
+
+  #closedError(): ZtnaError {
+    if (this.#died !== undefined) return this.#died
+    const state = this.#closing !== undefined && this.#state !== 'closed' ? 'closing' : this.#state
+    return new ZtnaError('ERR_ZTNA_CLOSED', `the ${this.#role} is ${state}`)
+  }
+
+  #notOnline(timeoutMs: number): ZtnaError {
+    const last = this.#lastWarning
+    const message = `not online within ${timeoutMs} ms`
+    if (last === undefined) return new ZtnaError('ERR_ZTNA_TIMEOUT', message)
+    const code = ['ERR_ZTNA_UNREACHABLE', 'ERR_ZTNA_IDENTITY'].includes(last.code) ? last.code : 'ERR_ZTNA_TIMEOUT'
+    return new ZtnaError(code, `${message}: ${last.message}`, { cause: last.cause, details: last.details })
+  }
+}

@@ -1,0 +1,212 @@
+/** A TCP flow as a real `net.Socket` on native's file descriptor. */
+import { closeSync } from 'node:fs'
+import { Socket, isIPv6 } from 'node:net'
+import { ZtnaError } from './errors.js'
+import type { Flow, FlowTable } from './flows.js'
+import type { NativeRole } from './native.js'
+import {
+  type Identity,
+  type NativeIdentity,
+  type NativePath,
+  type PathInfo,
+  noPath,
+  toIdentity,
+  toPath,
+} from './types.js'
+
+/** What native says of a flow, with its descriptor. */
+export interface FlowInfo {
+  readonly fd: number
+  readonly flow: number
+  readonly peer: NativeIdentity
+  readonly service: string
+  readonly port: number
+  readonly path: NativePath
+  readonly remoteAddress: string
+  readonly remotePort: number
+  readonly traceparent?: string | null
+}
+
+/** Reads itself through an http2 session's proxy, which hides the socket. */
+export const SELF = Symbol('ztna.socket')
+
+const identities = new WeakMap<object, Identity>()
+
+/** The verified peer of a socket, where it is one of ours. */
+export function peerOf(socket: object): Identity | undefined {
+  return identities.get(socket)
+}
+
+interface Handle {
+  reading?: boolean
+  readStop?(): number
+  readonly [symbol: symbol]: unknown
+}
+
+/** The internal fields of `net.Socket` that a late descriptor needs. */
+interface Internals {
+  _handle: Handle | null
+  connecting: boolean
+}
+
+/**
+ * A stream to a service, or from an agent. A real `net.Socket`: pipe, pause, half close, setTimeout, pipeline and TLS over it
+ * work. `remoteAddress` is the peer's virtual address, `remotePort` its flow. A reset by the peer is an `error`, never a clean end.
+ */
+export class ZtnaSocket extends Socket implements Flow {
+  #role: NativeRole | undefined
+  #flows: FlowTable | undefined
+  #info: FlowInfo | undefined
+  #peer: Identity | undefined
+  #path: PathInfo = noPath()
+  #giveUp: (() => void) | undefined
+  #service: string
+  #resetting = false
+
+  /** @internal Made by `connect()`, `createConnection()` and `serve()`. */
+  constructor(service: string, allowHalfOpen: boolean) {
+    super({ allowHalfOpen })
+    this.#service = service
+    // Writes, reads and end() wait inside net.Socket until `connect`.
+    ;(this as unknown as Internals).connecting = true
+  }
+
+  /** The verified identity at the other end. Errors: ERR_ZTNA_IDENTITY while connecting. */
+  get peer(): Identity {
+    if (this.#peer !== undefined) return this.#peer
+    throw new ZtnaError('ERR_ZTNA_IDENTITY', 'the peer is known once the socket is connected')
+  }
+
+  get service(): string {
+    return this.#service
+  }
+
+  /** How this flow travels now; kind `none` while connecting. */
+  get path(): PathInfo {
+    return this.#path
+  }
+
+  /** W3C trace context the agent sent, if any. */
+  get traceparent(): string | undefined {
+    return this.#info?.traceparent ?? undefined
+  }
+
+  /** Resets both directions: the peer sees ECONNRESET rather than an end. */
+  reset(): void {
+    this.#sendReset()
+    this.destroy()
+  }
+
+  override resetAndDestroy(): this {
+    this.reset()
+    return this
+  }
+
+  /** Harmless: this socket connects by itself. The callback runs once it has. */
+  override connect(...args: unknown[]): this {
+    const callback = args.at(-1)
+    if (typeof callback !== 'function') return this
+    if (this.connecting) this.once('connect', callback as () => void)
+    else process.nextTick(callback as () => void)
+    return this
+  }
+
+  override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
+    this.#giveUp?.()
+    this.#giveUp = undefined
+    // Before the descriptor closes, or native would take the end of it for a clean one.
+    if (error !== null) this.#sendReset()
+    super._destroy(error, callback)
+  }
+
+  /** @internal */
+  get [SELF](): this {
+    return this
+  }
+
+  /** @internal */
+  get peerName(): string {
+    return this.#peer?.name ?? ''
+  }
+
+  /** @internal What `destroy()` before `connect` does. */
+  onGiveUp(giveUp: () => void): void {
+    this.#giveUp = giveUp
+  }
+
+  /** @internal Puts native's descriptor under this socket and emits `connect`. */
+  attach(role: NativeRole, flows: FlowTable, info: FlowInfo): void {
+    this.#giveUp = undefined
+    if (this.destroyed) return discard(role, info)
+    this.#role = role
+    this.#flows = flows
+    this.#info = info
+    this.#service = info.service
+    this.#peer = toIdentity(info.peer)
+    this.#path = toPath(info.path)
+    identities.set(this, this.#peer)
+    adopt(this, info.fd)
+    flows.add(info.flow, this)
+    this.once('close', () => flows.delete(info.flow))
+    defineRemote(this, info)
+    this.emit('connect')
+    this.emit('ready')
+    // As net.Socket does after connecting: without it a peer's end would go unseen until somebody reads.
+    if (!this.isPaused()) this.read(0)
+  }
+
+  /** @internal */
+  onFlowReset(error: ZtnaError, done: () => void): void {
+    this.#resetting = true
+    if (this.closed) return done()
+    this.once('close', done)
+    this.destroy(error)
+  }
+
+  /** @internal */
+  onPath(path: PathInfo): void {
+    this.#path = path
+  }
+
+  #sendReset(): void {
+    if (this.#resetting || this.#info === undefined || this.closed) return
+    this.#resetting = true
+    this.#flows?.delete(this.#info.flow)
+    this.#role?.flowReset(this.#info.flow)
+  }
+}
+
+/** Gives back a flow nobody wants any more. */
+export function discard(role: NativeRole, info: { readonly fd: number; readonly flow: number }): void {
+  role.flowReset(info.flow)
+  closeSync(info.fd)
+}
+
+// net.Socket takes a descriptor only when it is made. So another one opens it and hands its handle over; the handle finds its
+// stream by a symbol that Node keeps to itself, which is why it is looked up rather than named.
+function adopt(socket: ZtnaSocket, fd: number): void {
+  const donor = new Socket({ fd, readable: true, writable: true, manualStart: true } as ConstructorParameters<
+    typeof Socket
+  >[0])
+  const from = donor as unknown as Internals
+  const handle = from._handle
+  const owner = Object.getOwnPropertySymbols(handle ?? {}).find((symbol) => handle?.[symbol] === donor)
+  if (!handle || owner === undefined) {
+    donor.destroy()
+    throw new ZtnaError('ERR_ZTNA_NATIVE', `Node ${process.version} gives no access to a socket's handle`)
+  }
+  from._handle = null
+  ;(handle as Record<symbol, unknown>)[owner] = socket
+  const to = socket as unknown as Internals
+  to._handle = handle
+  to.connecting = false
+}
+
+function defineRemote(socket: ZtnaSocket, info: FlowInfo): void {
+  const fixed = (value: unknown): PropertyDescriptor => ({ value, configurable: true, enumerable: false })
+  Object.defineProperties(socket, {
+    remoteAddress: fixed(info.remoteAddress),
+    remotePort: fixed(info.remotePort),
+    remoteFamily: fixed(isIPv6(info.remoteAddress) ? 'IPv6' : 'IPv4'),
+  })
+}

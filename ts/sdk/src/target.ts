@@ -1,0 +1,59 @@
+/** How a caller names a service. */
+import { configError } from './errors.js'
+import type { Cancel, PathPolicy } from './types.js'
+
+export interface ConnectOptions extends Cancel {
+  service: string
+  /** May be left out when the service has exactly one port of the protocol. */
+  port?: number
+  /** Default `auto`. */
+  path?: PathPolicy
+  /** W3C trace context, carried to the connector. */
+  traceparent?: string
+  /** As for `net.Socket`. Default false: our side ends when the peer's has. */
+  allowHalfOpen?: boolean
+}
+
+const NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/
+const PATHS: readonly PathPolicy[] = ['auto', 'direct-only', 'relay-only']
+
+/** `'db:5432'`, `'db'` or the options themselves. Errors: ERR_ZTNA_CONFIG saying what is accepted. */
+export function toTarget(target: string | ConnectOptions): ConnectOptions {
+  if (typeof target !== 'string') {
+    checkService(target.service)
+    if (target.port !== undefined) checkPort(target.port, target.service)
+    if (target.path !== undefined && !PATHS.includes(target.path)) {
+      throw configError(`path "${target.path}" is not accepted; one of ${PATHS.join(', ')}`)
+    }
+    return target
+  }
+  const colon = target.lastIndexOf(':')
+  if (colon < 0) {
+    checkService(target)
+    return { service: target }
+  }
+  const service = target.slice(0, colon)
+  const text = target.slice(colon + 1)
+  checkService(service)
+  if (!/^\d{1,5}$/.test(text)) throw configError(`"${target}": port "${text}" is not a number from 1 to 65535`)
+  return { service, port: checkPort(Number(text), service) }
+}
+
+export function checkService(name: string): string {
+  if (typeof name === 'string' && NAME.test(name)) return name
+  throw configError(`"${name}" is not a service name: 1 to 63 of a-z, 0-9 and "-", not starting or ending with "-"`)
+}
+
+export function checkPort(port: number, of: string): number {
+  if (Number.isInteger(port) && port >= 1 && port <= 65_535) return port
+  throw configError(`port ${port} of ${of} is not a whole number from 1 to 65535`)
+}
+
+/** The service and port behind a URL's host, or undefined when the host is outside the zone. */
+export function serviceOfHost(host: string, zone: string): string | undefined {
+  const name = host.toLowerCase().replace(/\.$/, '')
+  const suffix = `.${zone.toLowerCase()}`
+  if (!name.endsWith(suffix)) return undefined
+  const service = name.slice(0, -suffix.length)
+  return NAME.test(service) ? service : undefined
+}

@@ -1,0 +1,104 @@
+/** Values that cross the public surface: readonly, dates as `Date`, absent rather than null. */
+
+/** How to give up on a call. */
+export interface Cancel {
+  /** The call rejects with ERR_ZTNA_ABORTED when it fires. */
+  signal?: AbortSignal
+  /** Milliseconds; the default stands with each call. `Infinity` waits for ever. */
+  timeoutMs?: number
+}
+
+export type Role = 'agent' | 'connector' | 'relay'
+
+/** Who a node is, as its verified certificate says. */
+export interface Identity {
+  readonly id: `spiffe://${string}`
+  readonly role: Role
+  readonly name: string
+  readonly groups: readonly string[]
+  /** Certificate serial number, hexadecimal. */
+  readonly serial: string
+  readonly expiresAt: Date
+}
+
+export type PathKind = 'direct' | 'relay' | 'none'
+
+/** How packets to one peer travel now. */
+export interface PathInfo {
+  readonly kind: PathKind
+  /** Our address and port, where the kind has one. */
+  readonly local?: string
+  readonly remote?: string
+  /** Name of the relay, when kind is `relay`. */
+  readonly relay?: string
+  /** Smoothed round trip, milliseconds. */
+  readonly rttMs: number
+  /** Largest inner packet, bytes. */
+  readonly mtu: number
+  /** Recent loss, per cent. */
+  readonly lossPct: number
+  readonly since: Date
+}
+
+/** Where a role is in its life. `degraded`: it was online and no relay answers now. */
+export type State = 'new' | 'starting' | 'online' | 'degraded' | 'draining' | 'closed'
+
+/** Where packets can go for the flow. Default `auto`: the best path there is. */
+export type PathPolicy = 'auto' | 'direct-only' | 'relay-only'
+
+export interface NativeIdentity {
+  readonly id: string
+  readonly role: string
+  readonly name: string
+  readonly groups: readonly string[]
+  readonly serial: string
+  readonly expiresAt: number
+}
+
+export interface NativePath {
+  readonly kind: string
+  readonly local: string | null
+  readonly remote: string | null
+  readonly relay: string | null
+  readonly rttMs: number
+  readonly mtu: number
+  readonly lossPct: number
+  readonly since: number
+}
+
+export function toIdentity(json: NativeIdentity): Identity {
+  return Object.freeze({
+    id: json.id as `spiffe://${string}`,
+    role: json.role as Role,
+    name: json.name,
+    groups: Object.freeze([...json.groups]),
+    serial: json.serial,
+    expiresAt: new Date(json.expiresAt),
+  })
+}
+
+export function toPath(json: NativePath): PathInfo {
+  return Object.freeze({
+    kind: json.kind as PathKind,
+    ...(json.local === null ? {} : { local: json.local }),
+    ...(json.remote === null ? {} : { remote: json.remote }),
+    ...(json.relay === null ? {} : { relay: json.relay }),
+    rttMs: json.rttMs,
+    mtu: json.mtu,
+    lossPct: json.lossPct,
+    since: new Date(json.since),
+  })
+}
+
+/** The path of something that has none yet. */
+export function noPath(): PathInfo {
+  return Object.freeze({ kind: 'none', rttMs: 0, mtu: 0, lossPct: 0, since: new Date(0) })
+}
+
+export function deepFreeze<T>(value: T): T {
+  if (typeof value === 'object' && value !== null && !Object.isFrozen(value)) {
+    Object.freeze(value)
+    for (const inner of Object.values(value)) deepFreeze(inner)
+  }
+  return value
+}

@@ -1,0 +1,79 @@
+import { mkdtempSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { beforeEach, expect, test } from 'vitest'
+import { loadSettings } from '../src/cli/config.js'
+import { ask, serveControl } from '../src/cli/control.js'
+import { parseForward, parseListen, parseService } from '../src/cli/grammar.js'
+import { main } from '../src/cli/program.js'
+import { useFake } from './fake-native.js'
+
+beforeEach(() => useFake())
+const dir = (): string => mkdtempSync(join(tmpdir(), 'ztna-cli-'))
+
+test('services, forwards and addresses read as the contract writes them', () => {
+  expect(parseService('app=tcp:8000-8010:127.0.0.1:9000')).toMatchObject({
+    ports: [8000, 8010],
+    target: 'tcp:127.0.0.1:9000',
+  })
+  expect(parseService('app=tcp:80:unix:/run/app.sock')).toMatchObject({ ports: [80, 80], target: 'unix:/run/app.sock' })
+  expect(parseForward('unix:/run/db.sock=db:5432')).toEqual([
+    { service: 'db', port: 5432, listen: { unix: '/run/db.sock' } },
+  ])
+  expect(parseForward('tcp:[::1]:8000-8001=web:80-81')).toHaveLength(2)
+  expect(parseListen('[::]:0')).toBe('[::]:0')
+})
+
+test.each([
+  ['web', 'accepted'],
+  ['Web=tcp:80:h:1', 'not a service name'],
+  ['web=sctp:80:h:1', 'not tcp or udp'],
+  ['web=tcp:90-80:h:1', 'backwards'],
+  ['web=tcp:1-10:h:65530', 'past port 65535'],
+  ['web=udp:1:unix:/x', 'tcp only'],
+])('the service %s is refused with its reason', (spec, reason) => {
+  expect(() => parseService(spec)).toThrow(reason)
+})
+
+test('a flag hides a variable, which hides the file, and each is told', () => {
+  const file = join(dir(), 'ztna.toml')
+  writeFileSync(file, 'role = "agent"\nlog_level = "warn"\n')
+  const settings = loadSettings(undefined, { logLevel: 'debug' }, { ZTNA_LOG_LEVEL: 'error' }, file)
+  expect(settings.text('log_level')).toBe('debug')
+  expect(settings.overrides).toEqual([
+    '--log-level overrides ZTNA_LOG_LEVEL',
+    `--log-level overrides ${file}:2: log_level`,
+  ])
+})
+
+test.each([
+  ['role = "agent"\n\nlog_level = "loud"\n', ':3: log_level: "loud" is not accepted; one of trace'],
+  ['role = "agent"\nforwrad = []\n', ':2: forwrad: unknown; accepted: role, network'],
+  ['role = "agent"\nnetwork = \n', ':2: '],
+  ['role = "agent"\nlisten = ["x"]\n', ':2: listen: not a setting of a agent'],
+  ['role = "boss"\n', ':1: role: role "boss" is not accepted'],
+])('a mistake in the file is told with its line: %j', (content, message) => {
+  const file = join(dir(), 'ztna.toml')
+  writeFileSync(file, content)
+  expect(() => loadSettings(undefined, {}, {}, file)).toThrow(message)
+})
+
+test('an unknown variable is refused', () => {
+  expect(() => loadSettings('agent', {}, { ZTNA_NETWROK: 'x' }, undefined)).toThrow('unknown ZTNA_NETWROK')
+})
+
+test('a control socket is private, answers, and is not taken from a live process', async () => {
+  const path = join(dir(), 'a', 'agent-x.sock')
+  const served = await serveControl(path, async ({ cmd }) => ({ cmd }))
+  expect(statSync(path).mode & 0o777).toBe(0o600)
+  expect(await ask(path, { cmd: 'status' })).toEqual({ cmd: 'status' })
+  await expect(serveControl(path, async () => null)).rejects.toThrow('another process answers')
+  served.close()
+})
+
+test('usage errors exit 64 and an absent role 75', async () => {
+  expect(await main(['node', 'ztna', 'agent', '--bogus'])).toBe(64)
+  expect(await main(['node', 'ztna', 'agent', '--network', '/x', '--forward', 'foo'])).toBe(64)
+  expect(await main(['node', 'ztna', 'status', '--control', join(dir(), 'none.sock')])).toBe(75)
+  expect(await main(['node', 'ztna', 'agent', '--help'])).toBe(0)
+})

@@ -1,0 +1,65 @@
+import { createServer } from 'node:http'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { type Handler, ZtnaConnector, identityOf } from '../src/index.js'
+import { CONTENT, FakeRole, INFO, PEER, readAll, socketPair, useFake } from './fake-native.js'
+
+let connector: ZtnaConnector
+
+beforeEach(async () => {
+  useFake()
+  connector = await new ZtnaConnector({ network: CONTENT, authorize: (peer) => peer.name === 'c1' }).start()
+})
+afterEach(() => connector.close())
+
+async function exchange(handler: Handler, request: string): Promise<string> {
+  await connector.serve('db', handler)
+  const { fd, far } = await socketPair()
+  FakeRole.last.emit({ event: 'incoming', flow: 3, fd, serve: 7, ...INFO, traceparent: null })
+  far.end(request)
+  return readAll(far)
+}
+
+const GET = 'GET /p?q=1 HTTP/1.1\r\nhost: db\r\nX-Ztna-Identity: forged\r\nconnection: close\r\n\r\n'
+
+test('an http server sees the verified peer and no header that claims one', async () => {
+  const server = createServer((req, res) =>
+    res.end(`${identityOf(req).name} ${String(req.headers['x-ztna-identity'])}`),
+  )
+  expect(await exchange({ http: server }, GET)).toContain('c1 undefined')
+})
+
+test('a fetch handler gets a Request bound to its caller', async () => {
+  const answer = await exchange({ fetch: (r) => new Response(`${identityOf(r).name} ${new URL(r.url).search}`) }, GET)
+  expect(answer).toContain('c1 ?q=1')
+})
+
+test('a socket handler that throws resets its flow and warns', async () => {
+  const warned = new Promise<Error>((resolve) => connector.once('warning', resolve))
+  const fail = (): never => {
+    throw new Error('broken')
+  }
+  expect(await exchange({ socket: fail }, 'x')).toBe('')
+  expect((await warned).message).toBe('broken')
+  expect(FakeRole.last.calls).toContainEqual(['flowReset', 3])
+})
+
+test('authorize answers native, and anything but true is a denial', async () => {
+  const ask = { event: 'authorize', service: 'db', port: 1, protocol: 'tcp', path: INFO.path }
+  FakeRole.last.emit({ ...ask, flow: 1, peer: PEER })
+  FakeRole.last.emit({ ...ask, flow: 2, peer: { ...PEER, name: 'other' } })
+  await expect
+    .poll(() => FakeRole.last.calls.filter(([name]) => name === 'authorizeReply'))
+    .toEqual([
+      ['authorizeReply', 1, true],
+      ['authorizeReply', 2, false],
+    ])
+})
+
+test('a target becomes the form native dials', async () => {
+  await connector.serve('db', { target: 'tcp://127.0.0.1:5432' })
+  expect(FakeRole.last.calls.at(-1)).toMatchObject(['serve', { protocol: 'tcp', target: 'tcp:127.0.0.1:5432' }])
+})
+
+test('identityOf refuses what did not come through the tunnel', () => {
+  expect(() => identityOf(new Request('http://x/'))).toThrow(/tunnel/)
+})

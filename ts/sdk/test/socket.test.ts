@@ -1,0 +1,93 @@
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { ZtnaAgent, type ZtnaDeniedError, identityOf } from '../src/index.js'
+import { CONTENT, FakeDatagram, FakeRole, INFO, nativeError, readAll, socketPair, useFake } from './fake-native.js'
+
+let agent: ZtnaAgent
+let far: Awaited<ReturnType<typeof socketPair>>['far']
+
+beforeEach(async () => {
+  useFake()
+  agent = await new ZtnaAgent({ network: CONTENT }).start()
+  const pair = await socketPair()
+  far = pair.far
+  FakeRole.last.onConnect = async () => ({ fd: pair.fd, flow: 11, infoJson: JSON.stringify(INFO) })
+})
+afterEach(() => agent.close())
+
+test('what is written while connecting arrives, and half close works both ways', async () => {
+  const socket = agent.createConnection('db:5432')
+  expect(socket.connecting).toBe(true)
+  expect(socket.connect(1, 'elsewhere')).toBe(socket)
+  socket.end('question')
+  expect(await readAll(far)).toBe('question')
+  far.end('answer')
+  expect(await readAll(socket)).toBe('answer')
+})
+
+test('a connected socket shows its peer by getters and by identityOf', async () => {
+  const socket = await agent.connect('db')
+  expect(socket).toMatchObject({ remoteAddress: 'fd00::7', remotePort: 9, remoteFamily: 'IPv6', service: 'db' })
+  expect(identityOf(socket)).toBe(socket.peer)
+  FakeRole.last.emit({ event: 'path', peer: 'c1', next: { ...INFO.path, kind: 'direct' }, prev: INFO.path })
+  expect(socket.path.kind).toBe('direct')
+  socket.destroy()
+})
+
+test('a reset by the peer is an error, and native learns that it has been seen', async () => {
+  const socket = await agent.connect('db')
+  const failed = new Promise<Error>((resolve) => socket.once('error', resolve))
+  FakeRole.last.emit({ event: 'flow-reset', flow: 11, error: { code: 'ERR_ZTNA_STREAM_RESET', message: 'reset' } })
+  expect(await failed).toMatchObject({ code: 'ERR_ZTNA_STREAM_RESET', cause: { code: 'ECONNRESET' } })
+  await expect.poll(() => FakeRole.last.calls.at(-1)).toEqual(['flowDone', 11])
+})
+
+test('reset tells native before the descriptor closes', async () => {
+  const socket = await agent.connect('db')
+  socket.reset()
+  expect(FakeRole.last.calls.filter(([name]) => name === 'flowReset')).toEqual([['flowReset', 11]])
+  expect(socket.destroyed).toBe(true)
+})
+
+test('a denial says who, which policy and a system code', async () => {
+  const details = { by: 'connector', decisionId: 'd1', policyId: 'p1' }
+  FakeRole.last.onConnect = () => Promise.reject(nativeError('ERR_ZTNA_DENIED', 'no', details))
+  const error = await agent.connect('db').catch((e: unknown) => e as ZtnaDeniedError)
+  expect(error).toMatchObject({
+    code: 'ERR_ZTNA_DENIED',
+    by: 'connector',
+    decisionId: 'd1',
+    policyId: 'p1',
+    cause: { code: 'EACCES' },
+  })
+})
+
+test('aborting a connect cancels the native call', async () => {
+  FakeRole.last.onConnect = () => new Promise(() => {})
+  const given = new AbortController()
+  const connecting = agent.connect({ service: 'db', signal: given.signal })
+  given.abort()
+  await expect(connecting).rejects.toMatchObject({ code: 'ERR_ZTNA_ABORTED' })
+  expect(FakeRole.last.calls.some(([name]) => name === 'cancel')).toBe(true)
+})
+
+test('fetch goes through the tunnel and nowhere else', async () => {
+  far.once('data', () => far.end('HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi'))
+  expect(await (await agent.fetch('http://db.ztna.internal:5432/')).text()).toBe('hi')
+  const error = await agent.fetch('http://example.org/').catch((e: unknown) => e)
+  expect(error).toMatchObject({ cause: { code: 'ERR_ZTNA_DENIED' } })
+})
+
+test('datagrams come by iteration and by event', async () => {
+  const native = new FakeDatagram()
+  FakeRole.last.nextDatagram = native
+  const udp = await agent.datagram('db')
+  native.put('one')
+  const iterator = udp[Symbol.asyncIterator]()
+  expect(Buffer.from((await iterator.next()).value as Uint8Array).toString()).toBe('one')
+  const event = new Promise<Uint8Array>((resolve) => udp.once('message', resolve))
+  native.put('two')
+  expect(Buffer.from(await event).toString()).toBe('two')
+  expect(udp.send(Buffer.from('x'))).toBe(1)
+  await udp.close()
+  expect(() => udp.send(Buffer.from('x'))).toThrow(/closed/)
+})

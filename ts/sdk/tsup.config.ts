@@ -1,0 +1,22 @@
+import { defineConfig } from 'tsup'
+
+export default defineConfig([
+  {
+    entry: { index: 'src/index.ts' },
+    format: ['esm', 'cjs'],
+    target: 'node20',
+    // `import.meta.url`, by which the loader finds the addon, has to exist in the CommonJS build too.
+    shims: true,
+    sourcemap: true,
+    dts: { compilerOptions: { ignoreDeprecations: '6.0' } },
+    external: ['@ztna/native'],
+  },
+  {
+    entry: { cli: 'src/cli.ts' },
+    format: ['esm'],
+    target: 'node20',
+    sourcemap: true,
+    banner: { js: '#!/usr/bin/env node' },
+    external: ['@ztna/native'],
+  },
+])
