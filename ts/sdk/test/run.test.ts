@@ -1,0 +1,44 @@
+import { mkdtempSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test, vi } from 'vitest'
+import { loadSettings } from '../src/cli/config.js'
+import { ask } from '../src/cli/control.js'
+import { runRole } from '../src/cli/run.js'
+import { FakeRole, useFake } from './fake-native.js'
+
+let lines: string[]
+beforeEach(() => {
+  useFake()
+  lines = []
+  vi.spyOn(process.stdout, 'write').mockImplementation((text) => lines.push(String(text)) > 0)
+  vi.spyOn(process.stderr, 'write').mockImplementation(() => true)
+})
+afterEach(() => void vi.restoreAllMocks())
+
+function start(): { ended: Promise<number>; control: string } {
+  const network = mkdtempSync(join(tmpdir(), 'ztna-run-'))
+  writeFileSync(join(network, 'network.toml'), 'trust_domain = "example.test"\nzone = "ztna.internal"\n')
+  const control = join(network, 'c.sock')
+  const flags = { network, control, json: true, metrics: '127.0.0.1:0', forward: ['tcp:127.0.0.1:8080=web:80'] }
+  return { ended: runRole(loadSettings('agent', flags, {}, undefined)), control }
+}
+
+test('an agent says online with what it listens on, answers, and drains on SIGTERM with exit 0', async () => {
+  const { ended, control } = start()
+  await expect.poll(() => lines.length).toBeGreaterThan(0)
+  const online = JSON.parse(lines[0] ?? '') as Record<string, string>
+  expect(online).toMatchObject({ event: 'online', role: 'agent', name: 'me', listen: ['127.0.0.1:8080'] })
+  expect((await fetch(`http://${online['metrics']}/healthz`)).status).toBe(200)
+  expect(await ask(control, { cmd: 'ping', service: 'web' })).toMatchObject({ rttMs: 3, path: { kind: 'relay' } })
+  process.emit('SIGTERM')
+  expect(await ended).toBe(0)
+  expect(FakeRole.last.calls).toContainEqual(['close', 10_000])
+})
+
+test('a role whose identity was taken over ends with exit 78', async () => {
+  const { ended } = start()
+  await expect.poll(() => lines.length).toBeGreaterThan(0)
+  FakeRole.last.emit({ event: 'error', error: { code: 'ERR_ZTNA_IDENTITY', message: 'taken over from 192.0.2.1' } })
+  expect(await ended).toBe(78)
+})
