@@ -1,9 +1,9 @@
 // Builds the addon (and, on Linux, the network lab), puts it where Node looks for it, and builds the SDK when its sources changed.
 //
-//   node scripts/build.mjs [--release]     --release: thin LTO and no symbols, as published; tests, demo and bench use the dev profile
+// Called by ensure.mjs. With `release`: thin LTO and no symbols, as published; tests, demo and bench use the dev profile.
 import { copyFile, rename, rm, stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
-import { isMain, main, must, root, say } from './lib/process.mjs'
+import { must, root, say } from './lib/process.mjs'
 import { allExist, hashOf, isStamped, stamp } from './lib/stamp.mjs'
 import { addonFile } from './lib/target.mjs'
 
@@ -57,12 +57,4 @@ async function buildSdk() {
   say('npm run build -w ts/sdk')
   await must('npm', ['run', 'build', '-w', 'ts/sdk'])
   await stamp('sdk', hash)
-}
-
-if (isMain(import.meta.url)) {
-  await main(async () => {
-    const { ensure } = await import('./ensure.mjs')
-    await ensure()
-    if (process.argv.includes('--release')) await build({ release: true })
-  })
 }

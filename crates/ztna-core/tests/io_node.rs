@@ -143,7 +143,7 @@ fn datagrams_cross_the_ring_with_one_bell_for_a_batch() {
         let n = far.recv_into(&mut out);
         let mut rest = &out[..n];
         while let [a, b, tail @ ..] = rest {
-            let (datagram, tail) = tail.split_at(usize::from(u16::from_be_bytes([*a, *b])));
+            let (datagram, tail) = tail.split_at(usize::from(u16::from_le_bytes([*a, *b])));
             got.push(datagram.to_vec());
             rest = tail;
         }

@@ -61,7 +61,7 @@ impl NodeDatagram {
         lock(&self.ring.to_program).pop_front()
     }
 
-    /// Moves datagrams into `out`, each as a big-endian 16-bit length and its bytes, as many whole ones as fit; returns the bytes
+    /// Moves datagrams into `out`, each as a little-endian 16-bit length and its bytes, as many whole ones as fit; returns the bytes
     /// filled. A datagram that would not fit an empty `out` is dropped and counted.
     pub fn recv_into(&self, out: &mut [u8]) -> usize {
         let mut filled = 0;
@@ -70,7 +70,7 @@ impl NodeDatagram {
             let need = next.len() + 2;
             if let (Ok(len), Some(space)) = (u16::try_from(next.len()), out.get_mut(filled..filled + need)) {
                 let (head, body) = space.split_at_mut(2);
-                head.copy_from_slice(&len.to_be_bytes());
+                head.copy_from_slice(&len.to_le_bytes());
                 body.copy_from_slice(next);
                 filled += need;
             } else if filled == 0 {
