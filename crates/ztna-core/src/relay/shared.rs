@@ -75,7 +75,7 @@ impl Shared {
         }
     }
 
-    /// `false`: the inbox has no room for such a message. It is counted if it held packets.
+    /// What finds no room in the inbox is dropped and counted. `false`: there is no such loop.
     pub(super) fn post(&self, to: usize, message: LoopMessage) -> bool {
         let Some(inbox) = self.inboxes.get(to) else { return false };
         let pushed = inbox.lock().unwrap_or_else(PoisonError::into_inner).push(message);

@@ -35,7 +35,7 @@ fn without_retry_a_client_connects_at_once() {
 fn only_initials_of_validated_addresses_are_counted_and_those_are_held_to_the_budget() {
     let limits = Limits { handshakes_per_prefix: 2, ..Limits::default() };
     let mut net = Net::with(RelayConfig { limits, ..config() }, 1);
-    let mut first = initial(&mut net);
+    let first = initial(&mut net);
     for n in 100..200 {
         deliver(&mut net, addr(n), &mut first.clone());
     }
@@ -47,8 +47,6 @@ fn only_initials_of_validated_addresses_are_counted_and_those_are_held_to_the_bu
     let counters = net.shared.counters();
     assert_eq!(counters.connections.get(), 2);
     assert!(counters.handshakes.limited.get() > 0);
-    first[0] = 0xff;
-    deliver(&mut net, addr(9), &mut first);
 }
 
 #[test]
@@ -59,9 +57,6 @@ fn a_token_from_another_address_begins_nothing() {
     while let Some((n, _)) = net.clients[id].conn.send(&mut out) {
         deliver(&mut net, addr(1), &mut out[..n]);
     }
-    net.clients[id].addr = addr(2);
-    net.elsewhere.clear();
-    net.clients[id].addr = addr(1);
     relay_only(&mut net);
     net.clients[id].addr = addr(2);
     net.settle();

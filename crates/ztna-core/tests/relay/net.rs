@@ -59,7 +59,7 @@ pub struct Net {
     pub sent: Vec<(SocketAddr, usize)>,
     /// What reached an address that is no client's.
     pub elsewhere: Vec<(SocketAddr, Vec<u8>)>,
-    /// Larger UDP payloads are lost.
+    /// On the links of clients that come from now on, larger UDP payloads are lost.
     pub mtu: usize,
 }
 
@@ -70,6 +70,8 @@ pub struct Client {
     pub addr: SocketAddr,
     /// The loop that the kernel gives its packets to.
     pub at: usize,
+    /// Larger UDP payloads are lost on its link.
+    mtu: usize,
     pub answers: BTreeMap<StreamId, Fields>,
     pub capsules: BTreeMap<StreamId, Vec<Capsule>>,
     readers: BTreeMap<StreamId, CapsuleReader>,
@@ -139,6 +141,7 @@ impl Net {
             tls,
             addr: addr(n),
             at: 0,
+            mtu: self.mtu,
             answers: BTreeMap::new(),
             capsules: BTreeMap::new(),
             readers: BTreeMap::new(),
@@ -271,7 +274,7 @@ impl Net {
         while let Some((n, _)) = client.conn.send(&mut packet) {
             busy = true;
             let arrival = Arrival { socket: 0, from: client.addr, to: None, stride: n };
-            if n <= self.mtu {
+            if n <= client.mtu {
                 self.loops[client.at].handle_packets(Instant::now(), arrival, &mut packet[..n]);
             }
         }
@@ -302,10 +305,8 @@ impl Net {
             assert!(out.len() <= 65_000 && out.chunks(transmit.segment).count() <= 64);
             for packet in out.chunks_mut(transmit.segment) {
                 self.sent.push((transmit.to, packet.len()));
-                if packet.len() > self.mtu {
-                    continue;
-                }
                 match self.clients.iter_mut().find(|c| c.addr == transmit.to) {
+                    Some(client) if packet.len() > client.mtu => {}
                     Some(client) => client.take(packet),
                     None => self.elsewhere.push((transmit.to, packet.to_vec())),
                 }

@@ -112,14 +112,20 @@ fn a_burst_of_thousands_loses_nothing() {
 fn a_packet_too_large_for_a_leg_goes_in_a_capsule() {
     let mut net = Net::new();
     let (c, bind) = net.bound("c1", 1);
-    // From here on links carry 1,280-byte packets; the agent's leg begins on one.
+    // The agent's link carries 1,280-byte packets.
     net.mtu = 1_252;
     let (alice, stream) = net.session("alice", "c1", 2);
-    let mut payload = vec![9; 1_320];
-    payload.insert(0, 1);
-    net.send_capsule(c, bind, &Capsule::Datagram(payload));
     let expected = Capsule::Datagram([vec![0], vec![9; 1_320]].concat());
-    net.waits_for(alice, stream, &expected);
+    // Until PMTU discovery knows better, such a packet is tried whole, and lost.
+    let mut tries = 0;
+    while !net.clients[alice].has(stream, &expected) {
+        assert!(tries < 100, "none arrives in a capsule");
+        tries += 1;
+        net.datagram(c, bind, 1, &[9; 1_320]);
+        net.run_for(Duration::from_millis(50));
+    }
+    net.send_capsule(alice, stream, &expected);
+    net.until("its answer leaves in a datagram", |net| net.clients[c].payloads(bind, 1) == [[9; 1_320]]);
 }
 
 fn assigned(net: &Net, id: usize, stream: u64) -> Vec<u64> {
