@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use io_support::{Loopback, PATIENCE, Rig, at, eventually, open};
 use ztna_core::io::{Driver, LocalEvent, NodeDatagram, NodeStream};
@@ -85,6 +85,21 @@ fn a_peers_reset_is_told_before_the_descriptor_ends() {
     assert_eq!(near.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     rig.handle.call(move |d| d.flow_done(flow)).unwrap();
     assert_eq!(near.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn what_a_program_wrote_before_it_closed_arrives_and_the_sender_is_stopped() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let rig = Rig::new(&[("web", at(listener.local_addr().unwrap()))]);
+    let near = open_stream(&rig, 1, "web").unwrap();
+    let mut near = stream_of(near.fd);
+    let (mut server, _) = listener.accept().unwrap();
+    near.write_all(b"last words").unwrap();
+    drop(near);
+    let mut got = Vec::new();
+    server.read_to_end(&mut got).unwrap();
+    assert_eq!(got, b"last words");
+    eventually("the far end is asked to stop, unasked", || rig.seen.lock().unwrap().stops == 1);
 }
 
 #[test]
@@ -250,14 +265,12 @@ fn an_end_resets_streams_and_answers_all_who_wait() {
         d.shut_down(Duration::ZERO);
     }));
     assert_eq!(rx.recv_timeout(PATIENCE).unwrap().unwrap_err().code(), "ERR_ZTNA_CLOSED");
-    let started = Instant::now();
     for _ in 0..2 {
         let (flow, error) = reset_event(&rig);
         assert_eq!(error.code(), "ERR_ZTNA_CLOSED");
         rig.handle.post(Box::new(move |d| d.flow_done(flow)));
     }
     rig.handle.join();
-    assert!(started.elapsed() < Duration::from_millis(900));
     assert!(matches!(rig.events.recv_timeout(PATIENCE).unwrap(), LocalEvent::Ended(Ok(()))));
     assert_eq!(stream_of(near.fd).read(&mut [0; 1]).unwrap(), 0);
     drop(far);

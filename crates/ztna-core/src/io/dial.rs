@@ -65,6 +65,10 @@ impl Local {
             // The machine answers itself.
             Target::Echo => {}
             Target::Handler(serve) => self.incoming(machine, now, flow, serve, info),
+            Target::Unix(path) if info.protocol == Protocol::Udp => {
+                let at = format!("target unix:{}", path.display());
+                machine.flow_failed(now, flow, Error::config(at, "a unix socket carries tcp alone"));
+            }
             Target::Unix(path) => {
                 let dial = dial(path.display().to_string(), VecDeque::from([Address::Unix(path)]));
                 self.insert_dial(flow, dial);
@@ -91,10 +95,7 @@ impl Local {
     }
 
     fn dialing(&mut self, flow: FlowId) -> Option<&mut Dial> {
-        match self.flows.get_mut(&flow).map(|e| &mut e.flow) {
-            Some(Flow::Dialing(dial)) => Some(dial),
-            _ => None,
-        }
+        if let Flow::Dialing(dial) = &mut self.flows.get_mut(&flow)?.flow { Some(dial) } else { None }
     }
 
     /// The resolver's answer.
@@ -141,7 +142,7 @@ impl Local {
                     Err(e) => Err(e),
                 },
                 (Address::Inet(to), Protocol::Tcp | Protocol::Icmp) => connect(&SockAddr::from(*to), Kind::Tcp),
-                (Address::Unix(path), _) => SockAddr::unix(path).and_then(|to| connect(&to, Kind::Unix)),
+                (Address::Unix(path), Protocol::Tcp | Protocol::Udp | Protocol::Icmp) => SockAddr::unix(path).and_then(|to| connect(&to, Kind::Unix)),
             };
             let why = match started {
                 Ok(Some(fd)) => match self.watch_connect(flow, fd, &address) {

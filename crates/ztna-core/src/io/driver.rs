@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 
 use super::event::{LocalEvent, Observer};
 use super::handle::{Handle, Post, Queue, Wake};
@@ -196,10 +196,10 @@ impl<M: Machine + 'static> Driver<M> {
         let mut busy = true;
         let mut fired = false;
         loop {
-            if let Err(e) = poll.poll(&mut events, self.patience(busy, fired)) {
-                if e.kind() != std::io::ErrorKind::Interrupted {
-                    return Err(Error::Internal(format!("waiting for events: {e}")));
-                }
+            if let Err(e) = poll.poll(&mut events, self.patience(busy, fired))
+                && e.kind() != std::io::ErrorKind::Interrupted
+            {
+                return Err(Error::Internal(format!("waiting for events: {e}")));
             }
             self.now = Instant::now();
             wake.clear();
@@ -333,15 +333,16 @@ impl<M: Machine + 'static> Driver<M> {
         // Without it the machine's own timers still notice a dead path.
         self.monitor = Monitor::new().ok();
         #[cfg(target_os = "linux")]
-        if let Some(monitor) = &self.monitor {
-            if self.local.register(monitor.fd(), Source::Network, Interest::READABLE).is_err() {
-                self.monitor = None;
-            }
+        if let Some(monitor) = &self.monitor
+            && self.local.register(monitor.fd(), Source::Network, mio::Interest::READABLE).is_err()
+        {
+            self.monitor = None;
         }
         #[cfg(not(target_os = "linux"))]
         self.local.timers.set(self.now + SWARM, Timer::Network);
     }
 
+    /// The system sent word (Linux).
     fn network_event(&mut self) {
         if self.monitor.as_mut().is_some_and(Monitor::drain) {
             self.local.timers.set_once(self.now + SWARM, Timer::Network);

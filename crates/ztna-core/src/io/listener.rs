@@ -149,10 +149,10 @@ impl Local {
     }
 
     pub(super) fn want_accept(&mut self, id: ForwardId) {
-        if let Some(forward) = self.forwards.get_mut(&id) {
-            if !std::mem::replace(&mut forward.queued, true) {
-                self.ready.push_back(Work::Accept(id));
-            }
+        if let Some(forward) = self.forwards.get_mut(&id)
+            && !std::mem::replace(&mut forward.queued, true)
+        {
+            self.ready.push_back(Work::Accept(id));
         }
     }
 

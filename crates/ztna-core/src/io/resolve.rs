@@ -19,12 +19,13 @@ pub(super) enum Asker {
     Machine { host: String },
 }
 
+type Questions = Arc<Mutex<Receiver<(Asker, String)>>>;
 /// `Err` is text for people.
 pub(super) type Resolved = (Asker, Result<Vec<IpAddr>, String>);
 
 pub(super) struct Resolver {
     questions: Option<SyncSender<(Asker, String)>>,
-    waiting: Option<Arc<Mutex<Receiver<(Asker, String)>>>>,
+    waiting: Option<Questions>,
     threads: usize,
     to_loop: Sender<Resolved>,
     answers: Receiver<Resolved>,

@@ -212,13 +212,14 @@ impl Local {
     }
 
     /// The far end said yes: the client becomes a flow.
-    pub(super) fn client_opened(&mut self, machine: &mut dyn Machine, flow: FlowId, index: usize, _forward: Option<ForwardId>) {
+    pub(super) fn client_opened(&mut self, machine: &mut dyn Machine, flow: FlowId, index: usize) {
         let Some(client) = self.clients.try_remove(index) else { return machine.stream_reset(flow) };
         self.unregister(&client.fd, client.token);
         let mut out = Vec::new();
-        match client.state {
-            State::Opening(Language::Http) => http_connect::response(Status::Established, None, &mut out),
-            _ => socks5::reply(Reply::Succeeded, NOWHERE, &mut out),
+        if client.state == State::Opening(Language::Http) {
+            http_connect::response(Status::Established, None, &mut out);
+        } else {
+            socks5::reply(Reply::Succeeded, NOWHERE, &mut out);
         }
         let forward = Some(client.forward);
         if self.start_splice(flow, Splice::new(client.fd, client.kind, client.input, out), forward).is_err() {
@@ -231,9 +232,10 @@ impl Local {
     pub(super) fn client_refused(&mut self, machine: &mut dyn Machine, now: Instant, index: usize, error: &Error) {
         let Some(client) = self.clients.get_mut(index) else { return };
         let mut out = Vec::new();
-        match client.state {
-            State::Opening(Language::Http) => http_connect::response(status_of(error), None, &mut out),
-            _ => socks5::reply(reply_of(error), NOWHERE, &mut out),
+        if client.state == State::Opening(Language::Http) {
+            http_connect::response(status_of(error), None, &mut out);
+        } else {
+            socks5::reply(reply_of(error), NOWHERE, &mut out);
         }
         if sys::write(&client.fd, &out) != Ok(out.len()) {
             return self.drop_client(machine, index);
@@ -342,11 +344,11 @@ fn step_http(client: &mut Client, zone: &str, credentials: Option<&(String, Pass
             request
         }
     };
-    if let Some(wanted) = credentials {
-        if !request.proxy_authorization.as_ref().is_some_and(|(user, password)| matches(wanted, user, password)) {
-            http_connect::response(Status::ProxyAuthenticationRequired, None, out);
-            return Step::Refuse;
-        }
+    if let Some(wanted) = credentials
+        && !request.proxy_authorization.as_ref().is_some_and(|(user, password)| matches(wanted, user, password))
+    {
+        http_connect::response(Status::ProxyAuthenticationRequired, None, out);
+        return Step::Refuse;
     }
     let address = request.host.parse().map_or(Address::Name(request.host), Address::Ip);
     match service_of(&address, zone) {

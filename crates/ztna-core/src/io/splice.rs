@@ -59,6 +59,8 @@ pub(super) struct Splice {
     /// The local side has ended, so that a short read does not mean an empty socket.
     read_closed: bool,
     broken: bool,
+    /// A unix peer reads no more, as its closing says without a write.
+    unwritable: bool,
     /// Readiness of the stream, in the same way.
     takes: bool,
     gives: bool,
@@ -112,6 +114,7 @@ impl Splice {
             writable: true,
             read_closed: false,
             broken: false,
+            unwritable: false,
             takes: true,
             gives: true,
             up: Up::Open,
@@ -137,6 +140,7 @@ impl Splice {
         self.readable |= event.is_readable() || event.is_read_closed();
         self.writable |= event.is_writable() || event.is_write_closed();
         self.read_closed |= event.is_read_closed();
+        self.unwritable |= event.is_write_closed() && self.kind != Kind::Tcp;
         if event.is_error() && sys::take_error(&self.fd).is_some() {
             self.broken = true;
         }
@@ -161,16 +165,21 @@ impl Splice {
         }
         self.broken = false;
         let up = self.run_up(machine, flow, scratch);
-        let down = match up {
-            Turn::Broken | Turn::Gone => return up,
-            Turn::Idle | Turn::More | Turn::Done => self.run_down(machine, flow, scratch),
-        };
-        match down {
-            Turn::Broken | Turn::Gone => down,
-            _ if self.up == Up::Done && self.down_done => Turn::Done,
-            Turn::More => Turn::More,
-            Turn::Idle | Turn::Done => up,
+        if matches!(up, Turn::Broken | Turn::Gone) {
+            return up;
         }
+        if self.unwritable && self.up == Up::Done && !self.down_done {
+            // The local side has closed for good: its peer need not send to find that out.
+            self.write_failed(machine, flow, Errno::PIPE);
+        }
+        let down = self.run_down(machine, flow, scratch);
+        if matches!(down, Turn::Broken | Turn::Gone) {
+            return down;
+        }
+        if self.up == Up::Done && self.down_done {
+            return Turn::Done;
+        }
+        if down == Turn::More { Turn::More } else { up }
     }
 
     fn run_up(&mut self, machine: &mut dyn Machine, flow: FlowId, scratch: &mut [u8]) -> Turn {

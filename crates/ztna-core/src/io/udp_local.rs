@@ -200,11 +200,11 @@ impl Local {
         let Some(port) = self.ports.get(index) else { return };
         let flows: Vec<FlowId> = port.flows.values().copied().collect();
         for flow in flows {
-            if let Some(Flow::Port(known)) = self.flows.get(&flow).map(|e| &e.flow) {
-                if known.last + IDLE <= now {
-                    machine.datagram_close(flow);
-                    self.forget(flow);
-                }
+            if let Some(Flow::Port(known)) = self.flows.get(&flow).map(|e| &e.flow)
+                && known.last + IDLE <= now
+            {
+                machine.datagram_close(flow);
+                self.forget(flow);
             }
         }
         self.timers.set(now + SWEEP, Timer::Sweep(index));
