@@ -98,7 +98,10 @@ pub fn check_trust_domain(domain: &str) -> Result<(), Error> {
     if domain.len() <= 253 && domain.split('.').all(|l| check_name("label", l).is_ok()) {
         return Ok(());
     }
-    Err(Error::config(format!("trust domain `{}`", domain.escape_debug()), "must be a lower-case DNS name such as `example.test`"))
+    Err(Error::config(
+        format!("trust domain `{}`", domain.escape_debug()),
+        "must be a lower-case DNS name such as `example.test`",
+    ))
 }
 
 impl fmt::Display for SpiffeId {
@@ -110,10 +113,16 @@ impl fmt::Display for SpiffeId {
 impl FromStr for SpiffeId {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self, Error> {
-        let bad = || Error::Identity(format!("`{}` is not spiffe://<trust-domain>/<agent|connector|relay>/<name>", s.escape_debug()));
+        let bad = || {
+            Error::Identity(format!(
+                "`{}` is not spiffe://<trust-domain>/<agent|connector|relay>/<name>",
+                s.escape_debug()
+            ))
+        };
         let rest = s.strip_prefix("spiffe://").ok_or_else(bad)?;
         let mut parts = rest.split('/');
-        let (Some(domain), Some(role), Some(name), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        let (Some(domain), Some(role), Some(name), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(bad());
         };
         SpiffeId::new(domain, role.parse().map_err(|_| bad())?, name).map_err(|_| bad())
@@ -144,8 +153,17 @@ mod tests {
     #[test]
     fn anything_but_the_exact_shape_is_refused() {
         for bad in [
-            "", "spiffe://", "spiffe://a/agent", "spiffe://a/agent/b/c", "spiffe://A.test/agent/b", "spiffe://a/root/b",
-            "spiffe://a/agent/", "spiffe://a/agent/b?x", "SPIFFE://a/agent/b", "spiffe://a//agent/b", "spiffe://a/agent/-b",
+            "",
+            "spiffe://",
+            "spiffe://a/agent",
+            "spiffe://a/agent/b/c",
+            "spiffe://A.test/agent/b",
+            "spiffe://a/root/b",
+            "spiffe://a/agent/",
+            "spiffe://a/agent/b?x",
+            "SPIFFE://a/agent/b",
+            "spiffe://a//agent/b",
+            "spiffe://a/agent/-b",
         ] {
             assert!(bad.parse::<SpiffeId>().is_err(), "{bad}");
         }

@@ -17,7 +17,11 @@ pub fn family(out: &mut String, name: &str, kind: &str, samples: &[(String, u64)
     // Writing to a String can't fail.
     let _ = writeln!(out, "# TYPE {name} {kind}");
     for (labels, value) in samples {
-        let _ = if labels.is_empty() { writeln!(out, "{name}{suffix} {value}") } else { writeln!(out, "{name}{suffix}{{{labels}}} {value}") };
+        let _ = if labels.is_empty() {
+            writeln!(out, "{name}{suffix} {value}")
+        } else {
+            writeln!(out, "{name}{suffix}{{{labels}}} {value}")
+        };
     }
 }
 
@@ -30,21 +34,26 @@ pub fn node(node: &Node, now: Instant, extra_drops: u64) -> String {
     let legs = node.legs.iter().filter(|(_, l)| l.is_alive()).count() as u64;
     let connections = [("kind=\"outer\"".to_owned(), legs), ("kind=\"inner\"".to_owned(), node.links.len() as u64)];
     family(&mut out, "ztna_connections", "gauge", &connections);
-    let flows = [Protocol::Tcp, Protocol::Udp, Protocol::Icmp]
-        .map(|p| (format!("protocol=\"{}\"", p.as_str()), node.flows.values().filter(|f| f.protocol == p).count() as u64));
+    let flows = [Protocol::Tcp, Protocol::Udp, Protocol::Icmp].map(|p| {
+        (format!("protocol=\"{}\"", p.as_str()), node.flows.values().filter(|f| f.protocol == p).count() as u64)
+    });
     family(&mut out, "ztna_flows", "gauge", &flows);
-    let mut bytes: Vec<(String, u64)> = c.rx_bytes.iter().map(|(path, n)| (format!("direction=\"rx\",path=\"{path}\""), *n)).collect();
+    let mut bytes: Vec<(String, u64)> =
+        c.rx_bytes.iter().map(|(path, n)| (format!("direction=\"rx\",path=\"{path}\""), *n)).collect();
     bytes.extend(c.tx_bytes.iter().map(|(path, n)| (format!("direction=\"tx\",path=\"{path}\""), *n)));
     family(&mut out, "ztna_bytes", "counter", &bytes);
     let mut drops: Vec<(String, u64)> = c.drops.iter().map(|(queue, n)| (format!("queue=\"{queue}\""), *n)).collect();
     drops.push(("queue=\"local\"".to_owned(), extra_drops));
     family(&mut out, "ztna_drops", "counter", &drops);
-    let denied: Vec<(String, u64)> = c.denied.iter().map(|((by, reason), n)| (format!("by=\"{by}\",reason=\"{reason}\""), *n)).collect();
+    let denied: Vec<(String, u64)> =
+        c.denied.iter().map(|((by, reason), n)| (format!("by=\"{by}\",reason=\"{reason}\""), *n)).collect();
     family(&mut out, "ztna_denied", "counter", &denied);
     family(&mut out, "ztna_reconnects", "counter", &[(String::new(), c.reconnects)]);
-    let handshakes: Vec<(String, u64)> = c.handshakes.iter().map(|(result, n)| (format!("result=\"{result}\""), *n)).collect();
+    let handshakes: Vec<(String, u64)> =
+        c.handshakes.iter().map(|(result, n)| (format!("result=\"{result}\""), *n)).collect();
     family(&mut out, "ztna_handshakes", "counter", &handshakes);
-    let switches: Vec<(String, u64)> = c.switches.iter().map(|((to, reason), n)| (format!("to=\"{to}\",reason=\"{reason}\""), *n)).collect();
+    let switches: Vec<(String, u64)> =
+        c.switches.iter().map(|((to, reason), n)| (format!("to=\"{to}\",reason=\"{reason}\""), *n)).collect();
     family(&mut out, "ztna_path_switches", "counter", &switches);
     let left = node.snapshot.identity().not_after.duration_since(node.wall(now)).map_or(0, |d| d.as_secs());
     family(&mut out, "ztna_certificate_expiry_seconds", "gauge", &[(String::new(), left)]);

@@ -40,7 +40,10 @@ pub struct Transmit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A host (name or address) and port, TCP or UDP by the flow's protocol.
-    Host { host: String, port: u16 },
+    Host {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
     /// A handler in the embedding process, by its serve ID.
     Handler(u64),
@@ -101,7 +104,9 @@ pub struct PathInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathKind {
     /// Relayed; `forwarded` says whether raw packets are forwarded or each is tunnelled.
-    Relay { forwarded: bool },
+    Relay {
+        forwarded: bool,
+    },
     None,
 }
 
@@ -173,19 +178,48 @@ impl State {
 /// Events for the embedding program.
 #[derive(Debug, Clone)]
 pub enum Notice {
-    State { next: State, prev: State, reason: String },
+    State {
+        next: State,
+        prev: State,
+        reason: String,
+    },
     /// Recovered from, but an operator should see it.
     Warning(Error),
-    Path { peer: String, next: PathInfo, prev: PathInfo },
-    Services { added: Vec<String>, removed: Vec<String> },
-    Denied { error: Error, peer: Option<String> },
+    Path {
+        peer: String,
+        next: PathInfo,
+        prev: PathInfo,
+    },
+    Services {
+        added: Vec<String>,
+        removed: Vec<String>,
+    },
+    Denied {
+        error: Error,
+        peer: Option<Arc<PeerIdentity>>,
+    },
     /// Connector: a flow was admitted.
-    Flow { flow: FlowId, peer: Arc<PeerIdentity>, service: String, protocol: Protocol },
+    Flow {
+        flow: FlowId,
+        peer: Arc<PeerIdentity>,
+        service: String,
+        protocol: Protocol,
+    },
     /// Connector with `authorize`: ask the program; answer with `authorize_reply`.
-    Authorize { flow: FlowId, info: FlowInfo },
+    Authorize {
+        flow: FlowId,
+        info: FlowInfo,
+    },
     /// Relay.
-    Session { id: u64, agent: String, connector: String },
-    SessionEnd { id: u64, why: String },
+    Session {
+        id: u64,
+        agent: String,
+        connector: String,
+    },
+    SessionEnd {
+        id: u64,
+        why: String,
+    },
 }
 
 /// A role. Methods for flows have no meaning at a relay, whose defaults do nothing.

@@ -47,7 +47,8 @@ fn every_corpus_and_every_fuzz_target_belongs_to_an_entry_function() {
 }
 
 fn corpus(target: &str) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = fs::read_dir(fuzz_dir().join("corpus").join(target)).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(fuzz_dir().join("corpus").join(target)).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
     files
 }

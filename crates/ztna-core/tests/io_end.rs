@@ -20,7 +20,11 @@ fn an_ended_loop_leaves_no_descriptor() {
     {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let rig = Rig::new(&[("web", at(address)), ("dns", at(address)), ("gone", Target::Host { host: "localhost".into(), port: 1 })]);
+        let rig = Rig::new(&[
+            ("web", at(address)),
+            ("dns", at(address)),
+            ("gone", Target::Host { host: "localhost".into(), port: 1 }),
+        ]);
         let (_, web) = rig.forward("web", Protocol::Tcp);
         let (_, gone) = rig.forward("gone", Protocol::Tcp);
         let (_, dns) = rig.forward("dns", Protocol::Udp);

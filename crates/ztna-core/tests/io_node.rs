@@ -49,7 +49,9 @@ fn reset_event(rig: &Rig) -> (FlowId, Error) {
 fn a_stream_of_the_program_meets_a_handler_of_the_program() {
     let rig = Rig::new(&[("web", Target::Handler(7))]);
     let near = open_stream(&rig, 1, "web").unwrap();
-    let LocalEvent::Incoming { serve: 7, fd, info, .. } = rig.events.recv_timeout(PATIENCE).unwrap() else { panic!("no incoming flow") };
+    let LocalEvent::Incoming { serve: 7, fd, info, .. } = rig.events.recv_timeout(PATIENCE).unwrap() else {
+        panic!("no incoming flow")
+    };
     assert_eq!((info.service.as_str(), near.info.service.as_str()), ("web", "web"));
     let (mut near, mut far) = (stream_of(near.fd), stream_of(fd));
     let data: Vec<u8> = (0..4_000_000u32).map(|i| (i % 253) as u8).collect();
@@ -141,7 +143,8 @@ fn an_operation_that_is_given_up_is_answered_at_once() {
 fn datagrams_cross_the_ring_with_one_bell_for_a_batch() {
     let rig = Rig::new(&[("dns", Target::Handler(9))]);
     let near = open_datagram(&rig, 1, "dns");
-    let LocalEvent::IncomingDatagram { serve: 9, datagram: far, .. } = rig.events.recv_timeout(PATIENCE).unwrap() else {
+    let LocalEvent::IncomingDatagram { serve: 9, datagram: far, .. } = rig.events.recv_timeout(PATIENCE).unwrap()
+    else {
         panic!("no incoming flow")
     };
     assert_eq!(near.max_size(), 1200);
@@ -178,7 +181,9 @@ fn datagrams_cross_the_ring_with_one_bell_for_a_batch() {
 fn a_program_that_does_not_receive_loses_datagrams_and_holds_a_bounded_number() {
     let rig = Rig::new(&[("dns", Target::Handler(9))]);
     let near = open_datagram(&rig, 1, "dns");
-    let LocalEvent::IncomingDatagram { datagram: far, .. } = rig.events.recv_timeout(PATIENCE).unwrap() else { panic!("no incoming flow") };
+    let LocalEvent::IncomingDatagram { datagram: far, .. } = rig.events.recv_timeout(PATIENCE).unwrap() else {
+        panic!("no incoming flow")
+    };
     let mut sent = 0u64;
     while sent < 3_000 {
         sent += near.send([&b"x"[..]; 50]) as u64;
@@ -191,9 +196,13 @@ fn a_program_that_does_not_receive_loses_datagrams_and_holds_a_bounded_number() 
 fn names_are_resolved_off_the_loop() {
     let rig = Rig::new(&[]);
     rig.handle.post(Box::new(|d| d.machine().resolve("localhost")));
-    eventually("an address is found", || rig.seen.lock().unwrap().resolved.iter().any(|(h, n)| h == "localhost" && *n > 0));
+    eventually("an address is found", || {
+        rig.seen.lock().unwrap().resolved.iter().any(|(h, n)| h == "localhost" && *n > 0)
+    });
     rig.handle.post(Box::new(|d| d.machine().resolve("nowhere.invalid")));
-    eventually("none is found", || rig.seen.lock().unwrap().resolved.iter().any(|(h, n)| h == "nowhere.invalid" && *n == 0));
+    eventually("none is found", || {
+        rig.seen.lock().unwrap().resolved.iter().any(|(h, n)| h == "nowhere.invalid" && *n == 0)
+    });
 }
 
 #[test]
@@ -237,7 +246,8 @@ fn an_idle_loop_sleeps() {
 
 #[test]
 fn a_machine_that_can_not_be_made_is_an_error_of_spawn() {
-    let made = Driver::<Loopback>::spawn("failing", Vec::new(), || Err(Error::Identity("expired".into())), Box::new(|_| {}));
+    let made =
+        Driver::<Loopback>::spawn("failing", Vec::new(), || Err(Error::Identity("expired".into())), Box::new(|_| {}));
     assert_eq!(made.err().map(|e| e.code()), Some("ERR_ZTNA_IDENTITY"));
 }
 
@@ -257,7 +267,9 @@ fn a_panic_ends_its_own_loop_with_an_error_and_no_other() {
 fn an_end_resets_streams_and_answers_all_who_wait() {
     let rig = Rig::new(&[("web", Target::Handler(1)), ("slow", Target::Echo)]);
     let near = open_stream(&rig, 1, "web").unwrap();
-    let LocalEvent::Incoming { fd: far, .. } = rig.events.recv_timeout(PATIENCE).unwrap() else { panic!("no incoming flow") };
+    let LocalEvent::Incoming { fd: far, .. } = rig.events.recv_timeout(PATIENCE).unwrap() else {
+        panic!("no incoming flow")
+    };
     let (tx, rx) = channel();
     let slow = open("slow", Protocol::Tcp);
     rig.handle.post(Box::new(move |d| {

@@ -202,7 +202,9 @@ fn socks_refusals_say_why() {
         assert_eq!(socks_connect(&mut client, name), reply, "{name}");
         assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "{name}");
     }
-    for (request, reply) in [(socks_request(2, "web", 80), 7), (vec![5, 1, 0, 9], 8), (vec![5, 1, 0, 1, 127, 0, 0, 1, 0, 80], 2)] {
+    for (request, reply) in
+        [(socks_request(2, "web", 80), 7), (vec![5, 1, 0, 9], 8), (vec![5, 1, 0, 1, 127, 0, 0, 1, 0, 80], 2)]
+    {
         let mut client = connect(local);
         client.write_all(&[5, 1, 0]).unwrap();
         assert_eq!(read::<2>(&mut client), [5, 0]);
@@ -285,7 +287,9 @@ fn udp_associate_carries_datagrams_until_its_connection_ends() {
 fn http_connect_works_on_the_same_port_and_refuses_what_is_outside() {
     let rig = Rig::new(&[("web", at(echo()))]);
     let local = proxy(&rig, None);
-    for (host, status) in [("web.ztna.internal:80", "200"), ("example.com:80", "403"), ("denied:80", "403"), ("127.0.0.1:80", "403")] {
+    for (host, status) in
+        [("web.ztna.internal:80", "200"), ("example.com:80", "403"), ("denied:80", "403"), ("127.0.0.1:80", "403")]
+    {
         let mut client = connect(local);
         write!(client, "CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\nearly").unwrap();
         client.shutdown(std::net::Shutdown::Write).unwrap();
@@ -339,7 +343,12 @@ fn curl_fetches_through_both_kinds_of_proxy() {
     let rig = Rig::new(&[("web", at(address))]);
     let (open, closed) = (proxy(&rig, None), proxy(&rig, Some(("user", "secret"))));
     let fetch = |options: &[&str]| {
-        let out = Command::new("curl").args(["-sS", "--noproxy", "", "--max-time", "10"]).args(options).arg("http://web.ztna.internal/").output().unwrap();
+        let out = Command::new("curl")
+            .args(["-sS", "--noproxy", "", "--max-time", "10"])
+            .args(options)
+            .arg("http://web.ztna.internal/")
+            .output()
+            .unwrap();
         (out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned())
     };
     let ok = (true, "hello".to_owned());

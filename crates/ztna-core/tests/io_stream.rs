@@ -218,7 +218,9 @@ fn unix_sockets_work_at_both_ends() {
     drop(server);
     assert_eq!(sender.join().unwrap(), b"done");
     // A live listener's place is not taken.
-    assert!(rig.forward_to(Listen::Unix(near.clone()), to).unwrap_err().to_string().contains("another process listens"));
+    assert!(
+        rig.forward_to(Listen::Unix(near.clone()), to).unwrap_err().to_string().contains("another process listens")
+    );
     rig.handle.call(move |d| d.forward_close(id)).unwrap();
     assert!(!near.exists());
 }

@@ -73,8 +73,14 @@ impl Node {
         let (tx, got) = channel();
         let fired = Arc::<Mutex<Vec<Instant>>>::default();
         let changes = Arc::<Mutex<usize>>::default();
-        let machine =
-            Wire { out: VecDeque::new(), got: tx, timer: None, fired: fired.clone(), changes: changes.clone(), end: false };
+        let machine = Wire {
+            out: VecDeque::new(),
+            got: tx,
+            timer: None,
+            fired: fired.clone(),
+            changes: changes.clone(),
+            end: false,
+        };
         let handle = Driver::spawn("wire", sockets, move || Ok(machine), Box::new(|_| {})).unwrap();
         Node { handle, address, got, fired, changes }
     }

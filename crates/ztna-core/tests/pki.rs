@@ -59,7 +59,8 @@ fn publishing_moves_every_node_to_one_new_version() {
 fn an_invalid_policy_or_network_is_published_nowhere() {
     let t = Trust::with_nodes();
     let before = fs::read(t.out("r1").join("snapshot.json")).unwrap();
-    fs::write(t.dir().join("policy.cedar"), "\npermit(principal, action, resource) when { context.prot == 1 };").unwrap();
+    fs::write(t.dir().join("policy.cedar"), "\npermit(principal, action, resource) when { context.prot == 1 };")
+        .unwrap();
     let error = t.run("publish", json!({"outs": [t.out("c1"), t.out("r1")]})).unwrap_err();
     assert!(error.to_string().contains("policy.cedar:2: "), "{error}");
     fs::write(t.dir().join("policy.cedar"), "").unwrap();
@@ -85,9 +86,17 @@ fn nothing_is_written_over_another_node_or_another_folder() {
     refused("issue", json!({"role": "admin", "name": "al", "out": t.out("x")}), "agent, connector or relay");
     refused("issue", json!({"role": "relay", "name": "r2", "out": t.out("x")}), "needs at least one");
     refused("issue", json!({"role": "relay", "name": "r2", "out": t.out("x"), "urls": ["http://a"]}), "https://");
-    refused("issue", json!({"role": "connector", "name": "c2", "out": t.out("x"), "groups": ["g"]}), "only agents have groups");
+    refused(
+        "issue",
+        json!({"role": "connector", "name": "c2", "out": t.out("x"), "groups": ["g"]}),
+        "only agents have groups",
+    );
     refused("issue", json!({"role": "agent", "name": "bob", "out": t.out("x"), "ttlSeconds": 0}), "at least 1 s");
-    refused("issue", json!({"role": "agent", "name": "bob", "out": t.out("x"), "ttlSeconds": 400_000_000}), "before the CA does");
+    refused(
+        "issue",
+        json!({"role": "agent", "name": "bob", "out": t.out("x"), "ttlSeconds": 400_000_000}),
+        "before the CA does",
+    );
     refused("renew", json!({"name": "alice", "out": t.out("r1")}), "holds the folder of relay/r1");
     refused("renew", json!({"name": "carol", "out": t.out("x")}), "was never issued here; issued: agent/alice");
     refused("publish", json!({"outs": [t.out("x")]}), "holds no certificate");
@@ -128,7 +137,9 @@ fn a_revoked_node_is_refused_with_all_its_certificates_and_comes_back_with_a_new
             assert_eq!(snapshot.still_trusted(old.identity(), t.now), Err(Refusal::Revoked));
         }
     }
-    assert!(t.run("renew", json!({"name": "alice", "out": t.out("alice")})).unwrap_err().to_string().contains("is revoked"));
+    assert!(
+        t.run("renew", json!({"name": "alice", "out": t.out("alice")})).unwrap_err().to_string().contains("is revoked")
+    );
 
     t.run("issue", json!({"role": "agent", "name": "alice", "out": t.out("alice")})).unwrap();
     t.publish(&["alice", "c1", "r1"]);
@@ -153,7 +164,11 @@ fn a_rotation_never_leaves_two_nodes_that_distrust_each_other() {
     let trust_each_other = || {
         for a in all {
             for b in all {
-                assert_eq!(t.snapshot(a).unwrap().still_trusted(t.snapshot(b).unwrap().identity(), t.now), Ok(()), "{a} {b}");
+                assert_eq!(
+                    t.snapshot(a).unwrap().still_trusted(t.snapshot(b).unwrap().identity(), t.now),
+                    Ok(()),
+                    "{a} {b}"
+                );
             }
         }
     };
@@ -244,7 +259,11 @@ fn openssl_accepts_what_was_issued_for_its_purpose_only() {
             .expect("this test runs the openssl command of Debian's package `openssl`");
         assert_eq!(verdict.status.success(), good, "{node} {purpose}: {}", String::from_utf8_lossy(&verdict.stderr));
     }
-    let shown = Command::new("openssl").args(["x509", "-noout", "-text", "-in"]).arg(t.out("r1").join("cert.pem")).output().unwrap();
+    let shown = Command::new("openssl")
+        .args(["x509", "-noout", "-text", "-in"])
+        .arg(t.out("r1").join("cert.pem"))
+        .output()
+        .unwrap();
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(text.contains("URI:spiffe://example.test/relay/r1, DNS:r1.relay.example.test"), "{text}");
 }
@@ -259,12 +278,14 @@ impl Trust {
     fn with_nodes() -> Trust {
         // Certificates hold whole seconds.
         let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        let t = Trust { root: tempfile::tempdir().unwrap(), now: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) };
+        let t =
+            Trust { root: tempfile::tempdir().unwrap(), now: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) };
         t.run("init", json!({"trustDomain": "example.test"})).unwrap();
         let network = t.dir().join("network.toml");
         let service = "\n[[service]]\nname = \"web\"\nconnectors = [\"c1\"]\ntcp = [80]\n";
         fs::write(&network, fs::read_to_string(&network).unwrap() + service).unwrap();
-        t.run("issue", json!({"role": "relay", "name": "r1", "out": t.out("r1"), "urls": ["https://192.0.2.1:4433"]})).unwrap();
+        t.run("issue", json!({"role": "relay", "name": "r1", "out": t.out("r1"), "urls": ["https://192.0.2.1:4433"]}))
+            .unwrap();
         t.run("issue", json!({"role": "connector", "name": "c1", "out": t.out("c1")})).unwrap();
         t.run("issue", json!({"role": "agent", "name": "alice", "out": t.out("alice"), "groups": ["eng"]})).unwrap();
         t.publish(&["alice", "c1", "r1"]);

@@ -68,7 +68,12 @@ impl NativeDatagram {
 
     #[napi]
     pub fn on_readable(&self, callback: Function<'_, (), ()>) -> Result<()> {
-        let bell = callback.build_threadsafe_function::<()>().callee_handled::<false>().weak::<true>().max_queue_size::<16>().build()?;
+        let bell = callback
+            .build_threadsafe_function::<()>()
+            .callee_handled::<false>()
+            .weak::<true>()
+            .max_queue_size::<16>()
+            .build()?;
         self.inner.on_readable(Box::new(move || {
             // A full queue means that a bell is already on its way.
             bell.call((), ThreadsafeFunctionCallMode::NonBlocking);

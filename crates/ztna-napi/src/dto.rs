@@ -47,7 +47,12 @@ pub fn identity(p: &PeerIdentity, groups: Vec<&str>) -> Value {
 }
 
 pub fn peer(p: &PeerIdentity, snapshot: &Snapshot) -> Value {
-    let groups = snapshot.network.agents.get(p.id.name()).map(|a| a.groups.iter().map(String::as_str).collect()).unwrap_or_default();
+    let groups = snapshot
+        .network
+        .agents
+        .get(p.id.name())
+        .map(|a| a.groups.iter().map(String::as_str).collect())
+        .unwrap_or_default();
     identity(p, groups)
 }
 
@@ -88,11 +93,17 @@ pub fn answer(a: &Answer) -> Value {
 
 pub fn notice(n: &Notice, snapshot: &Snapshot) -> Value {
     match n {
-        Notice::State { next, prev, reason } => json!({ "event": "state", "next": next.as_str(), "prev": prev.as_str(), "reason": reason }),
+        Notice::State { next, prev, reason } => {
+            json!({ "event": "state", "next": next.as_str(), "prev": prev.as_str(), "reason": reason })
+        }
         Notice::Warning(e) => json!({ "event": "warning", "error": error(e) }),
-        Notice::Path { peer, next, prev } => json!({ "event": "path", "peer": peer, "next": path(next), "prev": path(prev) }),
+        Notice::Path { peer, next, prev } => {
+            json!({ "event": "path", "peer": peer, "next": path(next), "prev": path(prev) })
+        }
         Notice::Services { added, removed } => json!({ "event": "services", "added": added, "removed": removed }),
-        Notice::Denied { error: e, peer } => json!({ "event": "denied", "error": error(e), "peer": peer }),
+        Notice::Denied { error: e, peer: p } => {
+            json!({ "event": "denied", "error": error(e), "peer": p.as_ref().map(|p| peer(p, snapshot)) })
+        }
         Notice::Flow { flow, peer: p, service, protocol } => {
             json!({ "event": "flow", "id": flow.to_string(), "peer": peer(p, snapshot), "service": service, "protocol": protocol.as_str() })
         }
@@ -100,7 +111,9 @@ pub fn notice(n: &Notice, snapshot: &Snapshot) -> Value {
             "event": "authorize", "flow": flow.0, "peer": peer(&info.peer, snapshot), "service": info.service, "port": info.port,
             "protocol": info.protocol.as_str(), "path": path(&info.path),
         }),
-        Notice::Session { id, agent, connector } => json!({ "event": "session", "id": id.to_string(), "agent": agent, "connector": connector }),
+        Notice::Session { id, agent, connector } => {
+            json!({ "event": "session", "id": id.to_string(), "agent": agent, "connector": connector })
+        }
         Notice::SessionEnd { id, why } => json!({ "event": "session-end", "id": id.to_string(), "why": why }),
     }
 }
@@ -132,7 +145,8 @@ pub fn node_status(node: &Node) -> Value {
         .filter_map(|(k, l)| {
             let info = node.describe_path(k)?;
             paths.insert(l.peer.clone(), path(&info));
-            let services: Vec<&str> = node.snapshot.network.services_of_connector(&l.peer).map(|s| s.name.as_str()).collect();
+            let services: Vec<&str> =
+                node.snapshot.network.services_of_connector(&l.peer).map(|s| s.name.as_str()).collect();
             Some(json!({ "name": l.peer, "path": path(&info), "flows": l.flows.len(), "services": services }))
         })
         .collect();

@@ -50,7 +50,12 @@ pub struct Bridge {
 
 impl Bridge {
     pub fn new(callback: &Function<'_, String, ()>) -> napi::Result<Arc<Self>> {
-        let callback = callback.build_threadsafe_function().callee_handled::<false>().weak::<true>().max_queue_size::<WAITING>().build()?;
+        let callback = callback
+            .build_threadsafe_function()
+            .callee_handled::<false>()
+            .weak::<true>()
+            .max_queue_size::<WAITING>()
+            .build()?;
         Ok(Arc::new(Bridge {
             callback,
             snapshot: RwLock::new(None),
@@ -96,7 +101,9 @@ impl Bridge {
             LocalEvent::Notice(Notice::State { .. }) if index > 0 => {}
             LocalEvent::Notice(n) => drop(self.emit(&dto::notice(&n, &snapshot))),
             LocalEvent::Answer { op, result } => self.answer(op, result),
-            LocalEvent::FlowReset { flow, error } => drop(self.emit(&json!({ "event": "flow-reset", "flow": flow.0, "error": dto::error(&error) }))),
+            LocalEvent::FlowReset { flow, error } => {
+                drop(self.emit(&json!({ "event": "flow-reset", "flow": flow.0, "error": dto::error(&error) })))
+            }
             LocalEvent::Incoming { flow, serve, info, fd } => {
                 let mut event = dto::flow(&info, flow.0, &snapshot);
                 event["event"] = json!("incoming");

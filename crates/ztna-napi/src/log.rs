@@ -45,10 +45,17 @@ pub fn set_log_sink(level: String, callback: Option<Function<'_, String, ()>>) -
         "info" => 3,
         "debug" => 4,
         "trace" => 5,
-        other => return Err(dto::throw(&Error::config("logLevel", format!("`{other}` must be trace, debug, info, warn, error or off")))),
+        other => {
+            return Err(dto::throw(&Error::config(
+                "logLevel",
+                format!("`{other}` must be trace, debug, info, warn, error or off"),
+            )));
+        }
     };
     let bell = match callback {
-        Some(c) => Some(Arc::new(c.build_threadsafe_function().callee_handled::<false>().weak::<true>().max_queue_size::<16>().build()?)),
+        Some(c) => Some(Arc::new(
+            c.build_threadsafe_function().callee_handled::<false>().weak::<true>().max_queue_size::<16>().build()?,
+        )),
         None => None,
     };
     LEVEL.store(if bell.is_some() { rank } else { 0 }, Ordering::Relaxed);

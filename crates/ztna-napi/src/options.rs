@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 use ztna_core::error::{Error, Result};
-use ztna_core::trust::{NodeFiles, PortRange, Protocol, Secret};
 use ztna_core::role::{Open, PathPolicy, Target};
+use ztna_core::trust::{NodeFiles, PortRange, Protocol, Secret};
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -104,7 +104,9 @@ impl ConnectOptions {
             None | Some("auto") => PathPolicy::Auto,
             Some("direct-only") => PathPolicy::DirectOnly,
             Some("relay-only") => PathPolicy::RelayOnly,
-            Some(other) => return Err(Error::config("path", format!("`{other}` must be auto, direct-only or relay-only"))),
+            Some(other) => {
+                return Err(Error::config("path", format!("`{other}` must be auto, direct-only or relay-only")));
+            }
         };
         let traceparent = self.traceparent.filter(|t| ztna_core::wire::traceparent::is_valid(t));
         let timeout = std::time::Duration::from_millis(self.timeout_ms);
@@ -159,7 +161,9 @@ pub fn protocol(p: &str) -> Result<Protocol> {
 
 /// `tcp:HOST:PORT`, `udp:HOST:PORT` or `unix:/path`; a scheme may be written with `//`.
 pub fn target(text: &str, p: Protocol) -> Result<Target> {
-    let bad = |why: &str| Error::config(format!("target `{text}`"), format!("{why}: tcp:HOST:PORT, udp:HOST:PORT or unix:/PATH"));
+    let bad = |why: &str| {
+        Error::config(format!("target `{text}`"), format!("{why}: tcp:HOST:PORT, udp:HOST:PORT or unix:/PATH"))
+    };
     let (scheme, rest) = text.split_once(':').ok_or_else(|| bad("must be"))?;
     let rest = rest.strip_prefix("//").unwrap_or(rest);
     match (scheme, p) {

@@ -129,7 +129,8 @@ impl NativeRole {
                     .iter()
                     .map(|s| json!({ "id": s.id.to_string(), "agent": s.agent, "connector": s.connector, "rxBytes": s.rx_bytes, "txBytes": s.tx_bytes }))
                     .collect();
-                let drops: serde_json::Map<String, serde_json::Value> = stats.drops.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
+                let drops: serde_json::Map<String, serde_json::Value> =
+                    stats.drops.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
                 json!({
                     "name": status.name, "state": status.state.as_str(), "listen": s.listen, "connectors": connectors,
                     "agents": status.agents, "sessions": status.sessions, "sessionList": sessions,
@@ -144,8 +145,14 @@ impl NativeRole {
     pub fn metrics(&self) -> Result<String> {
         let started = lock(&self.started);
         match &started.as_ref().ok_or_else(closed)?.running {
-            Running::Agent(h) => ok(h.call(|d| { let (now, lost) = (d.now(), d.local_drops()); ztna_core::metrics::node(d.machine().node(), now, lost) })),
-            Running::Connector(h) => ok(h.call(|d| { let (now, lost) = (d.now(), d.local_drops()); ztna_core::metrics::node(d.machine().node(), now, lost) })),
+            Running::Agent(h) => ok(h.call(|d| {
+                let (now, lost) = (d.now(), d.local_drops());
+                ztna_core::metrics::node(d.machine().node(), now, lost)
+            })),
+            Running::Connector(h) => ok(h.call(|d| {
+                let (now, lost) = (d.now(), d.local_drops());
+                ztna_core::metrics::node(d.machine().node(), now, lost)
+            })),
             Running::Relay { shared, .. } => Ok(shared.metrics_text(SystemTime::now())),
         }
     }
@@ -196,7 +203,9 @@ impl NativeRole {
     fn agent(&self) -> Result<Handle<Agent>> {
         match lock(&self.started).as_ref().map(|s| &s.running) {
             Some(Running::Agent(h)) => Ok(h.clone()),
-            Some(Running::Connector(_) | Running::Relay { .. }) => Err(dto::throw(&Error::config("role", "only an agent can do this"))),
+            Some(Running::Connector(_) | Running::Relay { .. }) => {
+                Err(dto::throw(&Error::config("role", "only an agent can do this")))
+            }
             None => Err(closed()),
         }
     }
@@ -248,7 +257,8 @@ impl NativeRole {
         let bridge = self.bridge.clone();
         self.post(deferred, move |d, deferred| {
             let reply = move |result: std::result::Result<ztna_core::io::NodeDatagram, Error>| {
-                let made = result.and_then(|dg| Ok(NativeDatagram::new(dg, &*bridge.snapshot().ok_or(Error::Aborted)?)));
+                let made =
+                    result.and_then(|dg| Ok(NativeDatagram::new(dg, &*bridge.snapshot().ok_or(Error::Aborted)?)));
                 settle(deferred, made);
             };
             d.open_datagram(op as u64, open, Box::new(reply));
@@ -275,7 +285,12 @@ impl NativeRole {
         self.ask(env, op, move |d| d.check(op as u64, open))
     }
 
-    fn ask<'e>(&self, env: &'e Env, op: i64, work: impl FnOnce(&mut Driver<Agent>) + Send + 'static) -> Result<Object<'e>> {
+    fn ask<'e>(
+        &self,
+        env: &'e Env,
+        op: i64,
+        work: impl FnOnce(&mut Driver<Agent>) + Send + 'static,
+    ) -> Result<Object<'e>> {
         let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
         let bridge = self.bridge.clone();
         self.post(deferred, move |d, deferred| {
@@ -328,7 +343,9 @@ impl NativeRole {
     fn connector(&self) -> Result<Handle<Connector>> {
         match lock(&self.started).as_ref().map(|s| &s.running) {
             Some(Running::Connector(h)) => Ok(h.clone()),
-            Some(Running::Agent(_) | Running::Relay { .. }) => Err(dto::throw(&Error::config("role", "only a connector can do this"))),
+            Some(Running::Agent(_) | Running::Relay { .. }) => {
+                Err(dto::throw(&Error::config("role", "only a connector can do this")))
+            }
             None => Err(closed()),
         }
     }
@@ -344,7 +361,14 @@ impl NativeRole {
                 None => Target::Handler(0),
             };
             let ports = o.port.map(|p| options::ports(p, p));
-            Ok(Serve { service: o.service, protocol, ports, target, max_connections: o.max_connections, closing: false })
+            Ok(Serve {
+                service: o.service,
+                protocol,
+                ports,
+                target,
+                max_connections: o.max_connections,
+                closing: false,
+            })
         })();
         let connector = self.connector()?;
         let result = result.and_then(|serve| connector.call(move |d| d.machine().serve(serve)).and_then(|r| r));
@@ -356,7 +380,9 @@ impl NativeRole {
     pub fn unserve<'e>(&self, env: &'e Env, id: i64, drain_ms: u32) -> Result<Object<'e>> {
         let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
         match self.connector() {
-            Ok(h) if h.is_running() => unserve(&h, id as u64, Instant::now() + Duration::from_millis(drain_ms.into()), deferred),
+            Ok(h) if h.is_running() => {
+                unserve(&h, id as u64, Instant::now() + Duration::from_millis(drain_ms.into()), deferred)
+            }
             _ => settle(deferred, Ok(())),
         }
         Ok(promise)
@@ -382,8 +408,12 @@ impl NativeRole {
     pub fn flow_reset(&self, flow: i64) {
         let flow = FlowId(flow as u64);
         match lock(&self.started).as_ref().map(|s| &s.running) {
-            Some(Running::Agent(h)) => { h.post(Box::new(move |d| d.flow_reset(flow))); },
-            Some(Running::Connector(h)) => { h.post(Box::new(move |d| d.flow_reset(flow))); },
+            Some(Running::Agent(h)) => {
+                h.post(Box::new(move |d| d.flow_reset(flow)));
+            }
+            Some(Running::Connector(h)) => {
+                h.post(Box::new(move |d| d.flow_reset(flow)));
+            }
             Some(Running::Relay { .. }) | None => {}
         }
     }
@@ -392,15 +422,21 @@ impl NativeRole {
     pub fn flow_done(&self, flow: i64) {
         let flow = FlowId(flow as u64);
         match lock(&self.started).as_ref().map(|s| &s.running) {
-            Some(Running::Agent(h)) => { h.post(Box::new(move |d| d.flow_done(flow))); },
-            Some(Running::Connector(h)) => { h.post(Box::new(move |d| d.flow_done(flow))); },
+            Some(Running::Agent(h)) => {
+                h.post(Box::new(move |d| d.flow_done(flow)));
+            }
+            Some(Running::Connector(h)) => {
+                h.post(Box::new(move |d| d.flow_done(flow)));
+            }
             Some(Running::Relay { .. }) | None => {}
         }
     }
 
     #[napi]
     pub fn kick(&self, session: String) {
-        if let (Some(Running::Relay { shared, .. }), Ok(id)) = (lock(&self.started).as_ref().map(|s| &s.running), session.parse()) {
+        if let (Some(Running::Relay { shared, .. }), Ok(id)) =
+            (lock(&self.started).as_ref().map(|s| &s.running), session.parse())
+        {
             shared.kick(id);
         }
     }
@@ -436,7 +472,14 @@ fn unserve(h: &Handle<Connector>, id: u64, until: Instant, deferred: Deferred<()
 }
 
 fn forward_spec(o: ForwardOptions, zone: String) -> std::result::Result<ForwardSpec, Error> {
-    let open = ConnectOptions { service: String::new(), port: None, protocol: None, path: o.path.clone(), timeout_ms: 0, traceparent: None };
+    let open = ConnectOptions {
+        service: String::new(),
+        port: None,
+        protocol: None,
+        path: o.path.clone(),
+        timeout_ms: 0,
+        traceparent: None,
+    };
     let path = open.open(Protocol::Tcp)?.path;
     let timeout = o.timeout_ms.map_or(FORWARD_TIMEOUT, Duration::from_millis);
     let host = |h: Option<String>| h.unwrap_or_else(|| "127.0.0.1".into());

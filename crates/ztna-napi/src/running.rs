@@ -80,7 +80,8 @@ pub fn start(role: Role, o: &RoleOptions, observer: impl Fn(usize) -> Observer) 
     if own != role {
         return Err(Error::Identity(format!("`{}` is a {own}'s identity; this is a {role}", snapshot.identity().id)));
     }
-    let key_limit = o.limits.as_ref().and_then(|l| l.packets_per_key).map(|n| KeyLimit { successor: n, cut: n.saturating_mul(2) });
+    let key_limit =
+        o.limits.as_ref().and_then(|l| l.packets_per_key).map(|n| KeyLimit { successor: n, cut: n.saturating_mul(2) });
     let mut warnings = Vec::new();
     let (running, listen) = match role {
         Role::Agent => {
@@ -107,7 +108,10 @@ pub fn start(role: Role, o: &RoleOptions, observer: impl Fn(usize) -> Observer) 
                 }
                 Ok(connector)
             };
-            (Running::Connector(Driver::spawn("ztna-connector", node_sockets(&mut warnings)?, make, observer(0))?), Vec::new())
+            (
+                Running::Connector(Driver::spawn("ztna-connector", node_sockets(&mut warnings)?, make, observer(0))?),
+                Vec::new(),
+            )
         }
         Role::Relay => start_relay(o, &snapshot, &observer, &mut warnings)?,
     };
@@ -119,8 +123,12 @@ pub fn start(role: Role, o: &RoleOptions, observer: impl Fn(usize) -> Observer) 
 
 fn set_watches(running: &Running, first: Watch, source: &Source) {
     match running {
-        Running::Agent(h) => { h.post(Box::new(move |d| d.set_watch(first))); }
-        Running::Connector(h) => { h.post(Box::new(move |d| d.set_watch(first))); }
+        Running::Agent(h) => {
+            h.post(Box::new(move |d| d.set_watch(first)));
+        }
+        Running::Connector(h) => {
+            h.post(Box::new(move |d| d.set_watch(first)));
+        }
         Running::Relay { loops, .. } => {
             let mut first = Some(first);
             for h in loops {
@@ -159,7 +167,8 @@ fn node_sockets(warnings: &mut Vec<Error>) -> Result<Vec<Socket>> {
 }
 
 fn address(text: &str, flag: &str) -> Result<SocketAddr> {
-    text.parse().map_err(|_| Error::config(flag, format!("`{text}` must be ADDRESS:PORT, such as 0.0.0.0:4433 or [::]:4433")))
+    text.parse()
+        .map_err(|_| Error::config(flag, format!("`{text}` must be ADDRESS:PORT, such as 0.0.0.0:4433 or [::]:4433")))
 }
 
 fn start_relay(
@@ -201,7 +210,8 @@ fn start_relay(
     if let Some(l) = &o.limits {
         config.limits.sessions = l.sessions.unwrap_or(config.limits.sessions);
         config.limits.handshakes = l.handshakes_per_second.unwrap_or(config.limits.handshakes);
-        config.limits.handshakes_per_prefix = l.handshakes_per_prefix_per_second.unwrap_or(config.limits.handshakes_per_prefix);
+        config.limits.handshakes_per_prefix =
+            l.handshakes_per_prefix_per_second.unwrap_or(config.limits.handshakes_per_prefix);
         if l.bps_per_session.is_some() {
             return Err(Error::config("limits.bpsPerSession", "a session's rate is not limited in this release"));
         }
@@ -242,9 +252,15 @@ impl Running {
 
     pub fn shut_down(&self, within: std::time::Duration) {
         match self {
-            Running::Agent(h) => { h.post(Box::new(move |d| d.shut_down(within))); }
-            Running::Connector(h) => { h.post(Box::new(move |d| d.shut_down(within))); }
-            Running::Relay { loops, .. } => loops.iter().for_each(|h| { h.post(Box::new(move |d| d.shut_down(within))); }),
+            Running::Agent(h) => {
+                h.post(Box::new(move |d| d.shut_down(within)));
+            }
+            Running::Connector(h) => {
+                h.post(Box::new(move |d| d.shut_down(within)));
+            }
+            Running::Relay { loops, .. } => loops.iter().for_each(|h| {
+                h.post(Box::new(move |d| d.shut_down(within)));
+            }),
         }
     }
 

@@ -101,8 +101,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     checkService(service)
     if (options.port !== undefined) checkPort(options.port, service)
     const most = options.maxConnections
-    if (most !== undefined && !(Number.isInteger(most) && most > 0))
-      throw configError(`maxConnections ${most} is not a positive number`)
+    if (most !== undefined && !(Number.isInteger(most) && most > 0)) throw configError(`maxConnections ${most} is not a positive number`)
     timeoutOf(options, Infinity)
     if (options.signal?.aborted) throw aborted(options.signal)
     const sink = toSink(handler)

@@ -21,12 +21,7 @@ export type ZtnaErrorCode = keyof typeof SYSTEM_CODES
 /** Which end said no. */
 export type DeniedBy = 'agent' | 'relay' | 'connector'
 
-const RETRYABLE: ReadonlySet<ZtnaErrorCode> = new Set([
-  'ERR_ZTNA_REFUSED',
-  'ERR_ZTNA_UNREACHABLE',
-  'ERR_ZTNA_TIMEOUT',
-  'ERR_ZTNA_LIMIT',
-])
+const RETRYABLE: ReadonlySet<ZtnaErrorCode> = new Set(['ERR_ZTNA_REFUSED', 'ERR_ZTNA_UNREACHABLE', 'ERR_ZTNA_TIMEOUT', 'ERR_ZTNA_LIMIT'])
 
 export interface ZtnaErrorOptions {
   /** Default: true for refused, unreachable, timeout and limit. */

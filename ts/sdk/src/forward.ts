@@ -56,9 +56,7 @@ export async function openForward(role: NativeRole, options: ForwardOptions): Pr
 }
 
 function serviceRequest(options: Extract<ForwardOptions, { service: string }>): object {
-  const { service, port } = toTarget(
-    options.port === undefined ? options.service : { service: options.service, port: options.port },
-  )
+  const { service, port } = toTarget(options.port === undefined ? options.service : { service: options.service, port: options.port })
   const protocol = options.protocol ?? 'tcp'
   if (protocol !== 'tcp' && protocol !== 'udp') throw configError(`protocol "${String(protocol)}" is not tcp or udp`)
   const { listen } = options
@@ -72,8 +70,7 @@ function serviceRequest(options: Extract<ForwardOptions, { service: string }>): 
 
 function socksRequest(socks: Extract<ForwardOptions, { socks5: object }>['socks5']): object {
   const { username, password } = socks
-  if ((username === undefined) !== (password === undefined))
-    throw configError('socks5 needs both username and password')
+  if ((username === undefined) !== (password === undefined)) throw configError('socks5 needs both username and password')
   const credentials = username === undefined ? {} : { username, password }
   return { socks5: { host: socks.host ?? '127.0.0.1', port: listenPort(socks.port ?? SOCKS_PORT), ...credentials } }
 }

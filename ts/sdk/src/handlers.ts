@@ -27,8 +27,7 @@ const sanitized = new WeakSet<object>()
 /** Errors: ERR_ZTNA_CONFIG when the handler is none of the kinds. */
 export function toSink(handler: Handler): Sink {
   const given = Object.keys(handler).filter((key) => KINDS.includes(key))
-  if (given.length !== 1)
-    throw configError(`a handler is exactly one of ${KINDS.join(', ')}; got ${given.join(', ') || 'none'}`)
+  if (given.length !== 1) throw configError(`a handler is exactly one of ${KINDS.join(', ')}; got ${given.join(', ') || 'none'}`)
   if ('target' in handler) return toTargetSink(handler.target)
   if ('udp' in handler) return { kind: 'udp', take: handler.udp }
   if ('socket' in handler) return { kind: 'tcp', allowHalfOpen: false, take: handler.socket, close: () => {} }
@@ -68,9 +67,7 @@ function sanitize(server: { prependListener(event: string, listener: (...args: n
   for (const event of ['request', 'upgrade', 'connect', 'checkContinue', 'checkExpectation']) {
     server.prependListener(event, (request: IncomingMessage) => strip(request.headers, request.rawHeaders))
   }
-  server.prependListener('stream', (_stream: never, headers: Record<string, unknown>, _flags: never, raw: string[]) =>
-    strip(headers, raw),
-  )
+  server.prependListener('stream', (_stream: never, headers: Record<string, unknown>, _flags: never, raw: string[]) => strip(headers, raw))
 }
 
 function strip(headers: Record<string, unknown>, raw: string[] | undefined): void {

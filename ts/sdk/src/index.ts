@@ -38,12 +38,4 @@ export {
   type RelayEntry,
   type ServiceEntry,
 } from './network-source.js'
-export {
-  type Cancel,
-  type Identity,
-  type PathInfo,
-  type PathKind,
-  type PathPolicy,
-  type Role,
-  type State,
-} from './types.js'
+export { type Cancel, type Identity, type PathInfo, type PathKind, type PathPolicy, type Role, type State } from './types.js'

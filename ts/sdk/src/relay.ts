@@ -77,8 +77,7 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
   /** Errors: ERR_ZTNA_CONFIG when nothing is to be listened on. */
   constructor(options: RelayOptions) {
     super('relay', options)
-    if (options.listen.length === 0)
-      throw configError('a relay needs at least one listen address, such as { udp: "0.0.0.0:4433" }')
+    if (options.listen.length === 0) throw configError('a relay needs at least one listen address, such as { udp: "0.0.0.0:4433" }')
     this.#relay = options
   }
 

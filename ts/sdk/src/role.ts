@@ -7,15 +7,7 @@ import { type NativeRole, native } from './native.js'
 import { NetworkFeed, type NetworkConfig, type NetworkSource } from './network-source.js'
 import { timeoutOf } from './ops.js'
 import { StartAttempt } from './start-attempt.js'
-import {
-  type Cancel,
-  type Identity,
-  type NativeIdentity,
-  type Role,
-  type State,
-  deepFreeze,
-  toIdentity,
-} from './types.js'
+import { type Cancel, type Identity, type NativeIdentity, type Role, type State, deepFreeze, toIdentity } from './types.js'
 
 /** Time `start()` waits for `online`, milliseconds. */
 export const START_TIMEOUT_MS = 15_000
@@ -49,10 +41,7 @@ export interface NativeEvent {
 }
 
 /** A role's life. The constructor does no I/O; `start()` and `close()` are idempotent in any interleaving. */
-export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S>
-  extends EventEmitter<E>
-  implements AsyncDisposable
-{
+export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends EventEmitter<E> implements AsyncDisposable {
   readonly #role: Role
   readonly #feed: NetworkFeed
   readonly #options: RoleOptions
@@ -254,9 +243,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S>
     this.#following = new AbortController()
     const role = this.running()
     this.#feed
-      .follow(this.#following.signal, (files) =>
-        role.update(JSON.stringify(files)).catch((error: unknown) => this.warn(fromNative(error))),
-      )
+      .follow(this.#following.signal, (files) => role.update(JSON.stringify(files)).catch((error: unknown) => this.warn(fromNative(error))))
       .catch((error: unknown) => this.warn(fromNative(error)))
   }
 

@@ -4,15 +4,7 @@ import { Socket, isIPv6 } from 'node:net'
 import { ZtnaError } from './errors.js'
 import type { Flow, FlowTable } from './flows.js'
 import type { NativeRole } from './native.js'
-import {
-  type Identity,
-  type NativeIdentity,
-  type NativePath,
-  type PathInfo,
-  noPath,
-  toIdentity,
-  toPath,
-} from './types.js'
+import { type Identity, type NativeIdentity, type NativePath, type PathInfo, noPath, toIdentity, toPath } from './types.js'
 
 /** What native says of a flow, with its descriptor. */
 export interface FlowInfo {
@@ -185,9 +177,7 @@ export function discard(role: NativeRole, info: { readonly fd: number; readonly 
 // net.Socket takes a descriptor only when it is made. So another one opens it and hands its handle over; the handle finds its
 // stream by a symbol that Node keeps to itself, which is why it is looked up rather than named.
 function adopt(socket: ZtnaSocket, fd: number): void {
-  const donor = new Socket({ fd, readable: true, writable: true, manualStart: true } as ConstructorParameters<
-    typeof Socket
-  >[0])
+  const donor = new Socket({ fd, readable: true, writable: true, manualStart: true } as ConstructorParameters<typeof Socket>[0])
   const from = donor as unknown as Internals
   const handle = from._handle
   const owner = Object.getOwnPropertySymbols(handle ?? {}).find((symbol) => handle?.[symbol] === donor)

@@ -17,9 +17,7 @@ test('services, forwards and addresses read as the contract writes them', () => 
     target: 'tcp:127.0.0.1:9000',
   })
   expect(parseService('app=tcp:80:unix:/run/app.sock')).toMatchObject({ ports: [80, 80], target: 'unix:/run/app.sock' })
-  expect(parseForward('unix:/run/db.sock=db:5432')).toEqual([
-    { service: 'db', port: 5432, listen: { unix: '/run/db.sock' } },
-  ])
+  expect(parseForward('unix:/run/db.sock=db:5432')).toEqual([{ service: 'db', port: 5432, listen: { unix: '/run/db.sock' } }])
   expect(parseForward('tcp:[::1]:8000-8001=web:80-81')).toHaveLength(2)
   expect(parseListen('[::]:0')).toBe('[::]:0')
 })
@@ -40,10 +38,7 @@ test('a flag hides a variable, which hides the file, and each is told', () => {
   writeFileSync(file, 'role = "agent"\nlog_level = "warn"\n')
   const settings = loadSettings(undefined, { logLevel: 'debug' }, { ZTNA_LOG_LEVEL: 'error' }, file)
   expect(settings.text('log_level')).toBe('debug')
-  expect(settings.overrides).toEqual([
-    '--log-level overrides ZTNA_LOG_LEVEL',
-    `--log-level overrides ${file}:2: log_level`,
-  ])
+  expect(settings.overrides).toEqual(['--log-level overrides ZTNA_LOG_LEVEL', `--log-level overrides ${file}:2: log_level`])
 })
 
 test.each([

@@ -22,9 +22,7 @@ async function exchange(handler: Handler, request: string): Promise<string> {
 const GET = 'GET /p?q=1 HTTP/1.1\r\nhost: db\r\nX-Ztna-Identity: forged\r\nconnection: close\r\n\r\n'
 
 test('an http server sees the verified peer and no header that claims one', async () => {
-  const server = createServer((req, res) =>
-    res.end(`${identityOf(req).name} ${String(req.headers['x-ztna-identity'])}`),
-  )
+  const server = createServer((req, res) => res.end(`${identityOf(req).name} ${String(req.headers['x-ztna-identity'])}`))
   expect(await exchange({ http: server }, GET)).toContain('c1 undefined')
 })
 

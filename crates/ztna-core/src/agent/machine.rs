@@ -28,18 +28,35 @@ impl Machine for Agent {
             .node
             .flows
             .iter()
-            .filter(|(_, f)| matches!(f.phase, Phase::Asking | Phase::Checking { .. } | Phase::Pinging { .. }) && f.open.as_ref().is_some_and(|o| now >= o.1))
+            .filter(|(_, f)| {
+                matches!(f.phase, Phase::Asking | Phase::Checking { .. } | Phase::Pinging { .. })
+                    && f.open.as_ref().is_some_and(|o| now >= o.1)
+            })
             .map(|(k, _)| *k)
             .collect();
         for id in late {
-            self.refuse(id, Error::Unreachable { message: "the connector did not answer in time".into(), reason: None, tried: Vec::new() });
+            self.refuse(
+                id,
+                Error::Unreachable {
+                    message: "the connector did not answer in time".into(),
+                    reason: None,
+                    tried: Vec::new(),
+                },
+            );
         }
     }
 
     fn poll_timeout(&mut self) -> Option<Instant> {
         let now = self.now;
-        let waiting = self.waiting.iter().map(|w| if w.retry_at > now { w.retry_at.min(w.deadline) } else { w.deadline }).min();
-        let asking = self.node.flows.values().filter(|f| f.phase != Phase::Open).filter_map(|f| f.open.as_ref().map(|o| o.1)).min();
+        let waiting =
+            self.waiting.iter().map(|w| if w.retry_at > now { w.retry_at.min(w.deadline) } else { w.deadline }).min();
+        let asking = self
+            .node
+            .flows
+            .values()
+            .filter(|f| f.phase != Phase::Open)
+            .filter_map(|f| f.open.as_ref().map(|o| o.1))
+            .min();
         [self.node.poll_timeout(now), waiting, asking].into_iter().flatten().min()
     }
 
@@ -72,12 +89,22 @@ impl Machine for Agent {
     fn handle_snapshot(&mut self, now: Instant, snapshot: Arc<Snapshot>) {
         self.node.handle_snapshot(now, snapshot);
         self.warned_expiry = false;
-        let services: std::collections::BTreeSet<String> = self.node.snapshot.network.services.keys().cloned().collect();
+        let services: std::collections::BTreeSet<String> =
+            self.node.snapshot.network.services.keys().cloned().collect();
         let added: Vec<String> = services.difference(&self.known_services).cloned().collect();
         let removed: Vec<String> = self.known_services.difference(&services).cloned().collect();
-        let cut: Vec<FlowId> = self.node.flows.iter().filter(|(_, f)| removed.contains(&f.service)).map(|(k, _)| *k).collect();
+        let cut: Vec<FlowId> =
+            self.node.flows.iter().filter(|(_, f)| removed.contains(&f.service)).map(|(k, _)| *k).collect();
         for id in cut {
-            self.node.cut_flow(id, Error::Denied { by: DeniedBy::Agent, reason: "the service left the network".into(), decision: None, policy: None });
+            self.node.cut_flow(
+                id,
+                Error::Denied {
+                    by: DeniedBy::Agent,
+                    reason: "the service left the network".into(),
+                    decision: None,
+                    policy: None,
+                },
+            );
         }
         self.known_services = services;
         if !added.is_empty() || !removed.is_empty() {
@@ -111,7 +138,14 @@ impl Machine for Agent {
     }
 
     fn ping(&mut self, now: Instant, op: u64, service: &str, timeout: Duration) {
-        let open = Open { service: service.to_owned(), port: None, protocol: Protocol::Icmp, path: Default::default(), timeout, traceparent: None };
+        let open = Open {
+            service: service.to_owned(),
+            port: None,
+            protocol: Protocol::Icmp,
+            path: Default::default(),
+            timeout,
+            traceparent: None,
+        };
         self.request(now, Purpose::Ping(op), open);
     }
 
@@ -120,6 +154,8 @@ impl Machine for Agent {
     }
 
     fn cancel_op(&mut self, _now: Instant, op: u64) {
+        // The loop gives flows and operations their IDs from one counter.
+        self.stream_reset(FlowId(op));
         self.end_op(op);
         self.waiting.retain(|w| w.purpose != Purpose::Check(op) && w.purpose != Purpose::Ping(op));
     }
@@ -173,7 +209,11 @@ impl Agent {
             }
             NodeEvent::LegDown { relay, why, .. } => {
                 if self.node.draining.is_none() {
-                    self.node.warn(Error::Unreachable { message: format!("relay `{relay}`: {why}"), reason: None, tried: Vec::new() });
+                    self.node.warn(Error::Unreachable {
+                        message: format!("relay `{relay}`: {why}"),
+                        reason: None,
+                        tried: Vec::new(),
+                    });
                 }
             }
             NodeEvent::BindRefused { error, .. } => self.node.warn(error),
@@ -189,7 +229,8 @@ impl Agent {
             }
             NodeEvent::LinkStalled(link) => {
                 let Some(l) = self.node.links.get(link) else { return };
-                let (peer, flows, up) = (l.peer.clone(), l.flows.values().copied().collect::<Vec<_>>(), l.conn.is_established());
+                let (peer, flows, up) =
+                    (l.peer.clone(), l.flows.values().copied().collect::<Vec<_>>(), l.conn.is_established());
                 self.shun(now, &peer);
                 if up {
                     self.ask_again(now, &flows);
@@ -207,7 +248,9 @@ impl Agent {
                     }
                 }
             }
-            NodeEvent::LinkClosed { peer, why, flows, refused, .. } => self.link_closed(now, &peer, &why, &flows, refused),
+            NodeEvent::LinkClosed { peer, why, flows, refused, .. } => {
+                self.link_closed(now, &peer, &why, &flows, refused)
+            }
         }
     }
 
@@ -220,12 +263,28 @@ impl Agent {
                 decision: None,
                 policy: None,
             },
-            Closed::ByPeer { reason, .. } => Error::Unreachable { message: format!("connector `{peer}` closed: {reason}"), reason: None, tried: Vec::new() },
-            Closed::TimedOut => Error::Unreachable { message: format!("connector `{peer}` does not answer"), reason: None, tried: Vec::new() },
-            Closed::Local(reason) => Error::Unreachable { message: format!("connection to `{peer}` ended: {reason}"), reason: None, tried: Vec::new() },
+            Closed::ByPeer { reason, .. } => Error::Unreachable {
+                message: format!("connector `{peer}` closed: {reason}"),
+                reason: None,
+                tried: Vec::new(),
+            },
+            Closed::TimedOut => Error::Unreachable {
+                message: format!("connector `{peer}` does not answer"),
+                reason: None,
+                tried: Vec::new(),
+            },
+            Closed::Local(reason) => Error::Unreachable {
+                message: format!("connection to `{peer}` ended: {reason}"),
+                reason: None,
+                tried: Vec::new(),
+            },
         };
         self.ask_again(now, flows);
-        let open: Vec<FlowId> = flows.iter().filter(|id| self.node.flows.get(id).is_some_and(|f| f.phase == Phase::Open)).copied().collect();
+        let open: Vec<FlowId> = flows
+            .iter()
+            .filter(|id| self.node.flows.get(id).is_some_and(|f| f.phase == Phase::Open))
+            .copied()
+            .collect();
         for id in open {
             self.node.cut_flow(id, error.clone());
         }
@@ -241,7 +300,8 @@ impl Agent {
             Event::Headers { stream, fields, fin } => {
                 let Some(id) = self.node.flow_at(link, stream) else { return };
                 let status = field(&fields, ":status").and_then(|s| s.parse().ok()).unwrap_or(0);
-                let error = (!(100..300).contains(&status)).then(|| outer::refusal(status, &fields, DeniedBy::Connector));
+                let error =
+                    (!(100..300).contains(&status)).then(|| outer::refusal(status, &fields, DeniedBy::Connector));
                 self.answer(now, id, status, error, fin);
             }
             Event::Malformed { stream } | Event::Reset { stream, .. } if self.node.flow_at(link, stream).is_some() => {
@@ -258,7 +318,9 @@ impl Agent {
                 if let Some(flow) = self.node.flows.get(&id).filter(|f| f.phase == Phase::Open) {
                     match flow.protocol {
                         Protocol::Tcp => self.node.actions.push_back(Action::Readable(id)),
-                        Protocol::Udp | Protocol::Icmp => self.node.udp_stream_event(id, matches!(event, Event::Finished { .. })),
+                        Protocol::Udp | Protocol::Icmp => {
+                            self.node.udp_stream_event(id, matches!(event, Event::Finished { .. }))
+                        }
                     }
                 }
             }
@@ -267,7 +329,13 @@ impl Agent {
                     self.node.actions.push_back(Action::Writable(id));
                 }
             }
-            Event::Established(_) | Event::Ready | Event::GoAway | Event::Migrated(_) | Event::Closed(_) | Event::Malformed { .. } | Event::Reset { .. } => {}
+            Event::Established(_)
+            | Event::Ready
+            | Event::GoAway
+            | Event::Migrated(_)
+            | Event::Closed(_)
+            | Event::Malformed { .. }
+            | Event::Reset { .. } => {}
         }
         if self.node.links.get(link).is_some_and(|l| l.conn.is_ready()) && !self.waiting.is_empty() {
             self.place_all(now);

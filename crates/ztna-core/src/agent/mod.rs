@@ -14,7 +14,7 @@ use crate::error::{DeniedBy, Error, Result};
 use crate::id::{FlowId, Role};
 use crate::node::flows::{Flow, Phase};
 use crate::node::{KeyLimit, Node};
-use crate::role::{Action, Answer, Open};
+use crate::role::{Action, Answer, Notice, Open};
 use crate::trust::{Protocol, Snapshot};
 use crate::wire::icmp::{Echo, EchoKind, EchoPacket};
 
@@ -66,7 +66,10 @@ impl Agent {
     pub fn new(snapshot: Arc<Snapshot>, now: Instant, wall: SystemTime) -> Result<Self> {
         let role = snapshot.identity().id.role();
         if role != Role::Agent {
-            return Err(Error::Identity(format!("this identity is a {role}'s: `{}`; an agent's is needed", snapshot.identity().id)));
+            return Err(Error::Identity(format!(
+                "this identity is a {role}'s: `{}`; an agent's is needed",
+                snapshot.identity().id
+            )));
         }
         let known_services = snapshot.network.services.keys().cloned().collect();
         let node = Node::new(snapshot, true, now, wall)?;
@@ -102,20 +105,45 @@ impl Agent {
         let denied = |reason: String| Error::Denied { by: DeniedBy::Agent, reason, decision: None, policy: None };
         let Some(service) = network.service(&open.service) else {
             let known: Vec<&str> = network.services.keys().map(String::as_str).collect();
-            return Err(denied(format!("no service `{}` in this network; known: {}", open.service.escape_debug(), known.join(", "))));
+            return Err(denied(format!(
+                "no service `{}` in this network; known: {}",
+                open.service.escape_debug(),
+                known.join(", ")
+            )));
         };
         if service.connectors.is_empty() {
-            return Err(Error::Unreachable { message: format!("service `{}` has no connector", open.service), reason: None, tried: Vec::new() });
+            return Err(Error::Unreachable {
+                message: format!("service `{}` has no connector", open.service),
+                reason: None,
+                tried: Vec::new(),
+            });
         }
         let ranges = match open.protocol {
             Protocol::Tcp => &service.tcp,
             Protocol::Udp => &service.udp,
-            Protocol::Icmp => return if service.icmp { Ok(0) } else { Err(denied(format!("service `{}` does not answer echo (icmp = true)", open.service))) },
+            Protocol::Icmp => {
+                return if service.icmp {
+                    Ok(0)
+                } else {
+                    Err(denied(format!("service `{}` does not answer echo (icmp = true)", open.service)))
+                };
+            }
         };
-        let list = || ranges.iter().map(|r| if r.lo == r.hi { r.lo.to_string() } else { format!("{}-{}", r.lo, r.hi) }).collect::<Vec<_>>().join(", ");
+        let list = || {
+            ranges
+                .iter()
+                .map(|r| if r.lo == r.hi { r.lo.to_string() } else { format!("{}-{}", r.lo, r.hi) })
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         match open.port {
             Some(port) if ranges.iter().any(|r| r.contains(port)) => Ok(port),
-            Some(port) => Err(denied(format!("service `{}` has no {} port {port}; it has: {}", open.service, open.protocol.as_str(), list()))),
+            Some(port) => Err(denied(format!(
+                "service `{}` has no {} port {port}; it has: {}",
+                open.service,
+                open.protocol.as_str(),
+                list()
+            ))),
             None => match ranges.as_slice() {
                 [only] if only.lo == only.hi => Ok(only.lo),
                 _ => Err(Error::config(
@@ -135,14 +163,27 @@ impl Agent {
             return self.fail(purpose, Error::Closed("this agent is closing".into()));
         }
         if open.path == crate::role::PathPolicy::DirectOnly {
-            let error = Error::Unreachable { message: "direct paths are not part of this release".into(), reason: Some("no-candidates"), tried: Vec::new() };
+            let error = Error::Unreachable {
+                message: "direct paths are not part of this release".into(),
+                reason: Some("no-candidates"),
+                tried: Vec::new(),
+            };
             return self.fail(purpose, error);
         }
         if self.waiting.len() >= MAX_WAITING {
             return self.fail(purpose, Error::Limit(format!("{MAX_WAITING} flows already wait for a connection")));
         }
         let deadline = now + open.timeout;
-        let w = Waiting { purpose, open, port, deadline, retry_at: now, pause: RETRY_MIN, tried: Vec::new(), refused: BTreeMap::new() };
+        let w = Waiting {
+            purpose,
+            open,
+            port,
+            deadline,
+            retry_at: now,
+            pause: RETRY_MIN,
+            tried: Vec::new(),
+            refused: BTreeMap::new(),
+        };
         self.waiting.push_back(w);
         self.place_all(now);
     }
@@ -155,12 +196,17 @@ impl Agent {
                 DeniedBy::Connector => "connector",
             };
             *self.node.counters.denied.entry((by, "policy".into())).or_default() += 1;
+            if matches!(purpose, Purpose::Flow(_)) {
+                self.node.actions.push_back(Action::Notice(Notice::Denied { error: error.clone(), peer: None }));
+            }
         }
         match purpose {
             Purpose::Flow(flow) => self.node.actions.push_back(Action::Failed { flow, error }),
             Purpose::Check(op) => {
                 let result = match error {
-                    Error::Denied { by, reason, policy, .. } => Ok(Answer::Check { allowed: false, by, policy, reason }),
+                    Error::Denied { by, reason, policy, .. } => {
+                        Ok(Answer::Check { allowed: false, by, policy, reason })
+                    }
                     other => Err(other),
                 };
                 self.node.actions.push_back(Action::Answer { op, result });
@@ -186,7 +232,12 @@ impl Agent {
             }
             (Phase::Checking { op }, None) => {
                 self.end_op(op);
-                let result = Ok(Answer::Check { allowed: true, by: DeniedBy::Connector, policy: None, reason: "permitted".into() });
+                let result = Ok(Answer::Check {
+                    allowed: true,
+                    by: DeniedBy::Connector,
+                    policy: None,
+                    reason: "permitted".into(),
+                });
                 self.node.actions.push_back(Action::Answer { op, result });
             }
             (Phase::Pinging { op, .. }, None) if !fin => self.send_echo(now, id, op),
@@ -232,7 +283,9 @@ impl Agent {
     }
 
     fn echo_reply(&mut self, now: Instant, id: FlowId, payload: &[u8]) {
-        let Some(Phase::Pinging { op, sent: Some(sent) }) = self.node.flows.get(&id).map(|f| f.phase.clone()) else { return };
+        let Some(Phase::Pinging { op, sent: Some(sent) }) = self.node.flows.get(&id).map(|f| f.phase.clone()) else {
+            return;
+        };
         let Some((0, header)) = crate::wire::connect_udp::split_context(payload) else { return };
         let Ok(packet) = EchoPacket::parse(payload.get(header..).unwrap_or_default()) else { return };
         if packet.echo.kind != EchoKind::Reply || packet.echo.id != op as u16 {

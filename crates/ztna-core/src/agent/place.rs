@@ -54,7 +54,8 @@ impl Agent {
             self.fail(w.purpose, error);
             return true;
         };
-        let connectors: Vec<String> = service.connectors.iter().filter(|c| !w.refused.contains_key(*c)).cloned().collect();
+        let connectors: Vec<String> =
+            service.connectors.iter().filter(|c| !w.refused.contains_key(*c)).cloned().collect();
         if connectors.is_empty() {
             let error = w.refused.values().next().cloned().unwrap_or(Error::Aborted);
             self.fail(w.purpose, error);
@@ -64,14 +65,22 @@ impl Agent {
             .node
             .links
             .iter()
-            .filter(|(_, l)| connectors.contains(&l.peer) && l.policy == w.open.path && l.is_usable() && !l.path.is_doubtful())
+            .filter(|(_, l)| {
+                connectors.contains(&l.peer) && l.policy == w.open.path && l.is_usable() && !l.path.is_doubtful()
+            })
             .min_by_key(|(_, l)| l.conn.rtt())
             .map(|(k, _)| k);
         if let Some(link) = best {
             return self.ask(now, link, w);
         }
         for connector in self.preferred(now, &connectors) {
-            let exists = self.node.links.iter().any(|(_, l)| l.peer == connector && l.policy == w.open.path && !l.retiring && !l.path.is_doubtful() && !l.conn.is_closed());
+            let exists = self.node.links.iter().any(|(_, l)| {
+                l.peer == connector
+                    && l.policy == w.open.path
+                    && !l.retiring
+                    && !l.path.is_doubtful()
+                    && !l.conn.is_closed()
+            });
             if !exists && self.node.ready_legs().next().is_some() {
                 match self.node.connect_link(now, &connector, w.open.path) {
                     Ok(link) => {
@@ -86,7 +95,8 @@ impl Agent {
 
     /// Connectors to try: those not lately silent, or all when none is left.
     fn preferred(&self, now: Instant, connectors: &[String]) -> Vec<String> {
-        let good: Vec<String> = connectors.iter().filter(|c| self.shunned.get(*c).is_none_or(|t| now >= *t)).cloned().collect();
+        let good: Vec<String> =
+            connectors.iter().filter(|c| self.shunned.get(*c).is_none_or(|t| now >= *t)).cloned().collect();
         if good.is_empty() { connectors.to_vec() } else { good }
     }
 
@@ -123,7 +133,8 @@ impl Agent {
     /// Gives a link a session at the nearest relay that has not refused it and that it does not use yet.
     pub(super) fn seek_session(&mut self, now: Instant, link_key: usize) -> bool {
         let Some(link) = self.node.links.get(link_key) else { return false };
-        let used: Vec<usize> = self.node.sessions.iter().filter(|(_, s)| s.link == Some(link_key)).map(|(_, s)| s.slot.leg).collect();
+        let used: Vec<usize> =
+            self.node.sessions.iter().filter(|(_, s)| s.link == Some(link_key)).map(|(_, s)| s.slot.leg).collect();
         let refused: Vec<&String> = link.refused.iter().map(|(r, _)| r).collect();
         let mut legs: Vec<(bool, Duration, usize)> = self
             .node
@@ -149,7 +160,11 @@ impl Agent {
             return;
         }
         if !waiting_for_relay {
-            self.node.close_link(link_key, crate::quic::connection::H3_NO_ERROR, "no relay has a session to the connector");
+            self.node.close_link(
+                link_key,
+                crate::quic::connection::H3_NO_ERROR,
+                "no relay has a session to the connector",
+            );
         }
     }
 
@@ -178,7 +193,11 @@ impl Agent {
     /// Asks again for flows that a silent or ended connection never answered.
     pub(super) fn ask_again(&mut self, now: Instant, flows: &[FlowId]) {
         for &id in flows {
-            let asking = self.node.flows.get(&id).is_some_and(|f| matches!(f.phase, Phase::Asking | Phase::Checking { .. } | Phase::Pinging { .. }));
+            let asking = self
+                .node
+                .flows
+                .get(&id)
+                .is_some_and(|f| matches!(f.phase, Phase::Asking | Phase::Checking { .. } | Phase::Pinging { .. }));
             if !asking {
                 continue;
             }

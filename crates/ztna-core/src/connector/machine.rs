@@ -30,15 +30,25 @@ impl Machine for Connector {
                 self.rejudge(now);
             }
         }
-        let unanswered: Vec<FlowId> =
-            self.node.flows.iter().filter(|(_, f)| matches!(f.phase, Phase::Authorizing { until } if now >= until)).map(|(k, _)| *k).collect();
+        let unanswered: Vec<FlowId> = self
+            .node
+            .flows
+            .iter()
+            .filter(|(_, f)| matches!(f.phase, Phase::Authorizing { until } if now >= until))
+            .map(|(k, _)| *k)
+            .collect();
         for id in unanswered {
             self.authorize_reply(now, id, false);
         }
     }
 
     fn poll_timeout(&mut self) -> Option<Instant> {
-        let authorizing = self.node.flows.values().filter_map(|f| if let Phase::Authorizing { until } = f.phase { Some(until) } else { None }).min();
+        let authorizing = self
+            .node
+            .flows
+            .values()
+            .filter_map(|f| if let Phase::Authorizing { until } = f.phase { Some(until) } else { None })
+            .min();
         [self.node.poll_timeout(self.now), Some(self.rejudge_at), authorizing].into_iter().flatten().min()
     }
 
@@ -104,7 +114,8 @@ impl Machine for Connector {
             return;
         };
         let (link, stream, udp) = (f.link, f.stream, f.protocol == Protocol::Udp);
-        let fields: &[(&str, &str)] = if udp { &[(":status", "200"), ("capsule-protocol", "?1")] } else { &[(":status", "200")] };
+        let fields: &[(&str, &str)] =
+            if udp { &[(":status", "200"), ("capsule-protocol", "?1")] } else { &[(":status", "200")] };
         self.node.respond(link, stream, fields, false);
         self.node.open_flow(flow);
         self.node.actions.push_back(Action::Writable(flow));
@@ -125,9 +136,9 @@ impl Machine for Connector {
             return;
         }
         let (link, stream) = (f.link, f.stream);
-        let peer = self.node.links.get(link).and_then(|l| l.conn.identity()).map(|p| p.id.to_string()).unwrap_or_default();
+        let peer = self.node.links.get(link).and_then(|l| l.conn.identity()).cloned();
         self.node.remove_flow(flow);
-        self.deny(link, stream, &peer, "refused by the service's own authorization".into(), None);
+        self.deny(link, stream, peer, "refused by the service's own authorization".into(), None);
     }
 
     fn stream_read(&mut self, flow: FlowId, out: &mut [u8]) -> Read {
@@ -161,7 +172,11 @@ impl Connector {
         match event {
             NodeEvent::LegDown { relay, why, .. } => {
                 if self.node.draining.is_none() && !self.replaced {
-                    self.node.warn(Error::Unreachable { message: format!("relay `{relay}`: {why}"), reason: None, tried: Vec::new() });
+                    self.node.warn(Error::Unreachable {
+                        message: format!("relay `{relay}`: {why}"),
+                        reason: None,
+                        tried: Vec::new(),
+                    });
                 }
             }
             NodeEvent::BindRefused { error, .. } => {
@@ -181,7 +196,10 @@ impl Connector {
             NodeEvent::LinkDatagram { link, stream, payload } => self.datagram(link, stream, payload),
             NodeEvent::LinkClosed { flows, .. } => {
                 for id in flows {
-                    self.node.cut_flow(id, Error::StreamReset { by: DeniedBy::Agent, code: crate::quic::connection::H3_CONNECT_ERROR });
+                    self.node.cut_flow(
+                        id,
+                        Error::StreamReset { by: DeniedBy::Agent, code: crate::quic::connection::H3_CONNECT_ERROR },
+                    );
                 }
             }
             NodeEvent::LegReady(_)
@@ -261,7 +279,9 @@ impl Connector {
         }
         if self.node.draining.is_some() {
             if self.node.settle_drain(now) && self.replaced && self.node.state == State::Closed {
-                self.node.replace_end(Error::Identity("another process with this identity is bound; this one has drained".into()));
+                self.node.replace_end(Error::Identity(
+                    "another process with this identity is bound; this one has drained".into(),
+                ));
             }
             return;
         }

@@ -13,7 +13,7 @@ use crate::node::flows::{Flow, Phase};
 use crate::node::{KeyLimit, Node};
 use crate::quic::{Fields, StreamId};
 use crate::role::{Action, FlowInfo, Notice, Target};
-use crate::trust::{Decision, FlowContext, PathClass, PortRange, Protocol, Snapshot};
+use crate::trust::{Decision, FlowContext, PathClass, PeerIdentity, PortRange, Protocol, Snapshot};
 use crate::wire::proxy_status::{ProxyError, ProxyStatus};
 
 use request::Request;
@@ -63,7 +63,10 @@ impl Connector {
     pub fn new(snapshot: Arc<Snapshot>, authorize: bool, now: Instant, wall: SystemTime) -> Result<Self> {
         let role = snapshot.identity().id.role();
         if role != Role::Connector {
-            return Err(Error::Identity(format!("this identity is a {role}'s: `{}`; a connector's is needed", snapshot.identity().id)));
+            return Err(Error::Identity(format!(
+                "this identity is a {role}'s: `{}`; a connector's is needed",
+                snapshot.identity().id
+            )));
         }
         Ok(Connector {
             node: Node::new(snapshot, false, now, wall)?,
@@ -100,7 +103,10 @@ impl Connector {
             return Err(Error::config(at, format!("not in this network; connector `{own}` has: {}", known.join(", "))));
         };
         if !service.connectors.iter().any(|c| c == own) {
-            return Err(Error::config(at, format!("network.toml gives it to {}, not to `{own}`", service.connectors.join(", "))));
+            return Err(Error::config(
+                at,
+                format!("network.toml gives it to {}, not to `{own}`", service.connectors.join(", ")),
+            ));
         }
         let ranges = match serve.protocol {
             Protocol::Tcp => &service.tcp,
@@ -114,18 +120,26 @@ impl Connector {
         if !covered {
             let list: Vec<String> = ranges.iter().map(|r| format!("{}-{}", r.lo, r.hi)).collect();
             let list = if list.is_empty() { "none".to_owned() } else { list.join(", ") };
-            return Err(Error::config(at, format!("its {} ports in network.toml are: {list}", serve.protocol.as_str())));
+            return Err(Error::config(
+                at,
+                format!("its {} ports in network.toml are: {list}", serve.protocol.as_str()),
+            ));
         }
         let overlap = |a: Option<PortRange>, b: Option<PortRange>| match (a, b) {
             (Some(a), Some(b)) => a.lo <= b.hi && b.lo <= a.hi,
             (None, _) | (_, None) => true,
         };
-        if self.serves.values().any(|s| !s.closing && s.service == serve.service && s.protocol == serve.protocol && overlap(s.ports, serve.ports)) {
+        if self.serves.values().any(|s| {
+            !s.closing && s.service == serve.service && s.protocol == serve.protocol && overlap(s.ports, serve.ports)
+        }) {
             return Err(Error::config(at, "these ports are served already"));
         }
         let id = self.next_serve;
         self.next_serve += 1;
-        let serve = Serve { target: if let Target::Handler(_) = serve.target { Target::Handler(id) } else { serve.target }, ..serve };
+        let serve = Serve {
+            target: if let Target::Handler(_) = serve.target { Target::Handler(id) } else { serve.target },
+            ..serve
+        };
         self.serves.insert(id, serve);
         Ok(id)
     }
@@ -155,7 +169,10 @@ impl Connector {
 
     fn decide(&self, now: Instant, agent: &str, service: &str, protocol: Protocol, port: u16) -> Decision {
         match &self.node.snapshot.policy {
-            Some(policy) => policy.decide(agent, &FlowContext { service, protocol, port, path: PathClass::Relay, now: self.node.wall(now) }),
+            Some(policy) => policy.decide(
+                agent,
+                &FlowContext { service, protocol, port, path: PathClass::Relay, now: self.node.wall(now) },
+            ),
             None => Decision { allowed: false, policy_id: None, reason: "there is no policy".into() },
         }
     }
@@ -172,13 +189,23 @@ impl Connector {
         let own = self.node.snapshot.identity().id.name().to_owned();
         let ours = self.node.snapshot.network.service(&request.service).is_some_and(|s| s.connectors.contains(&own));
         if !decision.allowed || !ours {
-            let reason = if decision.allowed { format!("service `{}` is not on this connector", request.service) } else { decision.reason };
+            let reason = if decision.allowed {
+                format!("service `{}` is not on this connector", request.service)
+            } else {
+                decision.reason
+            };
             let policy = decision.policy_id.filter(|_| !decision.allowed);
-            return self.deny(link, stream, &peer.id.to_string(), reason, policy);
+            return self.deny(link, stream, Some(peer), reason, policy);
         }
         let flows = self.node.links.get(link).map_or(0, |l| l.flows.len());
         if flows >= MAX_FLOWS {
-            return self.refuse(link, stream, 429, ProxyError::ConnectionLimitReached, &format!("{MAX_FLOWS} flows on one connection"));
+            return self.refuse(
+                link,
+                stream,
+                429,
+                ProxyError::ConnectionLimitReached,
+                &format!("{MAX_FLOWS} flows on one connection"),
+            );
         }
         if request.check {
             self.node.respond(link, stream, &[(":status", "200")], true);
@@ -208,22 +235,41 @@ impl Connector {
         let (service, port, protocol) = (flow.service.clone(), flow.port, flow.protocol);
         let probed = if protocol == Protocol::Icmp { Protocol::Tcp } else { protocol };
         let found = self.serves.iter().find(|(_, s)| {
-            s.service == service && s.protocol == probed && (protocol == Protocol::Icmp || s.ports.is_none_or(|p| p.contains(port)))
+            s.service == service
+                && s.protocol == probed
+                && (protocol == Protocol::Icmp || s.ports.is_none_or(|p| p.contains(port)))
         });
         let Some((serve_id, serve)) = found.map(|(k, s)| (*k, s.clone())) else {
-            return self.answer_refusal(id, &Error::Unreachable { message: format!("nothing serves `{service}` here"), reason: None, tried: Vec::new() });
+            return self.answer_refusal(
+                id,
+                &Error::Unreachable {
+                    message: format!("nothing serves `{service}` here"),
+                    reason: None,
+                    tried: Vec::new(),
+                },
+            );
         };
-        let full = serve.max_connections.is_some_and(|max| self.served.values().filter(|s| **s == serve_id).count() >= max);
+        let full =
+            serve.max_connections.is_some_and(|max| self.served.values().filter(|s| **s == serve_id).count() >= max);
         if serve.closing {
-            return self.answer_refusal(id, &Error::Unreachable { message: format!("service `{service}` is closing"), reason: None, tried: Vec::new() });
+            return self.answer_refusal(
+                id,
+                &Error::Unreachable {
+                    message: format!("service `{service}` is closing"),
+                    reason: None,
+                    tried: Vec::new(),
+                },
+            );
         }
         if full {
-            return self.answer_refusal(id, &Error::Limit(format!("service `{service}` has as many connections as it takes")));
+            return self
+                .answer_refusal(id, &Error::Limit(format!("service `{service}` has as many connections as it takes")));
         }
         let Some(info) = self.node.flow_info(id) else { return };
         let target = match &serve.target {
             Target::Host { host, port: base } => {
-                let offset = if protocol == Protocol::Icmp { 0 } else { serve.ports.map_or(0, |p| port.saturating_sub(p.lo)) };
+                let offset =
+                    if protocol == Protocol::Icmp { 0 } else { serve.ports.map_or(0, |p| port.saturating_sub(p.lo)) };
                 Target::Host { host: host.clone(), port: base.saturating_add(offset) }
             }
             other @ (Target::Unix(_) | Target::Handler(_) | Target::Echo) => other.clone(),
@@ -258,7 +304,14 @@ impl Connector {
 
     // ---- answers
 
-    fn deny(&mut self, link: usize, stream: StreamId, peer: &str, reason: String, policy: Option<String>) {
+    fn deny(
+        &mut self,
+        link: usize,
+        stream: StreamId,
+        peer: Option<Arc<PeerIdentity>>,
+        reason: String,
+        policy: Option<String>,
+    ) {
         let decision = format!("d{:x}", self.next_decision);
         self.next_decision += 1;
         let text = policy.as_ref().map_or_else(|| reason.clone(), |p| format!("policy {p}"));
@@ -266,7 +319,7 @@ impl Connector {
         *self.node.counters.denied.entry(("connector", label.into())).or_default() += 1;
         self.refuse(link, stream, 403, ProxyError::HttpRequestDenied, &format!("{decision}: {text}"));
         let error = Error::Denied { by: DeniedBy::Connector, reason, decision: Some(decision), policy };
-        self.node.actions.push_back(Action::Notice(Notice::Denied { error, peer: Some(peer.to_owned()) }));
+        self.node.actions.push_back(Action::Notice(Notice::Denied { error, peer }));
     }
 
     fn refuse(&mut self, link: usize, stream: StreamId, status: u16, error: ProxyError, details: &str) {
@@ -298,11 +351,17 @@ impl Connector {
             let Some(peer) = self.node.links.get(link).and_then(|l| l.conn.identity().cloned()) else { continue };
             let decision = self.decide(now, peer.id.name(), &service, protocol, port);
             let own = self.node.snapshot.identity().id.name();
-            let ours = self.node.snapshot.network.service(&service).is_some_and(|s| s.connectors.iter().any(|c| c == own));
+            let ours =
+                self.node.snapshot.network.service(&service).is_some_and(|s| s.connectors.iter().any(|c| c == own));
             if !decision.allowed || !ours {
                 *self.node.counters.denied.entry(("connector", "revoked".into())).or_default() += 1;
-                let error = Error::Denied { by: DeniedBy::Connector, reason: decision.reason, decision: None, policy: decision.policy_id };
-                self.node.actions.push_back(Action::Notice(Notice::Denied { error: error.clone(), peer: Some(peer.id.to_string()) }));
+                let error = Error::Denied {
+                    by: DeniedBy::Connector,
+                    reason: decision.reason,
+                    decision: None,
+                    policy: decision.policy_id,
+                };
+                self.node.actions.push_back(Action::Notice(Notice::Denied { error: error.clone(), peer: Some(peer) }));
                 self.node.cut_flow(id, error);
             }
         }

@@ -30,17 +30,22 @@ impl Request {
                 if path.is_some() || field(fields, ":scheme").is_some() {
                     return Err(bad("CONNECT has neither :scheme nor :path (RFC 9114 section 4.4)"));
                 }
-                let (service, port) = authority::parse(authority_field, zone).map_err(|e| (404, format!("target: {e}")))?;
+                let (service, port) =
+                    authority::parse(authority_field, zone).map_err(|e| (404, format!("target: {e}")))?;
                 (service, port, Protocol::Tcp)
             }
-            Some("connect-udp") => match connect_udp::parse_path(path.unwrap_or_default()).map_err(|e| (400, format!(":path: {e}")))? {
-                UdpTarget::Host { host, port } => (in_zone(&host, zone)?, port, Protocol::Udp),
-                UdpTarget::Bind => return Err(bad("a connector binds nothing")),
-            },
+            Some("connect-udp") => {
+                match connect_udp::parse_path(path.unwrap_or_default()).map_err(|e| (400, format!(":path: {e}")))? {
+                    UdpTarget::Host { host, port } => (in_zone(&host, zone)?, port, Protocol::Udp),
+                    UdpTarget::Bind => return Err(bad("a connector binds nothing")),
+                }
+            }
             Some("connect-ip") => {
                 let scope = Scope::parse_path(path.unwrap_or_default()).map_err(|e| (400, format!(":path: {e}")))?;
                 match (scope.target, scope.proto) {
-                    (IpTarget::Host(host), Some(PROTO_ICMP | PROTO_ICMPV6)) => (in_zone(&host, zone)?, 0, Protocol::Icmp),
+                    (IpTarget::Host(host), Some(PROTO_ICMP | PROTO_ICMPV6)) => {
+                        (in_zone(&host, zone)?, 0, Protocol::Icmp)
+                    }
                     (IpTarget::Any | IpTarget::Prefix { .. } | IpTarget::Host(_), _) => {
                         return Err((501, "connect-ip is served for echo to one service only".into()));
                     }
@@ -67,14 +72,22 @@ mod tests {
 
     #[test]
     fn connect_names_a_tcp_port_of_a_service() {
-        let r = Request::read(&fields(&[(":method", "CONNECT"), (":authority", "web.ztna.internal:80")]), "ztna.internal").unwrap();
+        let r =
+            Request::read(&fields(&[(":method", "CONNECT"), (":authority", "web.ztna.internal:80")]), "ztna.internal")
+                .unwrap();
         assert_eq!((r.service.as_str(), r.port, r.protocol), ("web", 80, Protocol::Tcp));
     }
 
     #[test]
     fn connect_udp_names_a_udp_port_of_a_service() {
         let path = connect_udp::target_path("dns.ztna.internal", 53);
-        let list = [(":method", "CONNECT"), (":protocol", "connect-udp"), (":scheme", "https"), (":authority", "x"), (":path", &path)];
+        let list = [
+            (":method", "CONNECT"),
+            (":protocol", "connect-udp"),
+            (":scheme", "https"),
+            (":authority", "x"),
+            (":path", &path),
+        ];
         let r = Request::read(&fields(&list), "ztna.internal").unwrap();
         assert_eq!((r.service.as_str(), r.port, r.protocol), ("dns", 53, Protocol::Udp));
     }
@@ -87,8 +100,18 @@ mod tests {
 
     #[test]
     fn other_methods_and_protocols_are_refused() {
-        assert_eq!(Request::read(&fields(&[(":method", "GET"), (":authority", "web.ztna.internal:80")]), "ztna.internal").unwrap_err().0, 405);
-        let list = [(":method", "CONNECT"), (":protocol", "websocket"), (":authority", "web.ztna.internal:80"), (":path", "/")];
+        assert_eq!(
+            Request::read(&fields(&[(":method", "GET"), (":authority", "web.ztna.internal:80")]), "ztna.internal")
+                .unwrap_err()
+                .0,
+            405
+        );
+        let list = [
+            (":method", "CONNECT"),
+            (":protocol", "websocket"),
+            (":authority", "web.ztna.internal:80"),
+            (":path", "/"),
+        ];
         assert_eq!(Request::read(&fields(&list), "ztna.internal").unwrap_err().0, 501);
     }
 }

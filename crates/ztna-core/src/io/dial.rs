@@ -49,7 +49,15 @@ enum Address {
 
 impl Local {
     /// Starts on `Action::Dial`.
-    pub(super) fn dial(&mut self, machine: &mut dyn Machine, now: Instant, flow: FlowId, target: Target, info: FlowInfo, timeout: Duration) {
+    pub(super) fn dial(
+        &mut self,
+        machine: &mut dyn Machine,
+        now: Instant,
+        flow: FlowId,
+        target: Target,
+        info: FlowInfo,
+        timeout: Duration,
+    ) {
         let deadline = now + timeout;
         let dial = |target: String, left: VecDeque<Address>| Dial {
             protocol: info.protocol,
@@ -115,7 +123,12 @@ impl Local {
             }
             Err(why) => {
                 let message = format!("{}: {why}", dial.target);
-                self.dial_failed(machine, now, flow, Error::Unreachable { message, reason: Some("dns"), tried: Vec::new() });
+                self.dial_failed(
+                    machine,
+                    now,
+                    flow,
+                    Error::Unreachable { message, reason: Some("dns"), tried: Vec::new() },
+                );
             }
         }
     }
@@ -142,7 +155,9 @@ impl Local {
                     Err(e) => Err(e),
                 },
                 (Address::Inet(to), Protocol::Tcp | Protocol::Icmp) => connect(&SockAddr::from(*to), Kind::Tcp),
-                (Address::Unix(path), Protocol::Tcp | Protocol::Udp | Protocol::Icmp) => SockAddr::unix(path).and_then(|to| connect(&to, Kind::Unix)),
+                (Address::Unix(path), Protocol::Tcp | Protocol::Udp | Protocol::Icmp) => {
+                    SockAddr::unix(path).and_then(|to| connect(&to, Kind::Unix))
+                }
             };
             let why = match started {
                 Ok(Some(fd)) => match self.watch_connect(flow, fd, &address) {
@@ -178,7 +193,13 @@ impl Local {
     }
 
     /// The connect that runs has an outcome.
-    pub(super) fn dial_event(&mut self, machine: &mut dyn Machine, now: Instant, flow: FlowId, event: &mio::event::Event) {
+    pub(super) fn dial_event(
+        &mut self,
+        machine: &mut dyn Machine,
+        now: Instant,
+        flow: FlowId,
+        event: &mio::event::Event,
+    ) {
         if !event.is_writable() && !event.is_error() && !event.is_write_closed() {
             return;
         }
@@ -196,7 +217,10 @@ impl Local {
         }
         let _ = sys::prepare(&fd, kind == Kind::Tcp);
         self.timers_clear_dial(flow);
-        self.flows.insert(flow, Entry { flow: Flow::Stream(Splice::new(fd, kind, Vec::new(), Vec::new()), token), forward: None });
+        self.flows.insert(
+            flow,
+            Entry { flow: Flow::Stream(Splice::new(fd, kind, Vec::new(), Vec::new()), token), forward: None },
+        );
         machine.flow_connected(now, flow);
         self.enqueue(flow);
     }

@@ -83,7 +83,8 @@ impl<M: Machine + 'static> Driver<M> {
             let mut driver = Driver { machine, sockets, local, watch: None, monitor: None, now: Instant::now() };
             driver.watch_network();
             let mut poll = poll;
-            let result = catch_unwind(AssertUnwindSafe(|| driver.run(&mut poll, &posts, &wake))).unwrap_or_else(|_| Err(panicked()));
+            let result = catch_unwind(AssertUnwindSafe(|| driver.run(&mut poll, &posts, &wake)))
+                .unwrap_or_else(|_| Err(panicked()));
             let tail = catch_unwind(AssertUnwindSafe(|| driver.end(&mut poll, &posts, &wake, &closing)));
             closing.close();
             (driver.local.observer)(LocalEvent::Ended(if tail.is_err() { Err(panicked()) } else { result }));

@@ -46,8 +46,13 @@ pub struct Manifest {
 pub fn read_folder(dir: &Path) -> Result<NodeFiles> {
     let manifest = read_manifest(dir)?;
     let at = |file: &str| dir.join(file).display().to_string();
-    if let Some(unknown) = manifest.hashes.keys().find(|f| !REQUIRED.contains(&f.as_str()) && !OPTIONAL.contains(&f.as_str())) {
-        return Err(Error::config(at(SNAPSHOT), format!("lists `{}`, which is no file of a node's folder", unknown.escape_debug())));
+    if let Some(unknown) =
+        manifest.hashes.keys().find(|f| !REQUIRED.contains(&f.as_str()) && !OPTIONAL.contains(&f.as_str()))
+    {
+        return Err(Error::config(
+            at(SNAPSHOT),
+            format!("lists `{}`, which is no file of a node's folder", unknown.escape_debug()),
+        ));
     }
     check_key_mode(dir)?;
     let mut texts = BTreeMap::new();
@@ -80,9 +85,12 @@ pub fn read_folder(dir: &Path) -> Result<NodeFiles> {
 pub fn read_manifest(dir: &Path) -> Result<Manifest> {
     let path = dir.join(SNAPSHOT);
     let at = path.display().to_string();
-    let text = read_text(&path)?
-        .ok_or_else(|| Error::config(&at, "missing: this is not a node's folder; `ztna pki issue` or `ztna pki publish` writes one"))?;
-    serde_json::from_str(&text).map_err(|e| Error::config(format!("{at}:{}", e.line()), format!("not a snapshot's description: {e}; publish again")))
+    let text = read_text(&path)?.ok_or_else(|| {
+        Error::config(&at, "missing: this is not a node's folder; `ztna pki issue` or `ztna pki publish` writes one")
+    })?;
+    serde_json::from_str(&text).map_err(|e| {
+        Error::config(format!("{at}:{}", e.line()), format!("not a snapshot's description: {e}; publish again"))
+    })
 }
 
 /// Notices new versions of a folder by the identity of its snapshot.json.

@@ -95,7 +95,9 @@ impl Local {
             Destination::Socks5 { .. } => Protocol::Tcp,
         };
         let (end, address) = match (&spec.listen, protocol) {
-            (_, Protocol::Icmp) => return Err(Error::config("forward", "protocol `icmp` can't be forwarded: tcp or udp")),
+            (_, Protocol::Icmp) => {
+                return Err(Error::config("forward", "protocol `icmp` can't be forwarded: tcp or udp"));
+            }
             (Listen::Address { host, port }, Protocol::Tcp) => {
                 let address = SocketAddr::new(listen_ip(host)?, *port);
                 check_open_proxy(&spec.to, address.ip())?;
@@ -189,7 +191,14 @@ impl Local {
         let (path, timeout) = (forward.spec.path, forward.spec.timeout);
         match &forward.spec.to {
             Destination::Service { service, port, protocol } => {
-                let open = Open { service: service.clone(), port: *port, protocol: *protocol, path, timeout, traceparent: None };
+                let open = Open {
+                    service: service.clone(),
+                    port: *port,
+                    protocol: *protocol,
+                    path,
+                    timeout,
+                    traceparent: None,
+                };
                 let flow = self.next_flow();
                 self.flows.insert(flow, Entry { flow: Flow::Opening(Opener::Accepted(fd, kind)), forward: Some(id) });
                 machine.open(now, flow, open);
@@ -203,15 +212,18 @@ fn listen_ip(host: &str) -> Result<IpAddr, Error> {
     if host == "localhost" {
         return Ok(Ipv4Addr::LOCALHOST.into());
     }
-    host.parse().map_err(|_| Error::config(format!("listen host `{}`", host.escape_debug()), "must be an IP address or `localhost`"))
+    host.parse().map_err(|_| {
+        Error::config(format!("listen host `{}`", host.escape_debug()), "must be an IP address or `localhost`")
+    })
 }
 
 /// Whoever reaches an open proxy acts as this agent.
 fn check_open_proxy(to: &Destination, ip: IpAddr) -> Result<(), Error> {
     match to {
-        Destination::Socks5 { credentials: None, .. } if !ip.is_loopback() => {
-            Err(Error::config(format!("socks5 listen {ip}"), "must be a loopback address unless a user name and password are set"))
-        }
+        Destination::Socks5 { credentials: None, .. } if !ip.is_loopback() => Err(Error::config(
+            format!("socks5 listen {ip}"),
+            "must be a loopback address unless a user name and password are set",
+        )),
         Destination::Socks5 { .. } | Destination::Service { .. } => Ok(()),
     }
 }
@@ -240,7 +252,9 @@ fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), Error> {
         }
         Ok(_) => match UnixStream::connect(path) {
             Err(e) if e.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(failed)?,
-            Ok(_) | Err(_) => return Err(Error::config(format!("listen {}", path.display()), "another process listens there")),
+            Ok(_) | Err(_) => {
+                return Err(Error::config(format!("listen {}", path.display()), "another process listens there"));
+            }
         },
     }
     let bind = || -> io::Result<(UnixListener, SocketFile)> {

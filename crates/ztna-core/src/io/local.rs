@@ -164,7 +164,9 @@ impl Local {
         let queued = match self.flows.get_mut(&flow).map(|e| &mut e.flow) {
             Some(Flow::Stream(splice, _)) => &mut splice.queued,
             Some(Flow::Udp(udp)) => &mut udp.queued,
-            Some(Flow::Opening(_) | Flow::Dialing(_) | Flow::Port(_) | Flow::Ring(_) | Flow::Reset(..)) | None => return,
+            Some(Flow::Opening(_) | Flow::Dialing(_) | Flow::Port(_) | Flow::Ring(_) | Flow::Reset(..)) | None => {
+                return;
+            }
         };
         if !std::mem::replace(queued, true) {
             self.ready.push_back(Work::Flow(flow));
@@ -203,7 +205,9 @@ impl Local {
                 let (moved, more) = udp.run(machine, flow, &mut self.scratch);
                 (moved, if more { Turn::More } else { Turn::Idle })
             }
-            Some(Flow::Opening(_) | Flow::Dialing(_) | Flow::Port(_) | Flow::Ring(_) | Flow::Reset(..)) | None => return false,
+            Some(Flow::Opening(_) | Flow::Dialing(_) | Flow::Port(_) | Flow::Ring(_) | Flow::Reset(..)) | None => {
+                return false;
+            }
         };
         match turn {
             Turn::Idle => moved,

@@ -29,7 +29,14 @@ pub(super) type StreamReply = Box<dyn FnOnce(Result<NodeStream, Error>) + Send>;
 pub(super) type DatagramReply = Box<dyn FnOnce(Result<NodeDatagram, Error>) + Send>;
 
 impl Local {
-    pub(super) fn open_for_program(&mut self, machine: &mut dyn Machine, now: Instant, op: u64, open: Open, opener: Opener) {
+    pub(super) fn open_for_program(
+        &mut self,
+        machine: &mut dyn Machine,
+        now: Instant,
+        op: u64,
+        open: Open,
+        opener: Opener,
+    ) {
         if self.closing {
             return opener.refuse(Error::Closed("the role is closing".into()));
         }
@@ -78,7 +85,13 @@ impl Local {
     }
 
     /// `Action::Opened` of a stream of the program.
-    pub(super) fn opened_stream(&mut self, machine: &mut dyn Machine, flow: FlowId, info: FlowInfo, reply: StreamReply) {
+    pub(super) fn opened_stream(
+        &mut self,
+        machine: &mut dyn Machine,
+        flow: FlowId,
+        info: FlowInfo,
+        reply: StreamReply,
+    ) {
         match self.node_stream(flow) {
             Ok(fd) => reply(Ok(NodeStream { flow, fd, info })),
             Err(e) => {
@@ -89,16 +102,34 @@ impl Local {
     }
 
     /// `Action::Opened` of a UDP flow of the program.
-    pub(super) fn opened_datagram(&mut self, machine: &mut dyn Machine, flow: FlowId, info: FlowInfo, reply: DatagramReply) {
+    pub(super) fn opened_datagram(
+        &mut self,
+        machine: &mut dyn Machine,
+        flow: FlowId,
+        info: FlowInfo,
+        reply: DatagramReply,
+    ) {
         let ring = self.node_ring(machine, flow);
         reply(Ok(NodeDatagram::new(flow, info, ring)));
     }
 
     /// `Action::Dial` to a handler of the program.
-    pub(super) fn incoming(&mut self, machine: &mut dyn Machine, now: Instant, flow: FlowId, serve: u64, info: FlowInfo) {
+    pub(super) fn incoming(
+        &mut self,
+        machine: &mut dyn Machine,
+        now: Instant,
+        flow: FlowId,
+        serve: u64,
+        info: FlowInfo,
+    ) {
         let event = if info.protocol == Protocol::Udp {
             let ring = self.node_ring(machine, flow);
-            LocalEvent::IncomingDatagram { flow, serve, info: info.clone(), datagram: NodeDatagram::new(flow, info, ring) }
+            LocalEvent::IncomingDatagram {
+                flow,
+                serve,
+                info: info.clone(),
+                datagram: NodeDatagram::new(flow, info, ring),
+            }
         } else {
             match self.node_stream(flow) {
                 Ok(fd) => LocalEvent::Incoming { flow, serve, info, fd },
@@ -147,7 +178,14 @@ impl Local {
     }
 
     /// Tells the program of a reset and keeps the descriptor until it has seen it.
-    pub(super) fn reset_node_stream(&mut self, now: Instant, flow: FlowId, splice: Splice, token: mio::Token, error: Error) {
+    pub(super) fn reset_node_stream(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        splice: Splice,
+        token: mio::Token,
+        error: Error,
+    ) {
         self.unregister(splice.fd(), token);
         let until = now + RESET_SEEN;
         self.timers.set(until, Timer::NodeReset(flow));

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::id::{Role, SpiffeId, check_name, check_trust_domain};
 use crate::io::folder::{read_text, sha256_hex};
-use crate::io::pki_folder::store::{Checked, NETWORK, POLICY, PUBLIC, REVOKED, Record, SCHEMA_FILE, Store, require_empty, write_atomic};
+use crate::io::pki_folder::store::{
+    Checked, NETWORK, POLICY, PUBLIC, REVOKED, Record, SCHEMA_FILE, Store, require_empty, write_atomic,
+};
 use crate::trust::network::DEFAULT_ZONE;
 use crate::trust::pki::{Ca, LeafSpec};
 use crate::trust::{Decision, FlowContext, Network, PathClass, Protocol, SCHEMA, rfc3339, system_time, unix_seconds};
@@ -199,7 +201,10 @@ pub fn run(command: &str, options: &str, now: SystemTime) -> Result<String> {
         "revoke" => json(&revoke(&parsed(options)?)?),
         "rotate-ca" => json(&rotate_ca(&parsed(options)?, now)?),
         "policy-check" => json(&policy_check(&parsed(options)?, now)?),
-        other => Err(Error::config("pki command", format!("`{}` is not one of init, issue, publish, renew, revoke, rotate-ca", other.escape_debug()))),
+        other => Err(Error::config(
+            "pki command",
+            format!("`{}` is not one of init, issue, publish, renew, revoke, rotate-ca", other.escape_debug()),
+        )),
     }
 }
 
@@ -208,22 +213,37 @@ pub fn init(options: &InitOptions, now: SystemTime) -> Result<InitReport> {
     check_trust_domain(&options.trust_domain)?;
     let zone = options.zone.clone().unwrap_or_else(|| DEFAULT_ZONE.to_owned());
     let network = edit::first_network(&options.trust_domain, &zone);
-    Network::parse(&network, "--zone").map_err(|_| Error::config("--zone", format!("`{}` must be a lower-case DNS name such as `{DEFAULT_ZONE}`", zone.escape_debug())))?;
+    Network::parse(&network, "--zone").map_err(|_| {
+        Error::config(
+            "--zone",
+            format!("`{}` must be a lower-case DNS name such as `{DEFAULT_ZONE}`", zone.escape_debug()),
+        )
+    })?;
     let ca = Ca::generate(&options.trust_domain, now)?;
     let mut store = Store::create(&options.dir)?;
     store.add_ca(&ca)?;
-    for (file, text) in [(NETWORK, network.as_str()), (POLICY, edit::FIRST_POLICY), (SCHEMA_FILE, SCHEMA), (REVOKED, edit::FIRST_REVOKED)] {
+    for (file, text) in [
+        (NETWORK, network.as_str()),
+        (POLICY, edit::FIRST_POLICY),
+        (SCHEMA_FILE, SCHEMA),
+        (REVOKED, edit::FIRST_REVOKED),
+    ] {
         write_atomic(&store.path(file), text, PUBLIC)?;
     }
     store.save_state()?;
     let dir = options.dir.display().to_string();
-    let advice = vec![format!("issue a relay: ztna pki issue {dir} relay r1 --url https://HOST:4433 --out OUT"), format!("keep {dir}/ca secret: whoever has it is every node")];
+    let advice = vec![
+        format!("issue a relay: ztna pki issue {dir} relay r1 --url https://HOST:4433 --out OUT"),
+        format!("keep {dir}/ca secret: whoever has it is every node"),
+    ];
     Ok(InitReport { dir, trust_domain: options.trust_domain.clone(), zone, advice })
 }
 
 /// Issues a node's first certificate, adds the node to network.toml, and writes its folder.
 pub fn issue(options: &IssueOptions, now: SystemTime) -> Result<IssueReport> {
-    let role: Role = options.role.parse().map_err(|_| Error::config("role", format!("`{}` must be agent, connector or relay", options.role.escape_debug())))?;
+    let role: Role = options.role.parse().map_err(|_| {
+        Error::config("role", format!("`{}` must be agent, connector or relay", options.role.escape_debug()))
+    })?;
     check_name(role.as_str(), &options.name)?;
     if role != Role::Agent && !options.groups.is_empty() {
         return Err(Error::config("--group", format!("only agents have groups, not a {role}")));
@@ -237,7 +257,10 @@ pub fn issue(options: &IssueOptions, now: SystemTime) -> Result<IssueReport> {
     let revoked = before.revoked.names().any(|n| n == name);
     if !revoked && let Some(last) = store.state.certificates.iter().rfind(|c| c.name == name) {
         let until = rfc3339(system_time(last.not_after));
-        return Err(Error::config(format!("node `{name}`"), format!("was issued already, valid to {until}; run `ztna pki renew`, or revoke it first")));
+        return Err(Error::config(
+            format!("node `{name}`"),
+            format!("was issued already, valid to {until}; run `ztna pki renew`, or revoke it first"),
+        ));
     }
     claim(&store, &options.out, &name)?;
 
@@ -252,7 +275,8 @@ pub fn issue(options: &IssueOptions, now: SystemTime) -> Result<IssueReport> {
         Role::Relay => edit::add_relay(&text, &at, &options.name, &options.urls)?,
     };
     let old_revoked = &before.revoked_text;
-    let revoked_text = if revoked { edit::remove_revoked_name(old_revoked, &store.at(REVOKED), &name)? } else { old_revoked.clone() };
+    let revoked_text =
+        if revoked { edit::remove_revoked_name(old_revoked, &store.at(REVOKED), &name)? } else { old_revoked.clone() };
     let checked = store.check(Some(&network_text), Some(&revoked_text))?;
 
     let ttl = options.ttl_seconds.unwrap_or(DEFAULT_TTL_SECONDS);
@@ -265,7 +289,10 @@ pub fn issue(options: &IssueOptions, now: SystemTime) -> Result<IssueReport> {
     report.advice.push(format!("tell the other nodes: ztna pki publish {} OUT...", options.dir.display()));
     match role {
         Role::Connector if checked.network.services_of_connector(&options.name).next().is_none() => {
-            report.advice.push(format!("name it in a service: add [[service]] with connectors = [\"{}\"] to {at}", options.name));
+            report.advice.push(format!(
+                "name it in a service: add [[service]] with connectors = [\"{}\"] to {at}",
+                options.name
+            ));
         }
         Role::Agent | Role::Connector | Role::Relay => {}
     }
@@ -285,7 +312,10 @@ pub fn publish(options: &PublishOptions, now: SystemTime) -> Result<PublishRepor
     for out in &options.outs {
         let at = out.display().to_string();
         let Some(record) = store.node_of(out)? else {
-            return Err(Error::config(at, "holds no certificate issued from this trust folder; `ztna pki issue` and `ztna pki renew` make node folders"));
+            return Err(Error::config(
+                at,
+                "holds no certificate issued from this trust folder; `ztna pki issue` and `ztna pki renew` make node folders",
+            ));
         };
         let name = record.name.clone();
         let gone = checked.revoked.names().any(|n| n == name) || checked.revoked.serials().any(|s| s == record.serial);
@@ -316,7 +346,8 @@ pub fn renew(options: &RenewOptions, now: SystemTime) -> Result<IssueReport> {
         return Err(Error::config(format!("node `{name}`"), "is revoked; `ztna pki issue` lets it come back"));
     }
     claim(&store, &options.out, &name)?;
-    let before = store.state.certificates.iter().rfind(|c| c.name == name).map_or(DEFAULT_TTL_SECONDS, |c| c.ttl_seconds);
+    let before =
+        store.state.certificates.iter().rfind(|c| c.name == name).map_or(DEFAULT_TTL_SECONDS, |c| c.ttl_seconds);
     let (role, node) = name.split_once('/').ok_or_else(|| Error::Internal(format!("`{name}` is no node's name")))?;
     sign(&mut store, &checked, role.parse()?, node, &options.out, options.ttl_seconds.unwrap_or(before), now, || Ok(()))
 }
@@ -326,11 +357,15 @@ pub fn revoke(options: &RevokeOptions) -> Result<RevokeReport> {
     let store = Store::open(&options.dir)?;
     let checked = store.check(None, None)?;
     let name = store.resolve(&options.name)?;
-    let serials: Vec<String> = store.state.certificates.iter().filter(|c| c.name == name).map(|c| c.serial.clone()).collect();
+    let serials: Vec<String> =
+        store.state.certificates.iter().filter(|c| c.name == name).map(|c| c.serial.clone()).collect();
     let text = edit::add_revocation(&checked.revoked_text, &store.at(REVOKED), &name, &serials)?;
     store.check(None, Some(&text))?;
     write_atomic(&store.path(REVOKED), &text, PUBLIC)?;
-    let advice = vec![format!("it takes effect when relays and connectors have it: ztna pki publish {} OUT...", options.dir.display())];
+    let advice = vec![format!(
+        "it takes effect when relays and connectors have it: ztna pki publish {} OUT...",
+        options.dir.display()
+    )];
     Ok(RevokeReport { name, serials, advice })
 }
 
@@ -374,7 +409,11 @@ pub fn policy_check(options: &CheckOptions, now: SystemTime) -> Result<CheckRepo
     let checked = match store.check(None, None) {
         Ok(checked) => checked,
         Err(Error::Config { at, message }) => {
-            return Ok(CheckReport { ok: false, findings: vec![Finding { severity: "error", at, message }], decision: None });
+            return Ok(CheckReport {
+                ok: false,
+                findings: vec![Finding { severity: "error", at, message }],
+                decision: None,
+            });
         }
         Err(other) => return Err(other),
     };
@@ -396,10 +435,19 @@ fn decide(checked: &Checked, agent: &str, to: &str, protocol: Option<&str>, now:
     let protocol: Protocol = protocol.unwrap_or("tcp").parse()?;
     let bad = |why: String| Error::config(format!("--to {}", to.escape_debug()), why);
     let (service, port) = match to.split_once(':') {
-        Some((service, port)) => (service, port.parse::<u16>().map_err(|_| bad("must be SERVICE or SERVICE:PORT, such as web:80".to_owned()))?),
+        Some((service, port)) => (
+            service,
+            port.parse::<u16>().map_err(|_| bad("must be SERVICE or SERVICE:PORT, such as web:80".to_owned()))?,
+        ),
         None => match protocol {
             Protocol::Icmp => (to, 0),
-            Protocol::Tcp => (to, checked.network.sole_tcp_port(to).ok_or_else(|| bad("has more than one TCP port or none: say which, such as web:80".to_owned()))?),
+            Protocol::Tcp => (
+                to,
+                checked
+                    .network
+                    .sole_tcp_port(to)
+                    .ok_or_else(|| bad("has more than one TCP port or none: say which, such as web:80".to_owned()))?,
+            ),
             Protocol::Udp => return Err(bad("say which port, such as dns:53".to_owned())),
         },
     };
@@ -412,20 +460,35 @@ fn decide(checked: &Checked, agent: &str, to: &str, protocol: Option<&str>, now:
 fn claim(store: &Store, out: &Path, name: &str) -> Result<()> {
     match store.node_of(out)? {
         Some(record) if record.name == name => Ok(()),
-        Some(record) => Err(Error::config(out.display().to_string(), format!("holds the folder of {}; choose another --out for {name}", record.name))),
+        Some(record) => Err(Error::config(
+            out.display().to_string(),
+            format!("holds the folder of {}; choose another --out for {name}", record.name),
+        )),
         None => require_empty(out, &format!("choose a new or empty folder as --out for {name}")),
     }
 }
 
 /// Signs a certificate, records it, runs `commit` for the operator's files, and publishes to `out`.
 #[allow(clippy::too_many_arguments)] // one caller each for issue and renew; a struct would only rename the arguments
-fn sign(store: &mut Store, checked: &Checked, role: Role, node: &str, out: &Path, ttl: u64, now: SystemTime, commit: impl FnOnce() -> Result<()>) -> Result<IssueReport> {
+fn sign(
+    store: &mut Store,
+    checked: &Checked,
+    role: Role,
+    node: &str,
+    out: &Path,
+    ttl: u64,
+    now: SystemTime,
+    commit: impl FnOnce() -> Result<()>,
+) -> Result<IssueReport> {
     let id = SpiffeId::new(&checked.network.trust_domain, role, node)?;
     let (number, ca) = store.signing_ca()?;
     let ca_end = ca.not_after()?;
     let end = now.checked_add(Duration::from_secs(ttl)).filter(|end| ttl > 0 && *end <= ca_end);
     let Some(end) = end else {
-        return Err(Error::config("--ttl", format!("must be at least 1 s and end before the CA does, on {}", rfc3339(ca_end))));
+        return Err(Error::config(
+            "--ttl",
+            format!("must be at least 1 s and end before the CA does, on {}", rfc3339(ca_end)),
+        ));
     };
     let issued = ca.issue(&LeafSpec::node(&id, now, Duration::from_secs(ttl)))?;
     let name = format!("{role}/{node}");

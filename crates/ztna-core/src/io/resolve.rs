@@ -53,7 +53,11 @@ impl Resolver {
         };
         if self.threads < THREADS {
             let (to_loop, wake) = (self.to_loop.clone(), self.wake.clone());
-            if std::thread::Builder::new().name("ztna-resolve".into()).spawn(move || serve(&rx, &to_loop, &wake)).is_ok() {
+            if std::thread::Builder::new()
+                .name("ztna-resolve".into())
+                .spawn(move || serve(&rx, &to_loop, &wake))
+                .is_ok()
+            {
                 self.threads += 1;
             } else if self.threads == 0 {
                 return Err("no thread to resolve names with".into());
@@ -61,7 +65,9 @@ impl Resolver {
         }
         match tx.try_send((asker, host)) {
             Ok(()) => Ok(()),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(format!("{QUEUE} names wait to be resolved")),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                Err(format!("{QUEUE} names wait to be resolved"))
+            }
         }
     }
 

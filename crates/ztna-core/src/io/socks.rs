@@ -77,9 +77,17 @@ enum Step {
 }
 
 impl Local {
-    pub(super) fn new_client(&mut self, machine: &mut dyn Machine, now: Instant, forward: ForwardId, fd: OwnedFd, kind: Kind) {
+    pub(super) fn new_client(
+        &mut self,
+        machine: &mut dyn Machine,
+        now: Instant,
+        forward: ForwardId,
+        fd: OwnedFd,
+        kind: Kind,
+    ) {
         let index = self.clients.vacant_key();
-        let token = if self.clients.len() < CLIENTS { self.register(&fd, Source::Client(index), STREAM).ok() } else { None };
+        let token =
+            if self.clients.len() < CLIENTS { self.register(&fd, Source::Client(index), STREAM).ok() } else { None };
         let Some(token) = token else {
             sys::reset_on_close(&fd);
             return self.uncount(Some(forward));
@@ -170,26 +178,33 @@ impl Local {
         let flow = self.next_flow();
         // Counted at its forward as a client until it is a flow.
         self.flows.insert(flow, Entry { flow: Flow::Opening(Opener::Client(index)), forward: None });
-        machine.open(now, flow, Open { service, port: Some(port), protocol: Protocol::Tcp, path, timeout, traceparent: None });
+        machine.open(
+            now,
+            flow,
+            Open { service, port: Some(port), protocol: Protocol::Tcp, path, timeout, traceparent: None },
+        );
     }
 
     fn associate(&mut self, machine: &mut dyn Machine, now: Instant, index: usize, from_port: Option<u16>) {
         let Some(client) = self.clients.get(index) else { return };
         let socket = socket2::SockRef::from(&client.fd);
-        let ends = (socket.local_addr().ok().and_then(|a| a.as_socket()), socket.peer_addr().ok().and_then(|a| a.as_socket()));
+        let ends =
+            (socket.local_addr().ok().and_then(|a| a.as_socket()), socket.peer_addr().ok().and_then(|a| a.as_socket()));
         let forward = client.forward;
         let mut out = Vec::new();
         let (state, before) = match ends {
-            (Some(local), Some(peer)) => match self.socks_port(forward, local.ip(), (peer.ip(), from_port.unwrap_or(0)).into()) {
-                Ok((port, bound)) => {
-                    socks5::reply(Reply::Succeeded, bound, &mut out);
-                    (Some(State::Associated { port }), self.clients.get(index).map(|c| c.deadline))
+            (Some(local), Some(peer)) => {
+                match self.socks_port(forward, local.ip(), (peer.ip(), from_port.unwrap_or(0)).into()) {
+                    Ok((port, bound)) => {
+                        socks5::reply(Reply::Succeeded, bound, &mut out);
+                        (Some(State::Associated { port }), self.clients.get(index).map(|c| c.deadline))
+                    }
+                    Err(_) => {
+                        socks5::reply(Reply::GeneralFailure, NOWHERE, &mut out);
+                        (None, None)
+                    }
                 }
-                Err(_) => {
-                    socks5::reply(Reply::GeneralFailure, NOWHERE, &mut out);
-                    (None, None)
-                }
-            },
+            }
             // On a unix socket there is no address to send datagrams to.
             _ => {
                 socks5::reply(Reply::CommandNotSupported, NOWHERE, &mut out);
@@ -290,7 +305,9 @@ fn step(client: &mut Client, zone: &str, credentials: Option<&(String, Password)
             Ok(Some((greeting, used))) => {
                 client.input.drain(..used);
                 let (method, next) = match credentials {
-                    Some(_) if greeting.username_password => (Method::UsernamePassword, Step::Next(State::Authenticate)),
+                    Some(_) if greeting.username_password => {
+                        (Method::UsernamePassword, Step::Next(State::Authenticate))
+                    }
                     None if greeting.no_auth => (Method::NoAuth, Step::Next(State::Request)),
                     Some(_) | None => (Method::NoneAcceptable, Step::Refuse),
                 };
@@ -384,9 +401,12 @@ fn reply_of(error: &Error) -> Reply {
         Error::Unreachable { reason: Some("udp-blocked"), .. } => Reply::NetworkUnreachable,
         // A service that the network does not have is a host that is not there.
         Error::Unreachable { .. } | Error::Timeout(_) | Error::Config { .. } => Reply::HostUnreachable,
-        Error::Aborted | Error::StreamReset { .. } | Error::Closed(_) | Error::Limit(_) | Error::Peer(_) | Error::Internal(_) => {
-            Reply::GeneralFailure
-        }
+        Error::Aborted
+        | Error::StreamReset { .. }
+        | Error::Closed(_)
+        | Error::Limit(_)
+        | Error::Peer(_)
+        | Error::Internal(_) => Reply::GeneralFailure,
     }
 }
 
@@ -396,6 +416,8 @@ fn status_of(error: &Error) -> Status {
         Error::Limit(_) => Status::TooManyRequests,
         Error::Timeout(_) => Status::GatewayTimeout,
         Error::Unreachable { .. } | Error::Config { .. } | Error::Closed(_) => Status::ServiceUnavailable,
-        Error::Refused(_) | Error::Aborted | Error::StreamReset { .. } | Error::Peer(_) | Error::Internal(_) => Status::BadGateway,
+        Error::Refused(_) | Error::Aborted | Error::StreamReset { .. } | Error::Peer(_) | Error::Internal(_) => {
+            Status::BadGateway
+        }
     }
 }

@@ -16,7 +16,12 @@ pub(super) struct Datagram<'a> {
 
 /// `None`: it is not from the client, no whole SOCKS datagram, or for nothing in `zone`. A client's port that was not known yet
 /// (0) is the one that its first good datagram came from.
-pub(super) fn accept<'a>(client: &mut SocketAddr, from: SocketAddr, zone: &str, datagram: &'a [u8]) -> Option<Datagram<'a>> {
+pub(super) fn accept<'a>(
+    client: &mut SocketAddr,
+    from: SocketAddr,
+    zone: &str,
+    datagram: &'a [u8],
+) -> Option<Datagram<'a>> {
     if from.ip() != client.ip() || (client.port() != 0 && from.port() != client.port()) {
         return None;
     }

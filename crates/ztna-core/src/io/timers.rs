@@ -70,6 +70,9 @@ mod tests {
         assert_eq!(t.pop_due(now), None);
         assert_eq!(t.next(), Some(now + Duration::from_secs(1)));
         let later = now + Duration::from_secs(3);
-        assert_eq!((t.pop_due(later), t.pop_due(later), t.pop_due(later)), (Some(Timer::Network), Some(Timer::Watch), None));
+        assert_eq!(
+            (t.pop_due(later), t.pop_due(later), t.pop_due(later)),
+            (Some(Timer::Network), Some(Timer::Watch), None)
+        );
     }
 }

@@ -182,7 +182,8 @@ impl SocketSet {
                 calls += 1;
                 let asked = self.buffers.len();
                 let mut slices = self.buffers.iter_mut().map(|b| IoSliceMut::new(b));
-                let mut slices: [IoSliceMut<'_>; BURSTS] = std::array::from_fn(|_| slices.next().unwrap_or(IoSliceMut::new(&mut [])));
+                let mut slices: [IoSliceMut<'_>; BURSTS] =
+                    std::array::from_fn(|_| slices.next().unwrap_or(IoSliceMut::new(&mut [])));
                 let Some(slices) = slices.get_mut(..asked) else { break };
                 match socket.state.recv((&socket.socket).into(), slices, &mut self.meta) {
                     Ok(n) => {
@@ -195,7 +196,8 @@ impl SocketSet {
                             }
                             self.counters.bursts_received += 1;
                             self.counters.bytes_received += meta.len as u64;
-                            let arrival = Arrival { socket: index, from: meta.addr, to: meta.dst_ip, stride: meta.stride };
+                            let arrival =
+                                Arrival { socket: index, from: meta.addr, to: meta.dst_ip, stride: meta.stride };
                             machine.handle_packets(now, arrival, burst);
                         }
                     }

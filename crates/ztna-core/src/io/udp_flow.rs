@@ -26,7 +26,8 @@ pub(super) struct UdpFlow {
 impl UdpFlow {
     /// A socket connected to `to`; the caller registers it.
     pub fn connect(to: SocketAddr) -> std::io::Result<UdpSocket> {
-        let any: SocketAddr = if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let any: SocketAddr =
+            if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let socket = UdpSocket::bind(any)?;
         socket.set_nonblocking(true)?;
         let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(KERNEL_BUFFER);

@@ -66,16 +66,30 @@ pub(super) struct PortFlow {
 
 impl Local {
     /// Binds a port of a UDP forward.
-    pub(super) fn forward_port(&mut self, forward: ForwardId, address: SocketAddr) -> Result<(usize, SocketAddr), Error> {
+    pub(super) fn forward_port(
+        &mut self,
+        forward: ForwardId,
+        address: SocketAddr,
+    ) -> Result<(usize, SocketAddr), Error> {
         self.bind_port(forward, address, PortKind::Forward).map_err(|e| listen_error(&format!("udp {address}"), &e))
     }
 
     /// Binds a relay port of a SOCKS client.
-    pub(super) fn socks_port(&mut self, forward: ForwardId, ip: IpAddr, client: SocketAddr) -> std::io::Result<(usize, SocketAddr)> {
+    pub(super) fn socks_port(
+        &mut self,
+        forward: ForwardId,
+        ip: IpAddr,
+        client: SocketAddr,
+    ) -> std::io::Result<(usize, SocketAddr)> {
         self.bind_port(forward, (ip, 0).into(), PortKind::Socks { client })
     }
 
-    fn bind_port(&mut self, forward: ForwardId, address: SocketAddr, kind: PortKind) -> std::io::Result<(usize, SocketAddr)> {
+    fn bind_port(
+        &mut self,
+        forward: ForwardId,
+        address: SocketAddr,
+        kind: PortKind,
+    ) -> std::io::Result<(usize, SocketAddr)> {
         let socket = UdpSocket::bind(address)?;
         socket.set_nonblocking(true)?;
         let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(KERNEL_BUFFER);
@@ -118,16 +132,31 @@ impl Local {
         }
     }
 
-    fn port_datagram(&mut self, machine: &mut dyn Machine, now: Instant, index: usize, from: SocketAddr, datagram: &[u8]) {
+    fn port_datagram(
+        &mut self,
+        machine: &mut dyn Machine,
+        now: Instant,
+        index: usize,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) {
         let Some(port) = self.ports.get_mut(index) else { return };
         let Some(spec) = self.forwards.get(&port.forward).map(|f| &f.spec) else { return };
         let (to, header, payload) = match (&mut port.kind, &spec.to) {
-            (PortKind::Forward, Destination::Service { service, port, .. }) => (Some((service.clone(), *port, None)), Vec::new(), datagram),
-            (PortKind::Socks { client }, Destination::Socks5 { zone, .. }) => match socks_udp::accept(client, from, zone, datagram) {
-                Some(d) => (Some((d.service.clone(), Some(d.port), Some((d.service, d.port)))), d.header, d.payload),
-                None => (None, Vec::new(), datagram),
-            },
-            (PortKind::Forward | PortKind::Socks { .. }, Destination::Service { .. } | Destination::Socks5 { .. }) => return,
+            (PortKind::Forward, Destination::Service { service, port, .. }) => {
+                (Some((service.clone(), *port, None)), Vec::new(), datagram)
+            }
+            (PortKind::Socks { client }, Destination::Socks5 { zone, .. }) => {
+                match socks_udp::accept(client, from, zone, datagram) {
+                    Some(d) => {
+                        (Some((d.service.clone(), Some(d.port), Some((d.service, d.port)))), d.header, d.payload)
+                    }
+                    None => (None, Vec::new(), datagram),
+                }
+            }
+            (PortKind::Forward | PortKind::Socks { .. }, Destination::Service { .. } | Destination::Socks5 { .. }) => {
+                return;
+            }
         };
         let Some((service, to_port, named)) = to else {
             self.lost += 1;
@@ -162,7 +191,11 @@ impl Local {
         if let Some(forward) = self.forwards.get_mut(&forward) {
             forward.connections += 1;
         }
-        machine.open(now, flow, Open { service, port: to_port, protocol: Protocol::Udp, path, timeout, traceparent: None });
+        machine.open(
+            now,
+            flow,
+            Open { service, port: to_port, protocol: Protocol::Udp, path, timeout, traceparent: None },
+        );
     }
 
     pub(super) fn port_opened(&mut self, machine: &mut dyn Machine, now: Instant, flow: FlowId) {

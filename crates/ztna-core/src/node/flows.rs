@@ -19,11 +19,18 @@ pub enum Phase {
     /// Agent: asked, not answered. Kept so that it can be asked again elsewhere.
     Asking,
     /// Agent: asks for the decision alone.
-    Checking { op: u64 },
+    Checking {
+        op: u64,
+    },
     /// Agent: an echo flow; `sent` once the echo request is out.
-    Pinging { op: u64, sent: Option<std::time::Instant> },
+    Pinging {
+        op: u64,
+        sent: Option<std::time::Instant>,
+    },
     /// Connector: the embedding program is asked.
-    Authorizing { until: std::time::Instant },
+    Authorizing {
+        until: std::time::Instant,
+    },
     /// Connector: the service is being reached.
     Dialing,
     /// Connector: an echo flow that was admitted.
@@ -49,7 +56,19 @@ pub struct Flow {
 
 impl Flow {
     pub fn new(link: usize, stream: StreamId, service: String, port: u16, protocol: Protocol, phase: Phase) -> Self {
-        Flow { link, stream, service, port, protocol, phase, open: None, traceparent: None, sent_fin: false, read_fin: false, early: Vec::new() }
+        Flow {
+            link,
+            stream,
+            service,
+            port,
+            protocol,
+            phase,
+            open: None,
+            traceparent: None,
+            sent_fin: false,
+            read_fin: false,
+            early: Vec::new(),
+        }
     }
 }
 
@@ -162,8 +181,9 @@ impl Node {
     }
 
     pub fn stream_capacity(&mut self, id: FlowId) -> usize {
-        let Some(flow) = self.flows.get(&id) else { return 0 };
-        self.links.get_mut(flow.link).map_or(0, |l| l.conn.capacity(flow.stream))
+        // For a flow that is gone the write itself says so.
+        let Some(flow) = self.flows.get(&id) else { return usize::MAX };
+        self.links.get_mut(flow.link).map_or(usize::MAX, |l| l.conn.capacity(flow.stream))
     }
 
     pub fn stream_write(&mut self, id: FlowId, data: &[u8], fin: bool) -> Wrote {
@@ -240,7 +260,10 @@ impl Node {
         if finished || link.conn.finished(flow.stream) {
             let by = if self.is_agent { DeniedBy::Connector } else { DeniedBy::Agent };
             self.datagram_close(id);
-            self.actions.push_back(Action::Reset { flow: id, error: Error::StreamReset { by, code: crate::quic::connection::H3_NO_ERROR } });
+            self.actions.push_back(Action::Reset {
+                flow: id,
+                error: Error::StreamReset { by, code: crate::quic::connection::H3_NO_ERROR },
+            });
         }
     }
 

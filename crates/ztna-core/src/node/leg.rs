@@ -23,8 +23,12 @@ const OUTBOX: usize = 256 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LegState {
     /// Waits to connect again.
-    Waiting { until: Instant },
-    Connecting { since: Instant },
+    Waiting {
+        until: Instant,
+    },
+    Connecting {
+        since: Instant,
+    },
     /// SETTINGS have arrived: requests may be sent.
     Ready,
     /// The relay said GOAWAY: what runs goes on, nothing new.
@@ -58,7 +62,10 @@ pub struct Leg {
 
 impl Leg {
     pub fn new(relay: String, urls: Vec<RelayUrl>, now: Instant) -> Self {
-        let addresses = urls.iter().filter_map(|u| Some(SocketAddr::new(u.host.trim_matches(['[', ']']).parse().ok()?, u.port))).collect();
+        let addresses = urls
+            .iter()
+            .filter_map(|u| Some(SocketAddr::new(u.host.trim_matches(['[', ']']).parse().ok()?, u.port)))
+            .collect();
         Leg {
             relay,
             urls,

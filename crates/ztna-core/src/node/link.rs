@@ -15,8 +15,10 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub const IDLE: Duration = Duration::from_secs(60);
 
 /// The constant 4-tuple that quiche sees on every inner connection: discard-only addresses (RFC 6666).
-pub const AGENT_ADDRESS: SocketAddr = SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1), 1, 0, 0));
-pub const CONNECTOR_ADDRESS: SocketAddr = SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 2), 2, 0, 0));
+pub const AGENT_ADDRESS: SocketAddr =
+    SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1), 1, 0, 0));
+pub const CONNECTOR_ADDRESS: SocketAddr =
+    SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 2), 2, 0, 0));
 
 pub struct Link {
     pub conn: Connection,

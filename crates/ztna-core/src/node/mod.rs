@@ -6,9 +6,9 @@
 pub mod backoff;
 pub mod flows;
 pub mod leg;
+mod lifecycle;
 pub mod link;
 pub(crate) mod outer;
-mod lifecycle;
 mod receive;
 pub mod session;
 mod transmit;
@@ -60,22 +60,46 @@ pub enum Owner {
 #[derive(Debug)]
 pub enum NodeEvent {
     LegReady(usize),
-    LegDown { leg: usize, relay: String, why: String },
+    LegDown {
+        leg: usize,
+        relay: String,
+        why: String,
+    },
     Bound(usize),
-    BindRefused { leg: usize, error: Error },
+    BindRefused {
+        leg: usize,
+        error: Error,
+    },
     SessionUp(usize),
     /// The relay refused it or it ended. `status`: the relay's answer, where there was one.
-    SessionEnded { relay: String, link: Option<usize>, refused: Option<Error> },
+    SessionEnded {
+        relay: String,
+        link: Option<usize>,
+        refused: Option<Error>,
+    },
     LinkReady(usize),
     /// A stream event of an inner connection.
-    Stream { link: usize, event: Event },
-    LinkDatagram { link: usize, stream: StreamId, payload: Vec<u8> },
+    Stream {
+        link: usize,
+        event: Event,
+    },
+    LinkDatagram {
+        link: usize,
+        stream: StreamId,
+        payload: Vec<u8>,
+    },
     /// All paths are silent.
     LinkStalled(usize),
     /// A session is wanted at another relay.
     LinkSuspect(usize),
     /// The link is gone; its flows with it.
-    LinkClosed { link: usize, peer: String, why: connection::Closed, flows: Vec<crate::id::FlowId>, refused: Vec<(String, Error)> },
+    LinkClosed {
+        link: usize,
+        peer: String,
+        why: connection::Closed,
+        flows: Vec<crate::id::FlowId>,
+        refused: Vec<(String, Error)>,
+    },
     PathChanged(usize),
 }
 
@@ -208,18 +232,16 @@ impl Node {
             }
             conn.identity().and_then(|p| snapshot.still_trusted(p, wall).err()).map(|r| r.to_string())
         };
-        let legs: Vec<(usize, String)> = self
-            .legs
-            .iter()
-            .filter_map(|(k, l)| Some((k, judge(l.conn.as_ref()?, &self.snapshot)?)))
-            .collect();
+        let legs: Vec<(usize, String)> =
+            self.legs.iter().filter_map(|(k, l)| Some((k, judge(l.conn.as_ref()?, &self.snapshot)?))).collect();
         for (key, why) in legs {
             if let Some(conn) = self.legs.get_mut(key).and_then(|l| l.conn.as_mut()) {
                 conn.close(connection::H3_NO_ERROR, &why);
             }
             self.dirty_legs.insert(key);
         }
-        let links: Vec<(usize, String)> = self.links.iter().filter_map(|(k, l)| Some((k, judge(&l.conn, &self.snapshot)?))).collect();
+        let links: Vec<(usize, String)> =
+            self.links.iter().filter_map(|(k, l)| Some((k, judge(&l.conn, &self.snapshot)?))).collect();
         for (key, why) in links {
             self.close_link(key, connection::H3_NO_ERROR, &why);
         }
@@ -228,8 +250,12 @@ impl Node {
     /// Adds legs to new relays, lets go of those that left the network.
     fn follow_relays(&mut self, now: Instant) {
         let relays = self.snapshot.network.relays.clone();
-        let gone: Vec<usize> =
-            self.legs.iter().filter(|(_, l)| !relays.iter().any(|r| r.name == l.relay && r.urls == l.urls)).map(|(k, _)| k).collect();
+        let gone: Vec<usize> = self
+            .legs
+            .iter()
+            .filter(|(_, l)| !relays.iter().any(|r| r.name == l.relay && r.urls == l.urls))
+            .map(|(k, _)| k)
+            .collect();
         for key in gone {
             self.drop_leg(now, key, "the relay left the network", true);
         }

@@ -196,7 +196,11 @@ impl Node {
                 reason.clone()
             }
             Closed::ByPeer { app: false, code, reason } if (0x100..0x200).contains(code) => {
-                format!("the relay refused our certificate (TLS alert {}){}{reason}", code - 0x100, if reason.is_empty() { "" } else { ": " })
+                format!(
+                    "the relay refused our certificate (TLS alert {}){}{reason}",
+                    code - 0x100,
+                    if reason.is_empty() { "" } else { ": " }
+                )
             }
             Closed::ByPeer { code, reason, .. } => format!("the relay closed the connection: {reason} ({code:#x})"),
             Closed::Local(reason) => reason.clone(),
@@ -212,13 +216,21 @@ impl Node {
     /// Connector: asks the relay to bind our name (draft-ietf-masque-connect-udp-listen).
     fn bind(&mut self, key: usize) {
         let Some(leg) = self.legs.get_mut(key) else { return };
-        let fields = connect_fields(&leg.relay, &self.snapshot.network.trust_domain, connect_udp::bind_path(), &[("connect-udp-bind", "?1")]);
+        let fields = connect_fields(
+            &leg.relay,
+            &self.snapshot.network.trust_domain,
+            connect_udp::bind_path(),
+            &[("connect-udp-bind", "?1")],
+        );
         let Some(conn) = leg.conn.as_mut() else { return };
         match conn.request(&fields, false) {
             Ok(Some(stream)) => {
                 leg.bind = Some(stream);
                 leg.streams.insert(stream, Capsules::default());
-                leg.send_capsule(stream, &Capsule::CompressionAssign { context_id: UNCOMPRESSED_CONTEXT, target: None });
+                leg.send_capsule(
+                    stream,
+                    &Capsule::CompressionAssign { context_id: UNCOMPRESSED_CONTEXT, target: None },
+                );
             }
             Ok(None) | Err(_) => leg.last_error = Some("the bind request could not be sent".into()),
         }
@@ -276,14 +288,20 @@ impl Node {
             self.events.push_back(NodeEvent::SessionUp(session));
         } else {
             let error = refusal(status, fields, DeniedBy::Relay);
-            self.events.push_back(NodeEvent::SessionEnded { relay, link: self.sessions.get(session).and_then(|s| s.link), refused: Some(error.clone()) });
+            self.events.push_back(NodeEvent::SessionEnded {
+                relay,
+                link: self.sessions.get(session).and_then(|s| s.link),
+                refused: Some(error.clone()),
+            });
             self.end_stream(now, key, stream, Some(error));
         }
     }
 
     fn end_stream(&mut self, now: Instant, key: usize, stream: StreamId, refused: Option<Error>) {
         let Some(&session) = self.slots.get(&Slot { leg: key, stream, context: 0 }) else { return };
-        if let (Some(error), Some(link)) = (refused, self.sessions.get(session).and_then(|s| s.link).and_then(|l| self.links.get_mut(l))) {
+        if let (Some(error), Some(link)) =
+            (refused, self.sessions.get(session).and_then(|s| s.link).and_then(|l| self.links.get_mut(l)))
+        {
             let relay = self.legs.get(key).map(|l| l.relay.clone()).unwrap_or_default();
             link.refused.push((relay, error));
         }
@@ -339,7 +357,9 @@ impl Node {
                     leg.observed.push(address);
                 }
             }
-            Capsule::AckCid { context_id, cid } => self.cid_acknowledged(now, Slot { leg: key, stream, context: context_id }, cid),
+            Capsule::AckCid { context_id, cid } => {
+                self.cid_acknowledged(now, Slot { leg: key, stream, context: context_id }, cid)
+            }
             Capsule::CloseCid { context_id, cid } => {
                 let Some(&session) = self.slots.get(&Slot { leg: key, stream, context: context_id }) else { return };
                 let Some(s) = self.sessions.get_mut(session) else { return };
@@ -393,7 +413,14 @@ fn random_u32() -> u32 {
 
 fn connect_fields(relay: &str, domain: &str, path: &str, more: &[(&str, &str)]) -> Fields {
     let authority = format!("{relay}.relay.{domain}");
-    let base = [(":method", "CONNECT"), (":protocol", "connect-udp"), (":scheme", "https"), (":authority", &authority), (":path", path), ("capsule-protocol", "?1")];
+    let base = [
+        (":method", "CONNECT"),
+        (":protocol", "connect-udp"),
+        (":scheme", "https"),
+        (":authority", &authority),
+        (":path", path),
+        ("capsule-protocol", "?1"),
+    ];
     base.iter().chain(more).map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
 }
 

@@ -66,7 +66,9 @@ impl Node {
     fn session_at(&self, link: usize, from: SocketAddr) -> Option<usize> {
         let active = self.links.get(link)?.path.active().map(|p| p.session);
         let matches = |key: usize| {
-            self.sessions.get(key).is_some_and(|s| s.link == Some(link) && self.legs.get(s.slot.leg).is_some_and(|l| l.address == Some(from)))
+            self.sessions.get(key).is_some_and(|s| {
+                s.link == Some(link) && self.legs.get(s.slot.leg).is_some_and(|l| l.address == Some(from))
+            })
         };
         if let Some(key) = active.filter(|k| matches(*k)) {
             return Some(key);
@@ -86,7 +88,9 @@ impl Node {
 
     /// Takes tunnel datagrams out of an outer connection.
     pub(super) fn drain_tunnel(&mut self, now: Instant, leg_key: usize) {
-        while let Some(mut frame) = self.legs.get_mut(leg_key).and_then(|l| l.conn.as_mut()).and_then(Connection::dgram_recv) {
+        while let Some(mut frame) =
+            self.legs.get_mut(leg_key).and_then(|l| l.conn.as_mut()).and_then(Connection::dgram_recv)
+        {
             let Some((stream, header)) = connect_udp::parse_datagram(&frame) else {
                 self.counters.drop_one("malformed");
                 continue;
@@ -106,7 +110,9 @@ impl Node {
         let session = match self.slots.get(&slot) {
             Some(&s) => s,
             // A datagram may overtake the ASSIGN that announces its context.
-            None if self.legs.get(slot.leg).is_some_and(|l| l.bind == Some(slot.stream)) && slot.context % 2 == 1 => self.adopt_session(slot),
+            None if self.legs.get(slot.leg).is_some_and(|l| l.bind == Some(slot.stream)) && slot.context % 2 == 1 => {
+                self.adopt_session(slot)
+            }
             None => {
                 self.counters.drop_one("unknown");
                 return;
@@ -117,7 +123,9 @@ impl Node {
             Some(Header::Long { dcid, is_initial, .. }) => {
                 let dcid = dcid.to_vec();
                 let known = self.router.get_long(&dcid);
-                let link = known.or_else(|| if is_initial && !self.is_agent { self.accept_link(now, session, &dcid) } else { None });
+                let link = known.or_else(|| {
+                    if is_initial && !self.is_agent { self.accept_link(now, session, &dcid) } else { None }
+                });
                 (link, false)
             }
             None => (None, false),

@@ -98,7 +98,8 @@ impl Node {
         leg.note_sent(now);
         if freed {
             // Links that staged their packets behind the full queue go on.
-            let waiting: Vec<usize> = self.sessions.iter().filter(|(_, s)| s.slot.leg == key).filter_map(|(_, s)| s.link).collect();
+            let waiting: Vec<usize> =
+                self.sessions.iter().filter(|(_, s)| s.slot.leg == key).filter_map(|(_, s)| s.link).collect();
             for link in waiting {
                 if let Some(burst) = self.fill_tunnel(now, link) {
                     debug_assert!(burst > 0);
@@ -127,7 +128,8 @@ impl Node {
             let long = burst.chunks(segment.max(1)).any(|p| p.first().is_some_and(|b| b & 0x80 != 0));
             if long || also.is_some() {
                 let copy: Vec<Vec<u8>> = burst.chunks(segment.max(1)).map(<[u8]>::to_vec).collect();
-                let tunnel = if long { PathId { session: path.session, forwarded: false } } else { also.unwrap_or(path) };
+                let tunnel =
+                    if long { PathId { session: path.session, forwarded: false } } else { also.unwrap_or(path) };
                 for packet in copy {
                     self.tunnel_packet(tunnel, &packet);
                 }

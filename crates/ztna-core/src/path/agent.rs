@@ -303,7 +303,8 @@ impl PathAgent {
         {
             return Some(PathId { session, forwarded: false });
         }
-        let other = self.sessions.iter().filter(|s| except.is_none_or(|e| e.session != s.id)).min_by_key(|s| (s.rtt, s.id))?;
+        let other =
+            self.sessions.iter().filter(|s| except.is_none_or(|e| e.session != s.id)).min_by_key(|s| (s.rtt, s.id))?;
         Some(PathId { session: other.id, forwarded: false })
     }
 

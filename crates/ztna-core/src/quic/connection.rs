@@ -106,7 +106,13 @@ pub struct Connection {
 
 impl Connection {
     /// A client connection. `local` and `peer` are constant for its life: for inner connections they are synthetic.
-    pub fn connect(tls: &mut TlsConfig, scid: Cid, server_name: &str, local: SocketAddr, peer: SocketAddr) -> Result<Self> {
+    pub fn connect(
+        tls: &mut TlsConfig,
+        scid: Cid,
+        server_name: &str,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> Result<Self> {
         let id = quiche::ConnectionId::from_ref(scid.as_bytes());
         let q = quiche::connect(Some(server_name), &id, local, peer, &mut tls.quiche)
             .map_err(|e| Error::Internal(format!("QUIC connect: {e}")))?;
@@ -115,7 +121,13 @@ impl Connection {
 
     /// A server connection for a first Initial. `retry` holds the original destination connection ID and the Retry's source
     /// connection ID where the client's address was validated.
-    pub fn accept(tls: &mut TlsConfig, scid: Cid, retry: Option<(&[u8], &[u8])>, local: SocketAddr, peer: SocketAddr) -> Result<Self> {
+    pub fn accept(
+        tls: &mut TlsConfig,
+        scid: Cid,
+        retry: Option<(&[u8], &[u8])>,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> Result<Self> {
         let id = quiche::ConnectionId::from_ref(scid.as_bytes());
         let q = match retry {
             None => quiche::accept(&id, None, local, peer, &mut tls.quiche),
@@ -219,7 +231,11 @@ impl Connection {
             return Closed::TimedOut;
         }
         if let Some(e) = self.q.peer_error() {
-            return Closed::ByPeer { app: e.is_app, code: e.error_code, reason: String::from_utf8_lossy(&e.reason).into_owned() };
+            return Closed::ByPeer {
+                app: e.is_app,
+                code: e.error_code,
+                reason: String::from_utf8_lossy(&e.reason).into_owned(),
+            };
         }
         match self.q.local_error() {
             Some(e) => Closed::Local(format!("{} (code {:#x})", String::from_utf8_lossy(&e.reason), e.error_code)),

@@ -49,11 +49,18 @@ impl Http3 {
     }
 
     /// Opens a request. `Ok(None)`: no window or stream credit now; call again after the next packet.
-    pub(super) fn request(&mut self, q: &mut Transport, fields: &[(String, String)], fin: bool) -> Result<Option<StreamId>> {
+    pub(super) fn request(
+        &mut self,
+        q: &mut Transport,
+        fields: &[(String, String)],
+        fin: bool,
+    ) -> Result<Option<StreamId>> {
         match self.h3.send_request(q, &headers(fields), fin) {
             Ok(id) => Ok(Some(id)),
             Err(h3::Error::StreamBlocked | h3::Error::TransportError(quiche::Error::StreamLimit)) => Ok(None),
-            Err(h3::Error::RequestRejected | h3::Error::RequestCancelled) => Err(Error::Closed("the peer is draining".into())),
+            Err(h3::Error::RequestRejected | h3::Error::RequestCancelled) => {
+                Err(Error::Closed("the peer is draining".into()))
+            }
             Err(e) => Err(Error::Peer(format!("request: {e}"))),
         }
     }
@@ -148,7 +155,10 @@ fn fields_of(list: &[h3::Header]) -> Option<Fields> {
     for h in list {
         let name = std::str::from_utf8(h.name()).ok()?;
         let value = std::str::from_utf8(h.value()).ok()?;
-        if name.is_empty() || name.bytes().any(|b| b.is_ascii_uppercase() || b <= b' ') || value.bytes().any(|b| b < b' ' && b != b'\t') {
+        if name.is_empty()
+            || name.bytes().any(|b| b.is_ascii_uppercase() || b <= b' ')
+            || value.bytes().any(|b| b < b' ' && b != b'\t')
+        {
             return None;
         }
         if name.starts_with(':') {

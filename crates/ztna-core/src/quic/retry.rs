@@ -36,7 +36,9 @@ impl RetryKeys {
         let mut plain = now.to_be_bytes().to_vec();
         plain.extend_from_slice(odcid);
         let mut tag = [0u8; TAG];
-        let sealed = encrypt_aead(Cipher::aes_128_gcm(), &self.current, Some(&nonce), &aad(from, &rscid), &plain, &mut tag).ok()?;
+        let sealed =
+            encrypt_aead(Cipher::aes_128_gcm(), &self.current, Some(&nonce), &aad(from, &rscid), &plain, &mut tag)
+                .ok()?;
         let mut token = nonce.to_vec();
         token.extend_from_slice(&sealed);
         token.extend_from_slice(&tag);
@@ -76,7 +78,15 @@ fn aad(from: SocketAddr, rscid: &Cid) -> Vec<u8> {
 pub fn packet(client_scid: &[u8], client_dcid: &[u8], rscid: Cid, token: &[u8]) -> Option<Vec<u8>> {
     let mut out = vec![0u8; 256];
     let id = quiche::ConnectionId::from_ref;
-    let n = quiche::retry(&id(client_scid), &id(client_dcid), &id(rscid.as_bytes()), token, quiche::PROTOCOL_VERSION, &mut out).ok()?;
+    let n = quiche::retry(
+        &id(client_scid),
+        &id(client_dcid),
+        &id(rscid.as_bytes()),
+        token,
+        quiche::PROTOCOL_VERSION,
+        &mut out,
+    )
+    .ok()?;
     out.truncate(n);
     Some(out)
 }

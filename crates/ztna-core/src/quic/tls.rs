@@ -5,7 +5,8 @@ use std::time::SystemTime;
 
 use boring::pkey::PKey;
 use boring::ssl::{
-    SslAlert, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode, SslVerifyError, SslVerifyMode, SslVersion,
+    SslAlert, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode, SslVerifyError, SslVerifyMode,
+    SslVersion,
 };
 use boring::x509::X509;
 
@@ -104,7 +105,11 @@ impl TlsConfig {
     }
 }
 
-fn context(kind: Kind, snapshot: &Arc<Snapshot>, refused: &Arc<Mutex<Option<Refusal>>>) -> Result<SslContextBuilder, boring::error::ErrorStack> {
+fn context(
+    kind: Kind,
+    snapshot: &Arc<Snapshot>,
+    refused: &Arc<Mutex<Option<Refusal>>>,
+) -> Result<SslContextBuilder, boring::error::ErrorStack> {
     let mut b = SslContextBuilder::new(SslMethod::tls())?;
     b.set_min_proto_version(Some(SslVersion::TLS1_3))?;
     b.set_max_proto_version(Some(SslVersion::TLS1_3))?;
@@ -185,7 +190,11 @@ fn transport(kind: Kind, context: SslContextBuilder) -> quiche::Result<quiche::C
         c.set_initial_max_stream_data_bidi_remote(OUTER_STREAM_WINDOW);
         c.set_max_stream_window(OUTER_STREAM_WINDOW);
         c.set_initial_max_streams_bidi(OUTER_STREAMS);
-        c.enable_dgram(true, OUTER_DGRAM_RECV, if kind == Kind::OuterServer { RELAY_DGRAM_SEND } else { NODE_DGRAM_SEND });
+        c.enable_dgram(
+            true,
+            OUTER_DGRAM_RECV,
+            if kind == Kind::OuterServer { RELAY_DGRAM_SEND } else { NODE_DGRAM_SEND },
+        );
     } else {
         c.set_max_idle_timeout(INNER_IDLE_MS);
         c.set_max_send_udp_payload_size(INNER_PAYLOAD);

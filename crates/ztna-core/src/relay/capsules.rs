@@ -1,10 +1,10 @@
 //! Capsules on the two kinds of request stream (RFC 9297 §3).
 
+use super::H3_DATAGRAM_ERROR;
 use super::conn::Stream;
 use super::forward::Verdict;
 use super::inbox::{Frame, LoopMessage, Side};
 use super::machine::Relay;
-use super::H3_DATAGRAM_ERROR;
 use crate::quic::connection::{H3_REQUEST_CANCELLED, StreamId};
 use crate::quic::{ConnKey, Wrote};
 use crate::trust::network::RelayMode;
@@ -57,14 +57,17 @@ impl Relay {
                 }
             }
             Wrote::Blocked => {}
-            Wrote::Stopped(_) | Wrote::Gone => return self.reset_stream(key, stream, H3_REQUEST_CANCELLED, "its peer stopped it"),
+            Wrote::Stopped(_) | Wrote::Gone => {
+                return self.reset_stream(key, stream, H3_REQUEST_CANCELLED, "its peer stopped it");
+            }
         }
         self.want_send(key);
     }
 
     pub(super) fn flush_streams(&mut self, key: ConnKey) {
         let Some(conn) = self.conns.get_mut(key.0) else { return };
-        let waiting: Vec<StreamId> = conn.streams.iter_mut().filter_map(|(id, s)| (!s.capsules().out.is_empty()).then_some(*id)).collect();
+        let waiting: Vec<StreamId> =
+            conn.streams.iter_mut().filter_map(|(id, s)| (!s.capsules().out.is_empty()).then_some(*id)).collect();
         for stream in waiting {
             self.flush(key, stream);
         }
@@ -124,7 +127,9 @@ impl Relay {
     }
 
     fn on_bind_capsule(&mut self, key: ConnKey, stream: StreamId, capsule: Capsule) {
-        let Some(Stream::Bind(bind)) = self.conns.get_mut(key.0).and_then(|c| c.streams.get_mut(&stream)) else { return };
+        let Some(Stream::Bind(bind)) = self.conns.get_mut(key.0).and_then(|c| c.streams.get_mut(&stream)) else {
+            return;
+        };
         match capsule {
             Capsule::Datagram(payload) => self.on_datagram_capsule(key, stream, payload),
             Capsule::CompressionAssign { context_id, target: None } if context_id % 2 == 0 => {
@@ -135,7 +140,9 @@ impl Relay {
                 self.flush(key, stream);
             }
             // A connector speaks to agents only, and to those only in the contexts that they have opened.
-            Capsule::CompressionAssign { context_id, .. } => self.send_capsule(key, stream, &Capsule::CompressionClose { context_id }),
+            Capsule::CompressionAssign { context_id, .. } => {
+                self.send_capsule(key, stream, &Capsule::CompressionClose { context_id })
+            }
             Capsule::CompressionClose { context_id } => {
                 if let Some(session) = bind.contexts.get(&context_id).copied() {
                     self.end_connector_half(session, H3_REQUEST_CANCELLED, "the connector closed it");
@@ -150,7 +157,10 @@ impl Relay {
                     self.unregister(session, Side::Connector, cid);
                 }
             }
-            Capsule::CompressionAck { .. } | Capsule::ObservedAddress(_) | Capsule::AckCid { .. } | Capsule::Unknown { .. } => {}
+            Capsule::CompressionAck { .. }
+            | Capsule::ObservedAddress(_)
+            | Capsule::AckCid { .. }
+            | Capsule::Unknown { .. } => {}
         }
     }
 
@@ -165,9 +175,14 @@ impl Relay {
     fn register(&mut self, session: u64, side: Side, cid: Cid) {
         let allowed = self.snapshot.network.relay_mode == RelayMode::Forwarded
             && !self.shared.is_own_cid(&cid)
-            && self.half(session, side).is_some_and(|s| self.shared.has_room(s.agent_loop) && self.shared.has_room(s.connector_loop));
-        let verdicts =
-            if allowed { self.shared.forwarding.register(session, side, cid) } else { vec![Verdict { tell: side, cid, ack: false }] };
+            && self
+                .half(session, side)
+                .is_some_and(|s| self.shared.has_room(s.agent_loop) && self.shared.has_room(s.connector_loop));
+        let verdicts = if allowed {
+            self.shared.forwarding.register(session, side, cid)
+        } else {
+            vec![Verdict { tell: side, cid, ack: false }]
+        };
         self.tell(session, side, &verdicts);
     }
 

@@ -48,7 +48,10 @@ pub(super) struct Conn {
 
 pub(super) enum Stream {
     /// An agent's session.
-    Agent { session: u64, capsules: Capsules },
+    Agent {
+        session: u64,
+        capsules: Capsules,
+    },
     Bind(Box<Bind>),
 }
 

@@ -103,8 +103,15 @@ pub enum Denial {
 }
 
 impl Denial {
-    pub const ALL: [Denial; 7] =
-        [Denial::Policy, Denial::WrongRole, Denial::NotBound, Denial::Conflict, Denial::Limit, Denial::Draining, Denial::BadRequest];
+    pub const ALL: [Denial; 7] = [
+        Denial::Policy,
+        Denial::WrongRole,
+        Denial::NotBound,
+        Denial::Conflict,
+        Denial::Limit,
+        Denial::Draining,
+        Denial::BadRequest,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {

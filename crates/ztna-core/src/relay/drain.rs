@@ -11,13 +11,19 @@ use crate::role::{Notice, State};
 pub(super) enum Phase {
     Running,
     /// GOAWAY is on its way; nothing may be closed before it has been sent.
-    GoingAway { until: Instant },
+    GoingAway {
+        until: Instant,
+    },
     /// Waits for sessions to end.
-    Draining { until: Instant },
+    Draining {
+        until: Instant,
+    },
     /// Every connection is closed; its CONNECTION_CLOSE has still to be sent.
     Closing,
     /// All is sent: the loop may end.
-    Closed { at: Instant },
+    Closed {
+        at: Instant,
+    },
     Ended,
 }
 

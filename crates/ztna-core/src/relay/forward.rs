@@ -97,7 +97,11 @@ impl Forwarding {
     pub(super) fn set_leg(&self, session: &Arc<Session>, side: Side, route: Route, fits: Fits) -> Vec<Verdict> {
         let mut guard = self.lock();
         let pairs = &mut *guard;
-        let pair = pairs.sessions.entry(session.id).or_insert_with(|| Pair { session: session.clone(), agent: End::default(), connector: End::default() });
+        let pair = pairs.sessions.entry(session.id).or_insert_with(|| Pair {
+            session: session.clone(),
+            agent: End::default(),
+            connector: End::default(),
+        });
         if pair.end(side).route != Some(route) {
             self.withdraw(pair);
             pair.end(side).route = Some(route);
@@ -117,7 +121,9 @@ impl Forwarding {
         match owner {
             Some(owner) if owner != session || !pair.end(side).cids.iter().any(|(c, _)| *c == cid) => return refused,
             // Asked again: the answer was lost or the end has restarted its path.
-            Some(_) => pair.end(side).cids.iter_mut().filter(|(c, _)| *c == cid).for_each(|(_, active)| *active = false),
+            Some(_) => {
+                pair.end(side).cids.iter_mut().filter(|(c, _)| *c == cid).for_each(|(_, active)| *active = false)
+            }
             None if pair.end(side).cids.len() >= CIDS_PER_END => return refused,
             None => {
                 pair.end(side).cids.push((cid, false));
@@ -297,7 +303,16 @@ mod tests {
     }
     fn session(id: u64) -> Arc<Session> {
         let (rx, tx) = Default::default();
-        Arc::new(Session { id, agent: "a".into(), connector: "c".into(), agent_loop: 0, connector_loop: 0, alias: random_alias(), rx, tx })
+        Arc::new(Session {
+            id,
+            agent: "a".into(),
+            connector: "c".into(),
+            agent_loop: 0,
+            connector_loop: 0,
+            alias: random_alias(),
+            rx,
+            tx,
+        })
     }
     fn route(n: u8) -> Route {
         Route { addr: SocketAddr::from(([192, 0, 2, n], 4433)), socket: 0, local: None }

@@ -69,7 +69,10 @@ impl Inbox {
             LoopMessage::Packet { .. } => (1, self.packets >= MAX_PACKETS),
             LoopMessage::Tunnelled { frames, .. } => (frames.len(), self.packets >= MAX_PACKETS),
             LoopMessage::Open { .. } => (0, self.messages.len() >= MAX_REQUESTS + MAX_PACKETS),
-            LoopMessage::Close { .. } | LoopMessage::Cid { .. } | LoopMessage::Replaced { .. } | LoopMessage::Kick { .. } => (0, false),
+            LoopMessage::Close { .. }
+            | LoopMessage::Cid { .. }
+            | LoopMessage::Replaced { .. }
+            | LoopMessage::Kick { .. } => (0, false),
         };
         if full {
             return Err(message);

@@ -68,7 +68,12 @@ impl Relay {
     /// `shared`.
     ///
     /// Errors: a certificate that is no relay's, or that TLS does not take; an index that is out of range.
-    pub fn new(shared: Arc<Shared>, loop_index: usize, snapshot: Arc<Snapshot>, epoch: (Instant, SystemTime)) -> Result<Relay> {
+    pub fn new(
+        shared: Arc<Shared>,
+        loop_index: usize,
+        snapshot: Arc<Snapshot>,
+        epoch: (Instant, SystemTime),
+    ) -> Result<Relay> {
         if loop_index >= shared.loops() {
             return Err(Error::Internal(format!("loop {loop_index} of a relay with {}", shared.loops())));
         }
@@ -189,7 +194,9 @@ impl Relay {
     fn on_event(&mut self, now: Instant, key: ConnKey, event: Event) {
         match event {
             Event::Established(peer) => self.on_established(key, peer),
-            Event::Headers { stream, fields, fin } => self.on_headers(now, key, stream, &requests::Request { fields, fin }),
+            Event::Headers { stream, fields, fin } => {
+                self.on_headers(now, key, stream, &requests::Request { fields, fin })
+            }
             Event::Malformed { stream } => {
                 if let Some(conn) = self.conn(key) {
                     conn.quic.reset(stream, H3_MESSAGE_ERROR);
@@ -347,7 +354,9 @@ impl Machine for Relay {
         let distrusted: Vec<(ConnKey, String)> = self
             .conns
             .iter()
-            .filter_map(|(i, c)| Some((ConnKey(i), self.snapshot.still_trusted(c.peer.as_ref()?, wall).err()?.to_string())))
+            .filter_map(|(i, c)| {
+                Some((ConnKey(i), self.snapshot.still_trusted(c.peer.as_ref()?, wall).err()?.to_string()))
+            })
             .collect();
         for (key, why) in distrusted {
             self.close(key, NOT_TRUSTED, &why);

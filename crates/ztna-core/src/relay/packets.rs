@@ -90,7 +90,14 @@ impl Relay {
     }
 
     /// A packet for this loop. `pass_on`: it may be handed to another.
-    pub(super) fn take_packet(&mut self, now: Instant, arrival: Arrival, packet: &mut [u8], stun_only: bool, pass_on: bool) {
+    pub(super) fn take_packet(
+        &mut self,
+        now: Instant,
+        arrival: Arrival,
+        packet: &mut [u8],
+        stun_only: bool,
+        pass_on: bool,
+    ) {
         if packet.first().copied().is_some_and(stun::is_stun) {
             return self.on_stun(arrival, packet);
         }
@@ -133,7 +140,15 @@ impl Relay {
     }
 
     /// A first Initial: Retry, or a new connection.
-    fn on_initial(&mut self, now: Instant, arrival: Arrival, packet: &mut [u8], dcid: &[u8], scid: &[u8], pass_on: bool) {
+    fn on_initial(
+        &mut self,
+        now: Instant,
+        arrival: Arrival,
+        packet: &mut [u8],
+        dcid: &[u8],
+        scid: &[u8],
+        pass_on: bool,
+    ) {
         let counters = &self.shared.counters;
         if packet.len() < MIN_INITIAL || self.phase != Phase::Running {
             return counters.drops.stray.add(1);
@@ -161,7 +176,15 @@ impl Relay {
         self.accept(now, arrival, packet, cid, odcid.as_deref(), dcid);
     }
 
-    fn accept(&mut self, now: Instant, arrival: Arrival, packet: &mut [u8], cid: Cid, odcid: Option<&[u8]>, dcid: &[u8]) {
+    fn accept(
+        &mut self,
+        now: Instant,
+        arrival: Arrival,
+        packet: &mut [u8],
+        cid: Cid,
+        odcid: Option<&[u8]>,
+        dcid: &[u8],
+    ) {
         let listen = self.shared.config.listen.get(arrival.socket).copied();
         let Some(local) = listen else { return self.shared.counters.drops.stray.add(1) };
         let retry = odcid.map(|odcid| (odcid, cid.as_bytes().as_slice()));
@@ -193,7 +216,8 @@ impl Relay {
 
     /// RFC 9000 §6.1: only to datagrams that could begin a connection, and never to Version Negotiation itself.
     fn on_version(&mut self, arrival: Arrival, len: usize, version: u32, dcid: &[u8], scid: &[u8]) {
-        let packet = retry::version_negotiation(scid, dcid).filter(|p| version != 0 && len >= MIN_INITIAL && p.len() <= len);
+        let packet =
+            retry::version_negotiation(scid, dcid).filter(|p| version != 0 && len >= MIN_INITIAL && p.len() <= len);
         match packet {
             Some(packet) => self.answer(arrival, packet),
             None => self.shared.counters.drops.stray.add(1),
@@ -201,7 +225,8 @@ impl Relay {
     }
 
     fn answer(&mut self, arrival: Arrival, packet: Vec<u8>) {
-        let transmit = Transmit { socket: Some(arrival.socket), to: arrival.from, from: arrival.to, segment: packet.len() };
+        let transmit =
+            Transmit { socket: Some(arrival.socket), to: arrival.from, from: arrival.to, segment: packet.len() };
         self.reply(packet, transmit);
     }
 
@@ -236,7 +261,12 @@ impl Relay {
             let mut buffer = out.pool.pop().unwrap_or_default();
             buffer.extend_from_slice(part);
             out.forward_bytes += part.len();
-            let transmit = Transmit { socket: Some(run.to.socket), to: run.to.addr, from: run.to.local, segment: stride.min(part.len()) };
+            let transmit = Transmit {
+                socket: Some(run.to.socket),
+                to: run.to.addr,
+                from: run.to.local,
+                segment: stride.min(part.len()),
+            };
             out.forward.push_back((buffer, transmit));
         }
     }

@@ -63,7 +63,14 @@ impl Relay {
         }
     }
 
-    fn answer_request(&mut self, now: Instant, key: ConnKey, stream: StreamId, request: &Request, peer: &Arc<PeerIdentity>) -> Result<(), Refusal> {
+    fn answer_request(
+        &mut self,
+        now: Instant,
+        key: ConnKey,
+        stream: StreamId,
+        request: &Request,
+        peer: &Arc<PeerIdentity>,
+    ) -> Result<(), Refusal> {
         let fields = &request.fields;
         if field(fields, ":method") != Some("CONNECT") {
             return Err(Refusal::bad("405", "a relay takes CONNECT only"));
@@ -75,7 +82,12 @@ impl Relay {
             return Err(Refusal::bad("400", "the stream ended with its request"));
         }
         if self.phase != Phase::Running {
-            return Err(Refusal::new("503", ProxyError::DestinationUnavailable, Denial::Draining, "the relay is shutting down"));
+            return Err(Refusal::new(
+                "503",
+                ProxyError::DestinationUnavailable,
+                Denial::Draining,
+                "the relay is shutting down",
+            ));
         }
         let path = field(fields, ":path").unwrap_or_default();
         match connect_udp::parse_path(path).map_err(|e| Refusal::bad("400", e.to_string()))? {
@@ -85,7 +97,13 @@ impl Relay {
         }
     }
 
-    fn on_bind(&mut self, now: Instant, key: ConnKey, stream: StreamId, peer: &Arc<PeerIdentity>) -> Result<(), Refusal> {
+    fn on_bind(
+        &mut self,
+        now: Instant,
+        key: ConnKey,
+        stream: StreamId,
+        peer: &Arc<PeerIdentity>,
+    ) -> Result<(), Refusal> {
         if peer.id.role() != Role::Connector {
             let why = format!("{} is not a connector", peer.short_name());
             return Err(Refusal::new("403", ProxyError::HttpRequestDenied, Denial::WrongRole, why));
@@ -114,7 +132,12 @@ impl Relay {
             match self.binds.get(&old.id).copied() {
                 // A second bind on the same connection: that connection is the newer one, too.
                 Some((same, old_stream)) if same == key => {
-                    self.reset_stream(key, old_stream, H3_REQUEST_CANCELLED, "a newer bind on the same connection replaced it");
+                    self.reset_stream(
+                        key,
+                        old_stream,
+                        H3_REQUEST_CANCELLED,
+                        "a newer bind on the same connection replaced it",
+                    );
                 }
                 Some(_) | None => self.post(old.owner, LoopMessage::Replaced { bind: old.id, by }),
             }
@@ -122,8 +145,16 @@ impl Relay {
         Ok(())
     }
 
-    fn on_connect(&mut self, key: ConnKey, stream: StreamId, peer: &Arc<PeerIdentity>, host: &str, port: u16) -> Result<(), Refusal> {
-        let not_here = |details: String| Refusal::new("404", ProxyError::DestinationUnavailable, Denial::NotBound, details);
+    fn on_connect(
+        &mut self,
+        key: ConnKey,
+        stream: StreamId,
+        peer: &Arc<PeerIdentity>,
+        host: &str,
+        port: u16,
+    ) -> Result<(), Refusal> {
+        let not_here =
+            |details: String| Refusal::new("404", ProxyError::DestinationUnavailable, Denial::NotBound, details);
         let limit = |details: &str| Refusal::new("429", ProxyError::ConnectionLimitReached, Denial::Limit, details);
         if peer.id.role() != Role::Agent {
             let why = format!("{} is not an agent", peer.short_name());
@@ -133,7 +164,9 @@ impl Relay {
         let suffix = format!(".connector.{}", network.trust_domain);
         let name = host.strip_suffix(&suffix).filter(|n| port == CONNECTOR_PORT && network.connectors().contains(n));
         let Some(name) = name else {
-            return Err(not_here(format!("`{host}:{port}` is not a connector of this network, `<name>{suffix}:{CONNECTOR_PORT}`")));
+            return Err(not_here(format!(
+                "`{host}:{port}` is not a connector of this network, `<name>{suffix}:{CONNECTOR_PORT}`"
+            )));
         };
         self.permit(peer.id.name(), name).map_err(|(details, policy)| Refusal {
             policy,
@@ -164,7 +197,11 @@ impl Relay {
         conn.streams.insert(stream, Stream::Agent { session: session.id, capsules: Capsules::default() });
         self.agents.insert(session.id, AgentHalf { key, stream, session: session.clone() });
         self.observed(key, stream);
-        self.notice(Notice::Session { id: session.id, agent: session.agent.clone(), connector: session.connector.clone() });
+        self.notice(Notice::Session {
+            id: session.id,
+            agent: session.agent.clone(),
+            connector: session.connector.clone(),
+        });
         self.update_leg(session.id, super::inbox::Side::Agent);
         self.post(bind.owner, LoopMessage::Open { session, bind: bind.id });
         Ok(())
@@ -186,8 +223,9 @@ impl Relay {
             conn.early.retain(|frame| connect_udp::parse_datagram(frame).is_none_or(|(id, _)| id != stream));
         }
         self.shared.counters.denied(refusal.why);
-        let error = Error::Denied { by: DeniedBy::Relay, reason: refusal.details, decision: None, policy: refusal.policy };
-        self.notice(Notice::Denied { error, peer: Some(peer.short_name()) });
+        let error =
+            Error::Denied { by: DeniedBy::Relay, reason: refusal.details, decision: None, policy: refusal.policy };
+        self.notice(Notice::Denied { error, peer: Some(Arc::new(peer.clone())) });
     }
 }
 

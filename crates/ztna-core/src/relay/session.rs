@@ -21,7 +21,9 @@ impl Relay {
             LoopMessage::Packet { arrival, mut bytes } => self.take_packet(now, arrival, &mut bytes, false, false),
             LoopMessage::Tunnelled { session, to, frames } => self.deliver(session, to, frames),
             LoopMessage::Open { session, bind } => self.on_open(session, bind),
-            LoopMessage::Close { session, at: Side::Agent, code, why } => self.drop_agent_half(session, Some(code), &why),
+            LoopMessage::Close { session, at: Side::Agent, code, why } => {
+                self.drop_agent_half(session, Some(code), &why)
+            }
             LoopMessage::Close { session, at: Side::Connector, .. } => self.drop_connector_half(session),
             LoopMessage::Cid { session, at, cid, ack } => self.on_verdict(session, at, cid, ack),
             LoopMessage::Replaced { bind, by } => {
@@ -29,13 +31,20 @@ impl Relay {
                     self.close(key, REPLACED, &format!("replaced by a newer bind from {by}"));
                 }
             }
-            LoopMessage::Kick { session } => self.end_agent_half(session, Some(H3_REQUEST_CANCELLED), "ended by an operator"),
+            LoopMessage::Kick { session } => {
+                self.end_agent_half(session, Some(H3_REQUEST_CANCELLED), "ended by an operator")
+            }
         }
     }
 
     /// The session's connector half begins: a context on the bind.
     fn on_open(&mut self, session: Arc<Session>, bind: u64) {
-        let gone = |why: &str| LoopMessage::Close { session: session.id, at: Side::Agent, code: H3_CONNECT_ERROR, why: why.to_owned() };
+        let gone = |why: &str| LoopMessage::Close {
+            session: session.id,
+            at: Side::Agent,
+            code: H3_CONNECT_ERROR,
+            why: why.to_owned(),
+        };
         let limit = self.shared.config.limits.sessions_per_bind;
         let place = self.binds.get(&bind).copied();
         let state = place.and_then(|(key, stream)| self.conns.get_mut(key.0)?.streams.get_mut(&stream));
@@ -97,7 +106,9 @@ impl Relay {
                 Some(code) => conn.quic.reset(half.stream, code),
                 None => match conn.quic.write(half.stream, &[], true) {
                     Wrote::Bytes(_) => {}
-                    Wrote::Blocked | Wrote::Stopped(_) | Wrote::Gone => conn.quic.reset(half.stream, H3_REQUEST_CANCELLED),
+                    Wrote::Blocked | Wrote::Stopped(_) | Wrote::Gone => {
+                        conn.quic.reset(half.stream, H3_REQUEST_CANCELLED)
+                    }
                 },
             }
             self.touch(half.key);

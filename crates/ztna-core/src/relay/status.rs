@@ -111,7 +111,10 @@ impl Shared {
         let drops = c.drops.all().map(|(queue, n)| (format!("queue=\"{queue}\""), n));
         family(&mut out, "ztna_drops", "counter", &drops);
         let denied = Denial::ALL.map(|d| {
-            (format!("by=\"relay\",reason=\"{}\"", d.as_str()), c.denied.get(d as usize).map_or(0, super::counters::Count::get))
+            (
+                format!("by=\"relay\",reason=\"{}\"", d.as_str()),
+                c.denied.get(d as usize).map_or(0, super::counters::Count::get),
+            )
         });
         family(&mut out, "ztna_denied", "counter", &denied);
         let h = &c.handshakes;
@@ -139,7 +142,11 @@ fn family<L: AsRef<str>>(out: &mut String, name: &str, kind: &str, samples: &[(L
     let _ = writeln!(out, "# TYPE {name} {kind}");
     for (labels, value) in samples {
         let labels = labels.as_ref();
-        let _ = if labels.is_empty() { writeln!(out, "{name}{suffix} {value}") } else { writeln!(out, "{name}{suffix}{{{labels}}} {value}") };
+        let _ = if labels.is_empty() {
+            writeln!(out, "{name}{suffix} {value}")
+        } else {
+            writeln!(out, "{name}{suffix}{{{labels}}} {value}")
+        };
     }
 }
 

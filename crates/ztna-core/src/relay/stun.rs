@@ -21,7 +21,8 @@ impl Relay {
         let mut reply = Vec::with_capacity(stun::REQUEST_LEN);
         if stun::write_binding_success(tid, arrival.from, other, message.len(), &mut reply) {
             self.shared.counters.stun.add(1);
-            let transmit = Transmit { socket: Some(arrival.socket), to: arrival.from, from: arrival.to, segment: reply.len() };
+            let transmit =
+                Transmit { socket: Some(arrival.socket), to: arrival.from, from: arrival.to, segment: reply.len() };
             self.reply(reply, transmit);
         }
     }

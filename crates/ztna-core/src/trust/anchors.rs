@@ -43,9 +43,13 @@ impl TrustAnchors {
     ///
     /// Errors: [`Error::Config`] at `at` that counts the certificates from 1.
     pub fn from_pem(pem: &str, at: &str) -> Result<TrustAnchors, Error> {
-        let certs = X509::stack_from_pem(pem.as_bytes()).map_err(|e| Error::config(at, format!("not PEM certificates: {e}")))?;
+        let certs = X509::stack_from_pem(pem.as_bytes())
+            .map_err(|e| Error::config(at, format!("not PEM certificates: {e}")))?;
         if certs.is_empty() || certs.len() > MAX_ANCHORS {
-            return Err(Error::config(at, format!("holds {} certificates; 1 to {MAX_ANCHORS} CA certificates are accepted", certs.len())));
+            return Err(Error::config(
+                at,
+                format!("holds {} certificates; 1 to {MAX_ANCHORS} CA certificates are accepted", certs.len()),
+            ));
         }
         let mut anchors = Vec::with_capacity(certs.len());
         for (n, cert) in certs.into_iter().enumerate() {
@@ -56,7 +60,13 @@ impl TrustAnchors {
 
     /// Judges the chain a peer sent, leaf first. The identity is read from the leaf, and only after an anchor's
     /// signature on that leaf has been checked. Further certificates are of no use to anyone and must be trusted CAs.
-    pub fn verify(&self, chain_der: &[&[u8]], expect: Expect<'_>, revoked: &Revocations, now: SystemTime) -> Result<PeerIdentity, Refusal> {
+    pub fn verify(
+        &self,
+        chain_der: &[&[u8]],
+        expect: Expect<'_>,
+        revoked: &Revocations,
+        now: SystemTime,
+    ) -> Result<PeerIdentity, Refusal> {
         let Some((leaf, rest)) = chain_der.split_first() else {
             return Err(Refusal::NoCertificate);
         };
@@ -67,7 +77,13 @@ impl TrustAnchors {
     }
 
     /// Judges a connected peer again, after a reload or as time passes. Its key usage was settled by the handshake.
-    pub fn still_trusted(&self, peer: &PeerIdentity, trust_domain: &str, revoked: &Revocations, now: SystemTime) -> Result<(), Refusal> {
+    pub fn still_trusted(
+        &self,
+        peer: &PeerIdentity,
+        trust_domain: &str,
+        revoked: &Revocations,
+        now: SystemTime,
+    ) -> Result<(), Refusal> {
         let again = self.judge(&peer.leaf_der, trust_domain, RoleSet::of(peer.id.role()), None, revoked, now)?;
         if again == *peer { Ok(()) } else { Err(Refusal::Malformed("not the identity of its certificate".to_owned())) }
     }
@@ -91,7 +107,8 @@ impl TrustAnchors {
         now: SystemTime,
     ) -> Result<PeerIdentity, Refusal> {
         let malformed = |why: &str| Refusal::Malformed(why.to_owned());
-        let (rest, leaf) = X509Certificate::from_der(leaf_der).map_err(|_| malformed("not DER of an X.509 certificate"))?;
+        let (rest, leaf) =
+            X509Certificate::from_der(leaf_der).map_err(|_| malformed("not DER of an X.509 certificate"))?;
         if !rest.is_empty() || leaf.version() != X509Version::V3 {
             return Err(malformed("not exactly one X.509 v3 certificate"));
         }
@@ -147,10 +164,14 @@ impl Anchor {
             return Err("its key usage lacks keyCertSign".to_owned());
         }
         // What we would have to honour and don't understand (name constraints, policies) must not be skipped.
-        if parsed.iter_extensions().any(|e| e.critical && !is_one_of(e.parsed_extension(), &[Known::BasicConstraints, Known::KeyUsage])) {
+        if parsed
+            .iter_extensions()
+            .any(|e| e.critical && !is_one_of(e.parsed_extension(), &[Known::BasicConstraints, Known::KeyUsage]))
+        {
             return Err("it has a critical extension other than basicConstraints and keyUsage".to_owned());
         }
-        let (not_before, not_after) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+        let (not_before, not_after) =
+            (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
         Ok(Anchor { cert, key, der, not_before, not_after })
     }
 
@@ -194,7 +215,8 @@ fn check_leaf_shape(leaf: &X509Certificate<'_>) -> Result<(), Refusal> {
         return Err(Refusal::Malformed("it has a critical extension that is not understood".to_owned()));
     }
     let key = leaf.public_key();
-    let on_p256 = key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).is_some_and(|o| o == oid_registry::OID_EC_P256);
+    let on_p256 =
+        key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).is_some_and(|o| o == oid_registry::OID_EC_P256);
     if key.algorithm.algorithm != oid_registry::OID_KEY_TYPE_EC_PUBLIC_KEY || !on_p256 {
         return Err(Refusal::Malformed("its key is not on P-256".to_owned()));
     }
@@ -254,7 +276,9 @@ mod tests {
     #[test]
     fn each_role_is_accepted_in_its_own_part_only() {
         let world = World::new();
-        for (role, client, server) in [(Role::Agent, true, false), (Role::Connector, true, true), (Role::Relay, false, true)] {
+        for (role, client, server) in
+            [(Role::Agent, true, false), (Role::Connector, true, true), (Role::Relay, false, true)]
+        {
             let leaf = world.leaf(role, |_| {});
             let result = |usage| world.verify(&[&leaf], RoleSet::ALL, usage);
             assert_eq!(result(Usage::ClientAuth).is_ok(), client, "{role}");
@@ -299,7 +323,10 @@ mod tests {
         assert_eq!(world.verify(&[], RoleSet::ALL, Usage::ClientAuth), Err(Refusal::NoCertificate));
         let mut other = World::new();
         other.now = world.now;
-        assert_eq!(world.verify(&[&other.leaf(Role::Agent, |_| {})], RoleSet::ALL, Usage::ClientAuth), Err(Refusal::UnknownCa));
+        assert_eq!(
+            world.verify(&[&other.leaf(Role::Agent, |_| {})], RoleSet::ALL, Usage::ClientAuth),
+            Err(Refusal::UnknownCa)
+        );
         assert!(matches!(world.verify(&[b"garbage"], RoleSet::ALL, Usage::ClientAuth), Err(Refusal::Malformed(_))));
         let mut trailing = world.leaf(Role::Agent, |_| {});
         trailing.push(0);
@@ -354,7 +381,10 @@ mod tests {
         for text in [format!("serials = [\"{}\"]", peer.serial), "names = [\"agent/n1\"]".to_owned()] {
             world.revoked = Revocations::parse(&text, "revoked.toml").unwrap();
             assert_eq!(world.verify(&[&leaf], RoleSet::ALL, Usage::ClientAuth), Err(Refusal::Revoked));
-            assert_eq!(world.anchors.still_trusted(&peer, "example.test", &world.revoked, world.now), Err(Refusal::Revoked));
+            assert_eq!(
+                world.anchors.still_trusted(&peer, "example.test", &world.revoked, world.now),
+                Err(Refusal::Revoked)
+            );
         }
         world.revoked = Revocations::parse("names = [\"relay/n1\", \"agent/n2\"]", "revoked.toml").unwrap();
         assert!(world.verify(&[&leaf], RoleSet::ALL, Usage::ClientAuth).is_ok());
@@ -366,7 +396,10 @@ mod tests {
         let peer = world.verify(&[&world.leaf(Role::Agent, |_| {})], RoleSet::ALL, Usage::ClientAuth).unwrap();
         let again = |anchors: &TrustAnchors, domain, now| anchors.still_trusted(&peer, domain, &world.revoked, now);
         assert_eq!(again(&world.anchors, "example.test", world.now), Ok(()));
-        assert_eq!(again(&world.anchors, "example.test", peer.not_after + Duration::from_secs(1)), Err(Refusal::Expired));
+        assert_eq!(
+            again(&world.anchors, "example.test", peer.not_after + Duration::from_secs(1)),
+            Err(Refusal::Expired)
+        );
         assert_eq!(again(&world.anchors, "other.test", world.now), Err(Refusal::WrongTrustDomain));
         assert_eq!(again(&World::new().anchors, "example.test", world.now), Err(Refusal::UnknownCa));
     }
@@ -413,7 +446,15 @@ mod tests {
         let world = World::new();
         let (one, two) = (world.issue(Role::Relay, |_| {}), world.issue(Role::Relay, |_| {}));
         let load = |cert: &Issued, key: &Issued, now| {
-            Credentials::from_pem(cert.cert_pem.clone(), key.key_pem.clone(), &world.anchors, "example.test", &world.revoked, now, "D/")
+            Credentials::from_pem(
+                cert.cert_pem.clone(),
+                key.key_pem.clone(),
+                &world.anchors,
+                "example.test",
+                &world.revoked,
+                now,
+                "D/",
+            )
         };
         assert_eq!(load(&one, &one, world.now).unwrap().leaf.serial, one.serial);
         assert!(load(&one, &two, world.now).unwrap_err().to_string().starts_with("D/key.pem: not the key of cert.pem"));
@@ -423,9 +464,23 @@ mod tests {
         let revoked = Revocations::parse("names = [\"relay/n1\", \"agent/n1\"]", "revoked.toml").unwrap();
         for role in [Role::Agent, Role::Connector, Role::Relay] {
             let own = world.issue(role, |_| {});
-            let load = |revoked| Credentials::from_pem(own.cert_pem.clone(), own.key_pem.clone(), &world.anchors, "example.test", revoked, world.now, "");
+            let load = |revoked| {
+                Credentials::from_pem(
+                    own.cert_pem.clone(),
+                    own.key_pem.clone(),
+                    &world.anchors,
+                    "example.test",
+                    revoked,
+                    world.now,
+                    "",
+                )
+            };
             assert_eq!(load(&world.revoked).unwrap().leaf.id.role(), role);
-            assert_eq!(load(&revoked).is_err_and(|e| e.to_string().contains("revoked")), role != Role::Connector, "{role}");
+            assert_eq!(
+                load(&revoked).is_err_and(|e| e.to_string().contains("revoked")),
+                role != Role::Connector,
+                "{role}"
+            );
         }
     }
 

@@ -8,8 +8,8 @@ use boring::x509::X509;
 use zeroize::Zeroizing;
 
 use crate::error::Error;
-use crate::trust::anchors::TrustAnchors;
 use crate::id::Role;
+use crate::trust::anchors::TrustAnchors;
 use crate::trust::identity::{Expect, PeerIdentity, Refusal, RoleSet, Usage, claims};
 use crate::trust::revocation::Revocations;
 
@@ -52,8 +52,13 @@ impl Credentials {
         folder: &str,
     ) -> Result<Credentials, Error> {
         let bad = |file: &str, why: String| Error::Identity(format!("{folder}{file}: {why}"));
-        let chain = X509::stack_from_pem(cert_pem.as_bytes()).map_err(|e| bad("cert.pem", format!("not a PEM certificate: {e}")))?;
-        let ders = chain.iter().map(|c| c.to_der()).collect::<Result<Vec<_>, _>>().map_err(|e| bad("cert.pem", e.to_string()))?;
+        let chain = X509::stack_from_pem(cert_pem.as_bytes())
+            .map_err(|e| bad("cert.pem", format!("not a PEM certificate: {e}")))?;
+        let ders = chain
+            .iter()
+            .map(|c| c.to_der())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| bad("cert.pem", e.to_string()))?;
         let slices: Vec<&[u8]> = ders.iter().map(Vec::as_slice).collect();
         let describe = || ders.first().map(|d| format!(" ({})", claims(d))).unwrap_or_default();
         // Agents and connectors are clients, relays servers: only a certificate that can't be a client's is tried as a server's.
@@ -66,10 +71,14 @@ impl Credentials {
                 other => Err(other),
             })
             .map_err(|refusal| bad("cert.pem", format!("{refusal}{}", describe())))?;
-        let key = PKey::private_key_from_pem(key_pem.expose().as_bytes()).map_err(|_| bad("key.pem", "not a PEM private key".to_owned()))?;
+        let key = PKey::private_key_from_pem(key_pem.expose().as_bytes())
+            .map_err(|_| bad("key.pem", "not a PEM private key".to_owned()))?;
         let public = chain.first().map(|c| c.public_key()).transpose().map_err(|e| bad("cert.pem", e.to_string()))?;
         if !public.is_some_and(|p| p.public_eq(&key)) {
-            return Err(bad("key.pem", format!("not the key of cert.pem{}; copy both from the same `ztna pki` output", describe())));
+            return Err(bad(
+                "key.pem",
+                format!("not the key of cert.pem{}; copy both from the same `ztna pki` output", describe()),
+            ));
         }
         Ok(Credentials { cert_chain_pem: cert_pem, key_pem, leaf })
     }
@@ -77,6 +86,9 @@ impl Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("id", &self.leaf.id).field("serial", &self.leaf.serial).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("id", &self.leaf.id)
+            .field("serial", &self.leaf.serial)
+            .finish_non_exhaustive()
     }
 }

@@ -56,7 +56,11 @@ pub struct RelayUrl {
 
 impl fmt::Display for RelayUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') { write!(f, "https://[{}]:{}", self.host, self.port) } else { write!(f, "https://{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            write!(f, "https://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "https://{}:{}", self.host, self.port)
+        }
     }
 }
 
@@ -140,8 +144,12 @@ impl Network {
     /// hash of the trust domain, the interface ID one of the service's name.
     pub fn virtual_address(&self, service: &str) -> Ipv6Addr {
         let global = Sha256::new().chain_update(b"ztna network\0").chain_update(&self.trust_domain).finalize();
-        let host =
-            Sha256::new().chain_update(b"ztna service\0").chain_update(&self.trust_domain).chain_update([0]).chain_update(service).finalize();
+        let host = Sha256::new()
+            .chain_update(b"ztna service\0")
+            .chain_update(&self.trust_domain)
+            .chain_update([0])
+            .chain_update(service)
+            .finalize();
         let mut octets = [0u8; 16];
         let (prefix, interface) = octets.split_at_mut(8);
         for (to, from) in prefix.iter_mut().skip(1).take(5).zip(global) {

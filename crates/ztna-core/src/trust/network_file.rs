@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
-use serde::de::{self, Deserializer, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
 use toml::Spanned;
 
 use crate::error::{Error, Result};
 use crate::id::{check_name, check_trust_domain};
-use crate::trust::network::{Agent, DEFAULT_RELAY_PORT, DEFAULT_ZONE, Network, PortRange, Relay, RelayMode, RelayUrl, Service};
+use crate::trust::network::{
+    Agent, DEFAULT_RELAY_PORT, DEFAULT_ZONE, Network, PortRange, Relay, RelayMode, RelayUrl, Service,
+};
 use crate::trust::text::line_of;
 
 /// Most ranges of one protocol of one service: more is a mistake, and admission tries them one by one.
@@ -66,14 +68,22 @@ pub(super) fn parse(text: &str, at: &str) -> Result<Network> {
     check_trust_domain(file.trust_domain.get_ref()).map_err(|e| place.at(&file.trust_domain, e))?;
     if let Some(zone) = &file.zone {
         check_trust_domain(zone.get_ref()).map_err(|_| {
-            place.error(zone.span().start, format!("zone `{}` must be a lower-case DNS name such as `ztna.internal`", zone.get_ref().escape_debug()))
+            place.error(
+                zone.span().start,
+                format!(
+                    "zone `{}` must be a lower-case DNS name such as `ztna.internal`",
+                    zone.get_ref().escape_debug()
+                ),
+            )
         })?;
     }
     let relay_mode = match file.relay_mode.as_ref().map(|m| (m.get_ref().as_str(), m.span().start)) {
         None | Some(("forwarded", _)) => RelayMode::Forwarded,
         Some(("tunnel", _)) => RelayMode::Tunnel,
         Some((other, offset)) => {
-            return Err(place.error(offset, format!("relay_mode `{}` is not known: forwarded or tunnel", other.escape_debug())));
+            return Err(
+                place.error(offset, format!("relay_mode `{}` is not known: forwarded or tunnel", other.escape_debug()))
+            );
         }
     };
     Ok(Network {
@@ -92,7 +102,10 @@ fn relays(place: &Place<'_>, listed: Vec<FileRelay>) -> Result<Vec<Relay>> {
     for relay in listed {
         let name = place.new_name("relay", &relay.name, &mut names)?;
         if relay.urls.get_ref().is_empty() {
-            return Err(place.error(relay.urls.span().start, format!("relay `{name}` needs at least one URL such as https://192.0.2.1:4433")));
+            return Err(place.error(
+                relay.urls.span().start,
+                format!("relay `{name}` needs at least one URL such as https://192.0.2.1:4433"),
+            ));
         }
         let mut urls: Vec<RelayUrl> = Vec::new();
         for url in relay.urls.get_ref() {
@@ -113,7 +126,9 @@ fn services(place: &Place<'_>, listed: Vec<FileService>) -> Result<BTreeMap<Stri
     for service in listed {
         let name = place.new_name("service", &service.name, &mut names)?;
         if service.connectors.get_ref().is_empty() {
-            return Err(place.error(service.connectors.span().start, format!("service `{name}` needs at least one connector")));
+            return Err(
+                place.error(service.connectors.span().start, format!("service `{name}` needs at least one connector"))
+            );
         }
         let mut seen = BTreeSet::new();
         let mut connectors = Vec::new();
@@ -123,7 +138,8 @@ fn services(place: &Place<'_>, listed: Vec<FileService>) -> Result<BTreeMap<Stri
         let tcp = ranges(place, service.tcp)?;
         let udp = ranges(place, service.udp)?;
         if tcp.is_empty() && udp.is_empty() && !service.icmp {
-            let why = format!("service `{name}` offers nothing: set tcp = [80, \"8000-8010\"], udp = [53] or icmp = true");
+            let why =
+                format!("service `{name}` offers nothing: set tcp = [80, \"8000-8010\"], udp = [53] or icmp = true");
             return Err(place.error(service.name.span().start, why));
         }
         services.insert(name.clone(), Service { name, connectors, tcp, udp, icmp: service.icmp });
@@ -164,7 +180,12 @@ fn ranges(place: &Place<'_>, listed: Vec<Spanned<PortRange>>) -> Result<Vec<Port
 
 /// `https://host[:port]`, nothing after it.
 pub(crate) fn parse_relay_url(url: &str) -> Result<RelayUrl, String> {
-    let bad = || format!("`{}` is not a relay's URL: https://<host or address>[:port], such as https://192.0.2.1:4433", url.escape_debug());
+    let bad = || {
+        format!(
+            "`{}` is not a relay's URL: https://<host or address>[:port], such as https://192.0.2.1:4433",
+            url.escape_debug()
+        )
+    };
     let rest = url.strip_prefix("https://").ok_or_else(bad)?;
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = match rest.strip_prefix('[') {
@@ -223,7 +244,10 @@ impl<'de> Deserialize<'de> for PortRange {
                 f.write_str("a port from 1 to 65535, or a range such as \"8000-8010\"")
             }
             fn visit_i64<E: de::Error>(self, port: i64) -> Result<PortRange, E> {
-                let port = u16::try_from(port).ok().filter(|p| *p != 0).ok_or_else(|| E::invalid_value(de::Unexpected::Signed(port), &self))?;
+                let port = u16::try_from(port)
+                    .ok()
+                    .filter(|p| *p != 0)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(port), &self))?;
                 Ok(PortRange { lo: port, hi: port })
             }
             fn visit_u64<E: de::Error>(self, port: u64) -> Result<PortRange, E> {
@@ -275,7 +299,10 @@ groups = ["eng"]
     #[test]
     fn every_key_of_the_contract_is_read() {
         let net = Network::parse(EXAMPLE, "network.toml").unwrap();
-        assert_eq!((net.trust_domain.as_str(), net.zone.as_str(), net.relay_mode), ("example.test", "corp.internal", RelayMode::Tunnel));
+        assert_eq!(
+            (net.trust_domain.as_str(), net.zone.as_str(), net.relay_mode),
+            ("example.test", "corp.internal", RelayMode::Tunnel)
+        );
         let urls: Vec<String> = net.relays[0].urls.iter().map(ToString::to_string).collect();
         assert_eq!(urls, ["https://192.0.2.1:4433", "https://[2001:db8::1]:443", "https://relay.example.test:4433"]);
         let web = net.service("web").unwrap();
@@ -283,7 +310,10 @@ groups = ["eng"]
         assert!(web.has_tcp(8005) && !web.has_tcp(8011) && web.has_udp(53) && web.icmp);
         assert_eq!(net.connectors().into_iter().collect::<Vec<_>>(), ["c1", "c2"]);
         assert_eq!(net.services_of_connector("c1").map(|s| s.name.as_str()).collect::<Vec<_>>(), ["web"]);
-        assert_eq!((net.sole_tcp_port("db"), net.sole_tcp_port("web"), net.sole_tcp_port("nope")), (Some(5432), None, None));
+        assert_eq!(
+            (net.sole_tcp_port("db"), net.sole_tcp_port("web"), net.sole_tcp_port("nope")),
+            (Some(5432), None, None)
+        );
         assert!(net.agents["alice"].groups.contains("eng"));
     }
 

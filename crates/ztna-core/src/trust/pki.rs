@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use boring::rand::rand_bytes;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-    SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber,
 };
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -101,7 +101,8 @@ impl Ca {
     /// Errors: [`Error::Config`] when this CA was not made by [`Ca::generate`] or its key can't be read.
     pub fn issue(&self, spec: &LeafSpec) -> Result<Issued, Error> {
         let params = self.own_params()?;
-        let ca_key = KeyPair::from_pem(self.key_pem.expose()).map_err(|_| Error::config("CA key", "not a PKCS #8 PEM private key"))?;
+        let ca_key = KeyPair::from_pem(self.key_pem.expose())
+            .map_err(|_| Error::config("CA key", "not a PKCS #8 PEM private key"))?;
         let issuer = Issuer::from_params(&params, &ca_key);
 
         let serial = match &spec.serial {
@@ -135,7 +136,12 @@ impl Ca {
         }
         let key = KeyPair::generate().map_err(internal)?;
         let cert = leaf.signed_by(&key, &issuer).map_err(internal)?;
-        Ok(Issued { cert_pem: cert.pem(), key_pem: Secret::new(key.serialize_pem()), serial: hex(&serial), not_after: spec.not_after })
+        Ok(Issued {
+            cert_pem: cert.pem(),
+            key_pem: Secret::new(key.serialize_pem()),
+            serial: hex(&serial),
+            not_after: spec.not_after,
+        })
     }
 
     /// End of this CA's life.
@@ -149,7 +155,9 @@ impl Ca {
             let mut names = cert.subject().iter_attributes();
             match (names.next(), names.next(), cert.subject().iter_common_name().next().and_then(|n| n.as_str().ok())) {
                 (Some(_), None, Some(name)) => Ok(ca_params(name)),
-                _ => Err(Error::config("CA certificate", "not made by `ztna pki`: its subject must be one common name")),
+                _ => {
+                    Err(Error::config("CA certificate", "not made by `ztna pki`: its subject must be one common name"))
+                }
             }
         })
     }
@@ -158,7 +166,8 @@ impl Ca {
         let der = boring::x509::X509::from_pem(self.cert_pem.as_bytes())
             .and_then(|c| c.to_der())
             .map_err(|_| Error::config("CA certificate", "not a PEM certificate"))?;
-        let (_, cert) = X509Certificate::from_der(&der).map_err(|_| Error::config("CA certificate", "not an X.509 certificate"))?;
+        let (_, cert) =
+            X509Certificate::from_der(&der).map_err(|_| Error::config("CA certificate", "not an X.509 certificate"))?;
         f(&cert)
     }
 }

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use cedar_policy::{
-    Authorizer, Context, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicySet, PrincipalConstraint, Request,
-    ResourceConstraint, RestrictedExpression,
+    Authorizer, Context, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicySet, PrincipalConstraint,
+    Request, ResourceConstraint, RestrictedExpression,
 };
 
 use crate::error::Error;
@@ -160,7 +160,11 @@ impl Policy {
             "Service" => network.service(id).is_none(),
             _ => false,
         });
-        warnings.extend(strange.map(|(kind, id)| format!("{at}: names {kind}::\"{}\", which is not in network.toml", id.escape_debug())));
+        warnings.extend(
+            strange.map(|(kind, id)| {
+                format!("{at}: names {kind}::\"{}\", which is not in network.toml", id.escape_debug())
+            }),
+        );
 
         let mut services = BTreeMap::new();
         for service in network.services.values() {
@@ -201,7 +205,13 @@ impl Policy {
         if self.reads_now || agent.len() > NAME_MAX || flow.service.len() > NAME_MAX {
             return self.evaluate(agent, flow);
         }
-        let key = FlowKey { agent: agent.to_owned(), service: flow.service.to_owned(), protocol: flow.protocol, port: flow.port, path: flow.path };
+        let key = FlowKey {
+            agent: agent.to_owned(),
+            service: flow.service.to_owned(),
+            protocol: flow.protocol,
+            port: flow.port,
+            path: flow.path,
+        };
         if let Some(known) = lock(&self.decided).get(&key) {
             return known.clone();
         }
@@ -249,10 +259,15 @@ impl Policy {
             return deny(None, format!("service `{}` is not in network.toml", flow.service.escape_debug()));
         };
         if !declares(&target.service, flow.protocol, flow.port) {
-            return deny(None, match flow.protocol {
-                Protocol::Icmp => format!("service `{}` does not declare icmp", flow.service),
-                Protocol::Tcp | Protocol::Udp => format!("service `{}` does not declare {} port {}", flow.service, flow.protocol, flow.port),
-            });
+            return deny(
+                None,
+                match flow.protocol {
+                    Protocol::Icmp => format!("service `{}` does not declare icmp", flow.service),
+                    Protocol::Tcp | Protocol::Udp => {
+                        format!("service `{}` does not declare {} port {}", flow.service, flow.protocol, flow.port)
+                    }
+                },
+            );
         }
         let now = self.reads_now.then_some(flow.now);
         let slice = match self.slice(agent, principal, target) {
@@ -269,7 +284,9 @@ impl Policy {
         }
         let id = response.diagnostics().reason().map(ToString::to_string).min();
         match (response.decision(), id) {
-            (cedar_policy::Decision::Allow, Some(id)) => Decision { allowed: true, reason: format!("permitted by `{id}`"), policy_id: Some(id) },
+            (cedar_policy::Decision::Allow, Some(id)) => {
+                Decision { allowed: true, reason: format!("permitted by `{id}`"), policy_id: Some(id) }
+            }
             (cedar_policy::Decision::Deny, Some(id)) => deny(Some(id.clone()), format!("forbidden by `{id}`")),
             (_, None) => deny(None, "no policy permits it"),
         }
@@ -282,7 +299,8 @@ impl Policy {
         let Some(services) = self.connectors.get(connector) else {
             return deny(None, format!("no service is on connector `{}`", connector.escape_debug()));
         };
-        let paths: &[PathClass] = if self.reads_path { &[PathClass::Relay, PathClass::Direct] } else { &[PathClass::Relay] };
+        let paths: &[PathClass] =
+            if self.reads_path { &[PathClass::Relay, PathClass::Direct] } else { &[PathClass::Relay] };
         for target in services.iter().filter_map(|s| self.services.get(s)) {
             let slice = match self.slice(agent, principal, target) {
                 Ok(slice) => slice,
@@ -350,7 +368,10 @@ impl Policy {
 
 impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Policy").field("reads_path", &self.reads_path).field("reads_now", &self.reads_now).finish_non_exhaustive()
+        f.debug_struct("Policy")
+            .field("reads_path", &self.reads_path)
+            .field("reads_now", &self.reads_now)
+            .finish_non_exhaustive()
     }
 }
 
@@ -365,18 +386,29 @@ fn declares(service: &Service, protocol: Protocol, port: u16) -> bool {
 /// False only when the policy's scope names another service, another agent, or a group the agent is not in.
 fn may_concern(policy: &cedar_policy::Policy, principal: &Principal, target: &Target) -> bool {
     let service = match policy.resource_constraint() {
-        ResourceConstraint::Eq(other) | ResourceConstraint::In(other) | ResourceConstraint::IsIn(_, other) => other == target.uid,
+        ResourceConstraint::Eq(other) | ResourceConstraint::In(other) | ResourceConstraint::IsIn(_, other) => {
+            other == target.uid
+        }
         ResourceConstraint::Any | ResourceConstraint::Is(_) => true,
     };
     service
         && match policy.principal_constraint() {
             PrincipalConstraint::Eq(other) => other == principal.uid,
-            PrincipalConstraint::In(other) | PrincipalConstraint::IsIn(_, other) => other == principal.uid || principal.groups.contains(&other),
+            PrincipalConstraint::In(other) | PrincipalConstraint::IsIn(_, other) => {
+                other == principal.uid || principal.groups.contains(&other)
+            }
             PrincipalConstraint::Any | PrincipalConstraint::Is(_) => true,
         }
 }
 
-fn request(principal: &Principal, target: &Target, protocol: Protocol, port: u16, path: PathClass, now: Option<SystemTime>) -> Result<Request, String> {
+fn request(
+    principal: &Principal,
+    target: &Target,
+    protocol: Protocol,
+    port: u16,
+    path: PathClass,
+    now: Option<SystemTime>,
+) -> Result<Request, String> {
     let mut pairs = vec![
         ("protocol".to_owned(), RestrictedExpression::new_string(protocol.as_str().to_owned())),
         ("port".to_owned(), RestrictedExpression::new_long(i64::from(port))),

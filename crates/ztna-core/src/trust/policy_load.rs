@@ -44,19 +44,31 @@ pub(super) fn load(text: &str, at: &str) -> Result<Loaded, Error> {
         first.map_or_else(|| Error::config(at, errors.to_string()), |e| place(text, at, &e))
     })?;
     if let Some(template) = set.templates().next() {
-        return Err(Error::config(at, format!("`{}` has a ?principal or ?resource slot; templates are not accepted", template.id())));
+        return Err(Error::config(
+            at,
+            format!("`{}` has a ?principal or ?resource slot; templates are not accepted", template.id()),
+        ));
     }
-    let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|e| Error::Internal(format!("the built-in schema: {e}")))?;
+    let (schema, _) =
+        Schema::from_cedarschema_str(SCHEMA).map_err(|e| Error::Internal(format!("the built-in schema: {e}")))?;
     let verdict = Validator::new(schema).validate(&set, ValidationMode::Strict);
     let mut wrong: Vec<Error> = verdict.validation_errors().map(|e| place(text, at, &DetailedError::from(e))).collect();
     wrong.sort_by_key(ToString::to_string);
     if let Some(error) = wrong.into_iter().next() {
         return Err(error);
     }
-    let mut warnings: Vec<String> = verdict.validation_warnings().map(|w| place(text, at, &DetailedError::from(w)).to_string()).collect();
+    let mut warnings: Vec<String> =
+        verdict.validation_warnings().map(|w| place(text, at, &DetailedError::from(w)).to_string()).collect();
     warnings.sort();
 
-    let mut loaded = Loaded { policies: Vec::new(), literals: BTreeSet::new(), reads_path: false, reads_now: false, warnings, mentions: BTreeSet::new() };
+    let mut loaded = Loaded {
+        policies: Vec::new(),
+        literals: BTreeSet::new(),
+        reads_path: false,
+        reads_now: false,
+        warnings,
+        mentions: BTreeSet::new(),
+    };
     for (id, policy) in named(&set, text, at)? {
         let unusable = |e: &dyn std::fmt::Display| Error::config(at, format!("policy `{id}`: {e}"));
         let json = policy.to_json().map_err(|e| unusable(&e))?;
@@ -87,9 +99,15 @@ fn named(set: &PolicySet, text: &str, at: &str) -> Result<BTreeMap<String, Polic
     let mut policies = BTreeMap::new();
     for policy in set.policies() {
         let id = policy.annotation("id").map_or_else(|| policy.id().to_string(), str::to_owned);
-        let line = policy.annotation("id").and_then(|id| text.find(&format!("\"{id}\""))).map_or(1, |offset| line_of(text, offset));
+        let line = policy
+            .annotation("id")
+            .and_then(|id| text.find(&format!("\"{id}\"")))
+            .map_or(1, |offset| line_of(text, offset));
         let wrong = |why: &str| Error::config(format!("{at}:{line}"), format!("@id(\"{}\") {why}", id.escape_debug()));
-        if id.is_empty() || id.len() > ID_MAX || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/ ".contains(&b)) {
+        if id.is_empty()
+            || id.len() > ID_MAX
+            || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/ ".contains(&b))
+        {
             return Err(wrong(&format!("must be 1 to {ID_MAX} letters, digits, spaces or any of - _ . : /")));
         }
         if policies.contains_key(&id) {
@@ -108,14 +126,19 @@ fn place(text: &str, at: &str, error: &DetailedError) -> Error {
     if let Some(help) = &error.help {
         message = format!("{message} ({help})");
     }
-    let at = error.source_locations.first().map_or_else(|| at.to_owned(), |l| format!("{at}:{}", line_of(text, l.loc.start)));
+    let at = error
+        .source_locations
+        .first()
+        .map_or_else(|| at.to_owned(), |l| format!("{at}:{}", line_of(text, l.loc.start)));
     Error::config(at, message.replace('\n', " "))
 }
 
 /// The conditions that are left, or `None` when the policy must not take part in admission.
 fn relax(effect: Effect, conditions: &[Value]) -> Option<Vec<Value>> {
     match effect {
-        Effect::Forbid => conditions.iter().all(|c| c.get("body").is_some_and(transparent)).then(|| conditions.to_vec()),
+        Effect::Forbid => {
+            conditions.iter().all(|c| c.get("body").is_some_and(transparent)).then(|| conditions.to_vec())
+        }
         Effect::Permit => Some(conditions.iter().filter_map(relax_condition).collect()),
     }
 }
@@ -130,7 +153,11 @@ fn relax_condition(condition: &Value) -> Option<Value> {
     };
     let mut parts = Vec::new();
     split(condition.get("body")?, joint, &mut parts);
-    let kept = parts.into_iter().filter(|p| transparent(p)).cloned().reduce(|left, right| json!({ joint: { "left": left, "right": right } }))?;
+    let kept = parts
+        .into_iter()
+        .filter(|p| transparent(p))
+        .cloned()
+        .reduce(|left, right| json!({ joint: { "left": left, "right": right } }))?;
     Some(json!({ "kind": kind, "body": kept }))
 }
 
@@ -158,7 +185,9 @@ fn transparent(expr: &Value) -> bool {
             let of_context = operand.get("left") == Some(&json!({ "Var": "context" }));
             of_context && operand.get("attr").and_then(Value::as_str).is_some_and(|a| SETTLED.contains(&a))
         }
-        "==" | "!=" | "<" | "<=" | ">" | ">=" | "&&" | "||" | "in" | "contains" | "containsAll" | "containsAny" => both(operand),
+        "==" | "!=" | "<" | "<=" | ">" | ">=" | "&&" | "||" | "in" | "contains" | "containsAll" | "containsAny" => {
+            both(operand)
+        }
         "!" | "isEmpty" => operand.get("arg").is_some_and(transparent),
         "like" => operand.get("left").is_some_and(transparent),
         "is" => operand.get("left").is_some_and(transparent) && operand.get("in").is_none_or(transparent),
@@ -176,7 +205,9 @@ fn reads(expr: &Value, attribute: &str) -> bool {
                 return true;
             }
             object.iter().any(|(key, value)| {
-                let access = (key == "." && value.get("left") == Some(&json!({ "Var": "context" }))).then(|| value.get("attr")).flatten();
+                let access = (key == "." && value.get("left") == Some(&json!({ "Var": "context" })))
+                    .then(|| value.get("attr"))
+                    .flatten();
                 match access.and_then(Value::as_str) {
                     Some(name) => name == attribute,
                     None => reads(value, attribute),

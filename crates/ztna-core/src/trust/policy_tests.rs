@@ -32,7 +32,9 @@ fn an_empty_policy_allows_nothing() {
 
 #[test]
 fn a_group_is_let_in_and_others_are_not() {
-    let policy = policy(r#"@id("eng-web") permit(principal in Group::"eng", action == Action::"connect", resource == Service::"web");"#);
+    let policy = policy(
+        r#"@id("eng-web") permit(principal in Group::"eng", action == Action::"connect", resource == Service::"web");"#,
+    );
     let decision = policy.decide("alice", &tcp("web", 80));
     assert_eq!((decision.allowed, decision.policy_id.as_deref()), (true, Some("eng-web")));
     assert!(!policy.decide("bob", &tcp("web", 80)).allowed);
@@ -63,9 +65,14 @@ fn what_the_network_does_not_declare_is_denied_under_any_policy() {
 
 #[test]
 fn a_forbid_wins_and_names_itself() {
-    let policy = policy("permit(principal, action, resource);\n@id(\"no-bob\") forbid(principal == Agent::\"bob\", action, resource);");
+    let policy = policy(
+        "permit(principal, action, resource);\n@id(\"no-bob\") forbid(principal == Agent::\"bob\", action, resource);",
+    );
     let decision = policy.decide("bob", &tcp("web", 80));
-    assert_eq!((decision.allowed, decision.policy_id.as_deref(), decision.reason.as_str()), (false, Some("no-bob"), "forbidden by `no-bob`"));
+    assert_eq!(
+        (decision.allowed, decision.policy_id.as_deref(), decision.reason.as_str()),
+        (false, Some("no-bob"), "forbidden by `no-bob`")
+    );
     assert!(!policy.may_reach("bob", "c1").allowed && policy.may_reach("alice", "c1").allowed);
 }
 
@@ -84,30 +91,46 @@ fn what_does_not_parse_or_validate_is_refused_with_its_line() {
         ("permit(principal, action, resource)\nwhen { context.prot == 80 };", 2, "prot"),
         ("\npermit(principal, action, resource) when { context.port == \"80\" };", 2, "type"),
         ("\n\npermit(principal == User::\"alice\", action, resource);", 3, "User"),
-        ("permit(principal, action, resource);\npermit(principal, action == Action::\"conect\", resource);", 2, "conect"),
+        (
+            "permit(principal, action, resource);\npermit(principal, action == Action::\"conect\", resource);",
+            2,
+            "conect",
+        ),
         ("permit(principal, action, resource)\n\npermit(", 3, "unexpected"),
-        ("permit(principal, action, resource);\n@id(\"a\") permit(principal, action, resource);\n@id(\"a\") forbid(principal, action, resource);", 2, "used twice"),
+        (
+            "permit(principal, action, resource);\n@id(\"a\") permit(principal, action, resource);\n@id(\"a\") forbid(principal, action, resource);",
+            2,
+            "used twice",
+        ),
         ("@id(\"a\\nb\") permit(principal, action, resource);", 1, "letters, digits"),
     ] {
         let error = Policy::new(text, &network(), "D/policy.cedar").unwrap_err().to_string();
         assert!(error.starts_with(&format!("D/policy.cedar:{line}: ")) && error.contains(says), "{text}\n=> {error}");
     }
-    let template = Policy::new("permit(principal == ?principal, action, resource);", &network(), "p").unwrap_err().to_string();
+    let template =
+        Policy::new("permit(principal == ?principal, action, resource);", &network(), "p").unwrap_err().to_string();
     assert!(template.contains("templates are not accepted"), "{template}");
 }
 
 #[test]
 fn names_that_the_network_does_not_know_are_warned_about() {
-    let policy = policy("permit(principal in Group::\"egn\", action, resource == Service::\"web\") unless { principal == Agent::\"carol\" };");
+    let policy = policy(
+        "permit(principal in Group::\"egn\", action, resource == Service::\"web\") unless { principal == Agent::\"carol\" };",
+    );
     assert_eq!(
         policy.warnings(),
-        ["policy.cedar: names Agent::\"carol\", which is not in network.toml", "policy.cedar: names Group::\"egn\", which is not in network.toml"]
+        [
+            "policy.cedar: names Agent::\"carol\", which is not in network.toml",
+            "policy.cedar: names Group::\"egn\", which is not in network.toml"
+        ]
     );
 }
 
 #[test]
 fn a_port_condition_is_seen_by_decision_and_admission_alike() {
-    let narrow = policy("permit(principal, action, resource) when { context.port > 8004 && context.port < 8006 && context.protocol == \"tcp\" };");
+    let narrow = policy(
+        "permit(principal, action, resource) when { context.port > 8004 && context.port < 8006 && context.protocol == \"tcp\" };",
+    );
     assert!(narrow.decide("bob", &tcp("web", 8005)).allowed && !narrow.decide("bob", &tcp("web", 8006)).allowed);
     assert!(narrow.may_reach("bob", "c1").allowed && !narrow.may_reach("bob", "c2").allowed);
     let outside = policy("permit(principal, action, resource) when { context.port == 443 };");
@@ -154,7 +177,9 @@ fn admission_never_refuses_what_a_decision_could_allow() {
     for one in conditions {
         for shape in ["when", "unless"] {
             texts.push(format!("permit(principal, action, resource) {shape} {{ {one} }};"));
-            texts.push(format!("permit(principal, action, resource); forbid(principal, action, resource) {shape} {{ {one} }};"));
+            texts.push(format!(
+                "permit(principal, action, resource); forbid(principal, action, resource) {shape} {{ {one} }};"
+            ));
             for two in conditions {
                 texts.push(format!("permit(principal, action, resource) {shape} {{ ({one}) && ({two}) }};"));
                 texts.push(format!("permit(principal, action, resource) when {{ {one} }}; forbid(principal, action, resource) {shape} {{ ({one}) || ({two}) }};"));
@@ -168,7 +193,10 @@ fn admission_never_refuses_what_a_decision_could_allow() {
             for connector in ["c1", "c2"] {
                 let flow = some_allowed_flow(&policy, agent, connector);
                 allowed += usize::from(flow.is_some());
-                assert!(flow.is_none() || policy.may_reach(agent, connector).allowed, "{text}\n{agent} {connector} {flow:?}");
+                assert!(
+                    flow.is_none() || policy.may_reach(agent, connector).allowed,
+                    "{text}\n{agent} {connector} {flow:?}"
+                );
             }
         }
     }
@@ -194,7 +222,10 @@ fn some_allowed_flow(policy: &Policy, agent: &str, connector: &str) -> Option<(S
         flows.extend(service.icmp.then_some((Protocol::Icmp, 0)));
         for (protocol, port) in flows {
             for path in [PathClass::Relay, PathClass::Direct] {
-                if policy.decide(agent, &FlowContext { service: &service.name, protocol, port, path, now: now() }).allowed {
+                if policy
+                    .decide(agent, &FlowContext { service: &service.name, protocol, port, path, now: now() })
+                    .allowed
+                {
                     return Some((service.name.clone(), protocol, port));
                 }
             }

@@ -34,12 +34,17 @@ impl Revocations {
     /// `serials = ["<lower-case hexadecimal>"]`.
     pub fn parse(text: &str, at: &str) -> Result<Revocations, Error> {
         let wrong = |offset: usize, why: String| Error::config(format!("{at}:{}", line_of(text, offset)), why);
-        let file: File = toml::from_str(text).map_err(|e| wrong(e.span().map_or(0, |s| s.start), e.message().to_owned()))?;
+        let file: File =
+            toml::from_str(text).map_err(|e| wrong(e.span().map_or(0, |s| s.start), e.message().to_owned()))?;
         let mut revoked = Revocations::default();
         for name in file.names {
-            let ok = name.get_ref().split_once('/').is_some_and(|(r, n)| r.parse::<Role>().is_ok() && check_name("node", n).is_ok());
+            let ok = name
+                .get_ref()
+                .split_once('/')
+                .is_some_and(|(r, n)| r.parse::<Role>().is_ok() && check_name("node", n).is_ok());
             if !ok {
-                let why = format!("`{}` is not a node's name: <agent|connector|relay>/<name>", name.get_ref().escape_debug());
+                let why =
+                    format!("`{}` is not a node's name: <agent|connector|relay>/<name>", name.get_ref().escape_debug());
                 return Err(wrong(name.span().start, why));
             }
             revoked.names.insert(name.into_inner());
@@ -48,8 +53,19 @@ impl Revocations {
             // An unpadded, lower-case form is the only one, or a typing slip would silently revoke nothing.
             let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
             let s = serial.get_ref();
-            if s.is_empty() || s.len() % 2 != 0 || s.len() > 64 || !s.bytes().all(hex) || (s.starts_with("00") && s.len() > 2) {
-                return Err(wrong(serial.span().start, format!("`{}` is not a serial: an even number of 0-9 and a-f, without leading 00", s.escape_debug())));
+            if s.is_empty()
+                || s.len() % 2 != 0
+                || s.len() > 64
+                || !s.bytes().all(hex)
+                || (s.starts_with("00") && s.len() > 2)
+            {
+                return Err(wrong(
+                    serial.span().start,
+                    format!(
+                        "`{}` is not a serial: an even number of 0-9 and a-f, without leading 00",
+                        s.escape_debug()
+                    ),
+                ));
             }
             revoked.serials.insert(serial.into_inner());
         }

@@ -54,13 +54,27 @@ impl Snapshot {
             Some(text) => Revocations::parse(text, &at("revoked.toml"))?,
             None => Revocations::default(),
         };
-        let credentials =
-            Credentials::from_pem(files.cert_pem.clone(), files.key_pem.clone(), &anchors, &network.trust_domain, &revoked, now, &folder)?;
+        let credentials = Credentials::from_pem(
+            files.cert_pem.clone(),
+            files.key_pem.clone(),
+            &anchors,
+            &network.trust_domain,
+            &revoked,
+            now,
+            &folder,
+        )?;
         let policy = match (credentials.leaf.id.role(), &files.policy_cedar) {
             (Role::Agent, _) => None,
-            (Role::Connector | Role::Relay, Some(text)) => Some(Arc::new(Policy::new(text, &network, &at("policy.cedar"))?)),
+            (Role::Connector | Role::Relay, Some(text)) => {
+                Some(Arc::new(Policy::new(text, &network, &at("policy.cedar"))?))
+            }
             (role @ (Role::Connector | Role::Relay), None) => {
-                return Err(Error::config(at("policy.cedar"), format!("missing: a {role} decides by policy and does not start without one; an empty file allows nothing")));
+                return Err(Error::config(
+                    at("policy.cedar"),
+                    format!(
+                        "missing: a {role} decides by policy and does not start without one; an empty file allows nothing"
+                    ),
+                ));
             }
         };
         Ok(Snapshot {

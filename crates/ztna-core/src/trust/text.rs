@@ -36,7 +36,10 @@ pub(crate) fn unix_seconds(at: SystemTime) -> i64 {
 /// `2026-11-22T20:15:34Z`; what has no such form is shown as seconds.
 pub(crate) fn rfc3339(at: SystemTime) -> String {
     let seconds = unix_seconds(at);
-    OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|t| t.format(&Rfc3339).ok()).unwrap_or_else(|| format!("@{seconds}"))
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|t| t.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("@{seconds}"))
 }
 
 /// Line (from 1) of a byte offset.

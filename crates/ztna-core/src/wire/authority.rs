@@ -17,7 +17,8 @@ pub fn parse(authority: &str, zone: &str) -> Result<(String, u16), DecodeError> 
 
 /// The service of a name without port, `<service>.<zone>`; the rules of [`parse`].
 pub fn parse_name(name: &str, zone: &str) -> Result<String, DecodeError> {
-    let bad = || DecodeError::invalid("name", name, "`<service>.<zone>` with one label before the zone of this network");
+    let bad =
+        || DecodeError::invalid("name", name, "`<service>.<zone>` with one label before the zone of this network");
     let lower = name.to_ascii_lowercase();
     let service = lower.strip_suffix(&zone.to_ascii_lowercase()).and_then(|s| s.strip_suffix('.')).ok_or_else(bad)?;
     id::check_name("service", service).map_err(|_| bad())?;
@@ -44,10 +45,29 @@ mod tests {
     #[test]
     fn anything_but_one_label_in_the_zone_is_refused() {
         for bad in [
-            "", "web", "web:80", "web.ztna.internal", "web.ztna.internal:", "web.ztna.internal:0", "web.ztna.internal:080",
-            "web.ztna.internal:+80", "web.ztna.internal:65536", "web.ztna.internal.:80", ".ztna.internal:80", "ztna.internal:80",
-            "a.web.ztna.internal:80", "webztna.internal:80", "u@web.ztna.internal:80", "web.other.internal:80", "web.ztna.internal:80:80",
-            "-web.ztna.internal:80", "w_b.ztna.internal:80", "192.0.2.1:80", "[::1]:80", " web.ztna.internal:80", "wéb.ztna.internal:80",
+            "",
+            "web",
+            "web:80",
+            "web.ztna.internal",
+            "web.ztna.internal:",
+            "web.ztna.internal:0",
+            "web.ztna.internal:080",
+            "web.ztna.internal:+80",
+            "web.ztna.internal:65536",
+            "web.ztna.internal.:80",
+            ".ztna.internal:80",
+            "ztna.internal:80",
+            "a.web.ztna.internal:80",
+            "webztna.internal:80",
+            "u@web.ztna.internal:80",
+            "web.other.internal:80",
+            "web.ztna.internal:80:80",
+            "-web.ztna.internal:80",
+            "w_b.ztna.internal:80",
+            "192.0.2.1:80",
+            "[::1]:80",
+            " web.ztna.internal:80",
+            "wéb.ztna.internal:80",
         ] {
             assert!(parse(bad, ZONE).is_err(), "{bad}");
         }

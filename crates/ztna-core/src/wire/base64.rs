@@ -9,7 +9,11 @@ pub(crate) fn decode(text: &[u8]) -> Option<Vec<u8>> {
     }
     let mut out = Vec::with_capacity(text.len() / 4 * 3);
     for &[a, b, c, d] in body {
-        out.extend_from_slice(&[(sextet(a)? << 2) | (sextet(b)? >> 4), (sextet(b)? << 4) | (sextet(c)? >> 2), (sextet(c)? << 6) | sextet(d)?]);
+        out.extend_from_slice(&[
+            (sextet(a)? << 2) | (sextet(b)? >> 4),
+            (sextet(b)? << 4) | (sextet(c)? >> 2),
+            (sextet(c)? << 6) | sextet(d)?,
+        ]);
     }
     match *last {
         [a, b, b'=', b'='] => {
@@ -45,7 +49,14 @@ mod tests {
 
     #[test]
     fn the_vectors_of_rfc_4648_section_10_decode() {
-        for (text, plain) in [("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob"), ("Zm9vYmE=", "fooba"), ("Zm9vYmFy", "foobar")] {
+        for (text, plain) in [
+            ("Zg==", "f"),
+            ("Zm8=", "fo"),
+            ("Zm9v", "foo"),
+            ("Zm9vYg==", "foob"),
+            ("Zm9vYmE=", "fooba"),
+            ("Zm9vYmFy", "foobar"),
+        ] {
             assert_eq!(decode(text.as_bytes()).as_deref(), Some(plain.as_bytes()), "{text}");
         }
     }

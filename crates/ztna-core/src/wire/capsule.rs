@@ -39,17 +39,35 @@ pub enum Capsule {
     /// An HTTP Datagram's payload: context ID, then data. For a leg on which a QUIC DATAGRAM does not fit.
     Datagram(Vec<u8>),
     /// Registers a context for a target; `None` (IP version 0 on the wire) registers the uncompressed context.
-    CompressionAssign { context_id: u64, target: Option<SocketAddr> },
-    CompressionAck { context_id: u64 },
-    CompressionClose { context_id: u64 },
+    CompressionAssign {
+        context_id: u64,
+        target: Option<SocketAddr>,
+    },
+    CompressionAck {
+        context_id: u64,
+    },
+    CompressionClose {
+        context_id: u64,
+    },
     /// The address from which the relay sees us.
     ObservedAddress(SocketAddr),
     /// Asks that short-header packets with this destination ID be forwarded raw. Context 0 is the agent's session.
-    RegisterCid { context_id: u64, cid: Cid },
-    AckCid { context_id: u64, cid: Cid },
-    CloseCid { context_id: u64, cid: Cid },
+    RegisterCid {
+        context_id: u64,
+        cid: Cid,
+    },
+    AckCid {
+        context_id: u64,
+        cid: Cid,
+    },
+    CloseCid {
+        context_id: u64,
+        cid: Cid,
+    },
     /// A type not known here; its value has been skipped, and is empty when such a capsule is written.
-    Unknown { ty: u64 },
+    Unknown {
+        ty: u64,
+    },
 }
 
 impl Capsule {
@@ -206,7 +224,14 @@ impl CapsuleReader {
 fn is_known(ty: u64) -> bool {
     matches!(
         ty,
-        DATAGRAM | COMPRESSION_ASSIGN | COMPRESSION_ACK | COMPRESSION_CLOSE | OBSERVED_ADDRESS | REGISTER_CID | ACK_CID | CLOSE_CID
+        DATAGRAM
+            | COMPRESSION_ASSIGN
+            | COMPRESSION_ACK
+            | COMPRESSION_CLOSE
+            | OBSERVED_ADDRESS
+            | REGISTER_CID
+            | ACK_CID
+            | CLOSE_CID
     )
 }
 
@@ -221,9 +246,10 @@ fn decode_value(ty: u64, value: &[u8]) -> Result<Capsule, DecodeError> {
     let mut r = Reader::new(value);
     let capsule = match ty {
         DATAGRAM => return Ok(Capsule::Datagram(value.to_vec())),
-        COMPRESSION_ASSIGN => {
-            Capsule::CompressionAssign { context_id: nonzero_context(&mut r)?, target: address::decode_optional(&mut r)? }
-        }
+        COMPRESSION_ASSIGN => Capsule::CompressionAssign {
+            context_id: nonzero_context(&mut r)?,
+            target: address::decode_optional(&mut r)?,
+        },
         COMPRESSION_ACK => Capsule::CompressionAck { context_id: nonzero_context(&mut r)? },
         COMPRESSION_CLOSE => Capsule::CompressionClose { context_id: nonzero_context(&mut r)? },
         OBSERVED_ADDRESS => Capsule::ObservedAddress(address::decode(&mut r)?),
@@ -242,7 +268,11 @@ fn decode_value(ty: u64, value: &[u8]) -> Result<Capsule, DecodeError> {
         ty => return Ok(Capsule::Unknown { ty }),
     };
     if !r.is_empty() {
-        return Err(DecodeError::invalid("capsule", format!("{} bytes longer than its fields", r.rest().len()), "exactly its fields"));
+        return Err(DecodeError::invalid(
+            "capsule",
+            format!("{} bytes longer than its fields", r.rest().len()),
+            "exactly its fields",
+        ));
     }
     Ok(capsule)
 }
@@ -294,16 +324,16 @@ mod tests {
     #[test]
     fn malformed_values_are_refused_and_the_refusal_is_final() {
         for bad in [
-            &[0x11, 1, 1][..],                                         // no IP version
-            &[0x11, 2, 0, 0],                                          // context 0
-            &[0x11, 2, 1, 5],                                          // IP version 5
-            &[0x11, 4, 1, 4, 1, 2],                                    // address cut short
-            &[0x11, 3, 1, 0, 9],                                       // trailing byte
-            &[0x12, 0],                                                // no context
-            &[0x13, 2, 1, 1],                                          // trailing byte
-            &[0x80, 0x29, 0xc5, 0xa1, 1, 0],                           // observed address of no family
-            &[0x80, 0x29, 0xc5, 0xa2, 9, 1, 7, 1, 2, 3, 4, 5, 6, 7],   // seven-byte connection ID
-            &[0x80, 0x29, 0xc5, 0xa3, 9, 1, 8, 1, 2, 3, 4, 5, 6, 7],   // connection ID cut short
+            &[0x11, 1, 1][..],                                       // no IP version
+            &[0x11, 2, 0, 0],                                        // context 0
+            &[0x11, 2, 1, 5],                                        // IP version 5
+            &[0x11, 4, 1, 4, 1, 2],                                  // address cut short
+            &[0x11, 3, 1, 0, 9],                                     // trailing byte
+            &[0x12, 0],                                              // no context
+            &[0x13, 2, 1, 1],                                        // trailing byte
+            &[0x80, 0x29, 0xc5, 0xa1, 1, 0],                         // observed address of no family
+            &[0x80, 0x29, 0xc5, 0xa2, 9, 1, 7, 1, 2, 3, 4, 5, 6, 7], // seven-byte connection ID
+            &[0x80, 0x29, 0xc5, 0xa3, 9, 1, 8, 1, 2, 3, 4, 5, 6, 7], // connection ID cut short
         ] {
             let mut reader = CapsuleReader::new();
             reader.push(bad);

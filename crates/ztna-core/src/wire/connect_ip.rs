@@ -70,7 +70,9 @@ fn parse_target(text: &str) -> Result<Target, DecodeError> {
     let Some((ip, len)) = text.split_once('/') else {
         return Ok(Target::Host(host::parse_host(text)?));
     };
-    let bad = || DecodeError::invalid("CONNECT-IP target", text, "`*`, a name, an address or a prefix whose host bits are zero");
+    let bad = || {
+        DecodeError::invalid("CONNECT-IP target", text, "`*`, a name, an address or a prefix whose host bits are zero")
+    };
     let ip: IpAddr = ip.parse().map_err(|_| bad())?;
     let len = decimal(len).ok_or_else(bad)?;
     // Bits of the address, left-aligned in 128, that lie past the prefix.
@@ -121,9 +123,18 @@ mod tests {
     #[test]
     fn anything_but_the_template_is_refused() {
         for bad in [
-            "", "/.well-known/masque/ip/", "/.well-known/masque/ip/a/1", "/.well-known/masque/ip/a/256/", "/.well-known/masque/ip/a/01/",
-            "/.well-known/masque/ip/a/1/2/", "/.well-known/masque/ip/192.0.2.1%2F24/1/", "/.well-known/masque/ip/192.0.2.0%2F33/1/",
-            "/.well-known/masque/ip/a%2F8/1/", "/.well-known/masque/ip/%252A/1/", "/.well-known/masque/udp/a/1/", "/.well-known/masque/ip//1/",
+            "",
+            "/.well-known/masque/ip/",
+            "/.well-known/masque/ip/a/1",
+            "/.well-known/masque/ip/a/256/",
+            "/.well-known/masque/ip/a/01/",
+            "/.well-known/masque/ip/a/1/2/",
+            "/.well-known/masque/ip/192.0.2.1%2F24/1/",
+            "/.well-known/masque/ip/192.0.2.0%2F33/1/",
+            "/.well-known/masque/ip/a%2F8/1/",
+            "/.well-known/masque/ip/%252A/1/",
+            "/.well-known/masque/udp/a/1/",
+            "/.well-known/masque/ip//1/",
         ] {
             assert!(Scope::parse_path(bad).is_err(), "{bad}");
         }

@@ -101,17 +101,32 @@ mod tests {
 
     #[test]
     fn a_name_is_compared_in_lower_case() {
-        assert_eq!(parse_path("/.well-known/masque/udp/C1.Connector.example.test./443/").unwrap(), host("c1.connector.example.test", 443));
+        assert_eq!(
+            parse_path("/.well-known/masque/udp/C1.Connector.example.test./443/").unwrap(),
+            host("c1.connector.example.test", 443)
+        );
     }
 
     #[test]
     fn anything_but_the_template_is_refused() {
         for bad in [
-            "", "/", "/.well-known/masque/udp/", "/.well-known/masque/udp//443/", "/.well-known/masque/udp/a/443",
-            "/.well-known/masque/udp/a/443/?x", "/.well-known/masque/udp/a/443/b/", "/.well-known/masque/udp/a/0/",
-            "/.well-known/masque/udp/a/65536/", "/.well-known/masque/udp/*/443/", "/.well-known/masque/udp/a/*/",
-            "/.well-known/masque/udp/%252A/%252A/", "/.well-known/masque/udp/a%2Fb/443/", "/.well-known/masque/udp/a%/443/",
-            "/.well-known/masque/udp/fe80%3A%3A1%25eth0/443/", "/.well-known/masque/udp/%5B%3A%3A1%5D/443/", "/x/.well-known/masque/udp/a/443/",
+            "",
+            "/",
+            "/.well-known/masque/udp/",
+            "/.well-known/masque/udp//443/",
+            "/.well-known/masque/udp/a/443",
+            "/.well-known/masque/udp/a/443/?x",
+            "/.well-known/masque/udp/a/443/b/",
+            "/.well-known/masque/udp/a/0/",
+            "/.well-known/masque/udp/a/65536/",
+            "/.well-known/masque/udp/*/443/",
+            "/.well-known/masque/udp/a/*/",
+            "/.well-known/masque/udp/%252A/%252A/",
+            "/.well-known/masque/udp/a%2Fb/443/",
+            "/.well-known/masque/udp/a%/443/",
+            "/.well-known/masque/udp/fe80%3A%3A1%25eth0/443/",
+            "/.well-known/masque/udp/%5B%3A%3A1%5D/443/",
+            "/x/.well-known/masque/udp/a/443/",
         ] {
             assert!(parse_path(bad).is_err(), "{bad}");
         }

@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn what_a_peer_sent_is_escaped_and_shortened_in_the_message() {
-        let message = DecodeError::invalid("port", format!("\u{1b}[31m\n{}", "9".repeat(500)), "1 to 65535").to_string();
+        let message =
+            DecodeError::invalid("port", format!("\u{1b}[31m\n{}", "9".repeat(500)), "1 to 65535").to_string();
         assert!(message.starts_with("port is `\\u{1b}[31m\\n999"), "{message}");
         assert!(message.ends_with("`, must be 1 to 65535") && message.len() < 120, "{message}");
     }

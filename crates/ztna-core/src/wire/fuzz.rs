@@ -4,7 +4,10 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use super::{authority, capsule, connect_ip, connect_udp, host, http_connect, icmp, percent, proxy_status, quic_header, socks5, stun, traceparent, varint};
+use super::{
+    authority, capsule, connect_ip, connect_udp, host, http_connect, icmp, percent, proxy_status, quic_header, socks5,
+    stun, traceparent, varint,
+};
 use super::{base64, structured};
 
 /// An entry function.
@@ -30,7 +33,10 @@ pub const TARGETS: &[(&str, Entry)] = &[
 pub fn authority(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok((service, port)) = authority::parse(text, "ztna.internal") {
-        assert_eq!(authority::parse(&authority::format(&service, "ztna.internal", port), "ztna.internal"), Ok((service, port)));
+        assert_eq!(
+            authority::parse(&authority::format(&service, "ztna.internal", port), "ztna.internal"),
+            Ok((service, port))
+        );
     }
     if let Ok((name, port)) = host::parse_host_port(text) {
         assert_eq!(host::parse_host_port(&host::format_host_port(&name, port)), Ok((name, port)));

@@ -19,9 +19,11 @@ pub fn parse_host(text: &str) -> Result<String, DecodeError> {
         return Ok(ip.to_string());
     }
     let name = text.strip_suffix('.').unwrap_or(text);
-    let label = |l: &str| (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let label =
+        |l: &str| (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     // A last label of digits is an IPv4 address that did not parse (RFC 3696 §2), `127.1` for one: resolvers disagree about it.
-    let numeric = |l: &str| l.bytes().all(|b| b.is_ascii_digit()) || l.strip_prefix("0x").or(l.strip_prefix("0X")).is_some();
+    let numeric =
+        |l: &str| l.bytes().all(|b| b.is_ascii_digit()) || l.strip_prefix("0x").or(l.strip_prefix("0X")).is_some();
     if name.len() > HOST_MAX || !name.split('.').all(label) || name.rsplit('.').next().is_none_or(numeric) {
         return Err(DecodeError::invalid(HOST, text, HOST_ACCEPTED));
     }
@@ -77,7 +79,25 @@ mod tests {
     #[test]
     fn what_is_neither_a_name_nor_an_address_is_refused() {
         let long = format!("{}.example", "a.".repeat(130));
-        for bad in ["", ".", "..", "a..b", ".a", "a b", "a/b", "a@b", "[::1]", "::1%eth0", "ü", "*", "127.1", "1.2.3.4.5", "0x7f000001", "2130706433", &long] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a..b",
+            ".a",
+            "a b",
+            "a/b",
+            "a@b",
+            "[::1]",
+            "::1%eth0",
+            "ü",
+            "*",
+            "127.1",
+            "1.2.3.4.5",
+            "0x7f000001",
+            "2130706433",
+            &long,
+        ] {
             assert!(parse_host(bad).is_err(), "{bad}");
         }
     }
@@ -92,11 +112,14 @@ mod tests {
 
     #[test]
     fn an_authority_reads_back_as_it_was_written() {
-        for (text, host, port) in [("web.example:80", "web.example", 80), ("[::1]:443", "::1", 443), ("192.0.2.1:1", "192.0.2.1", 1)] {
+        for (text, host, port) in
+            [("web.example:80", "web.example", 80), ("[::1]:443", "::1", 443), ("192.0.2.1:1", "192.0.2.1", 1)]
+        {
             assert_eq!(parse_host_port(text).unwrap(), (host.to_owned(), port));
             assert_eq!(format_host_port(host, port), text);
         }
-        for bad in ["web", "web:", ":80", "::1:80", "[::1]", "[::1]80", "[::1:80", "[web]:80", "u@web:80", "web:80:80"] {
+        for bad in ["web", "web:", ":80", "::1:80", "[::1]", "[::1]80", "[::1:80", "[web]:80", "u@web:80", "web:80:80"]
+        {
             assert!(parse_host_port(bad).is_err(), "{bad}");
         }
     }

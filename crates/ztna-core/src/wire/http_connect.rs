@@ -68,10 +68,18 @@ pub fn parse(buf: &[u8]) -> Result<Option<(ConnectRequest, usize)>, DecodeError>
     let known = buf.len().min(START.len());
     if buf.get(..known) != START.get(..known) {
         let line = buf.split(|b| matches!(b, b'\r' | b'\n')).next().unwrap_or_default();
-        return Err(DecodeError::invalid("HTTP method", String::from_utf8_lossy(line.get(..16).unwrap_or(line)), "CONNECT"));
+        return Err(DecodeError::invalid(
+            "HTTP method",
+            String::from_utf8_lossy(line.get(..16).unwrap_or(line)),
+            "CONNECT",
+        ));
     }
     let Some(end) = buf.windows(4).take(HEAD_MAX).position(|w| w == b"\r\n\r\n") else {
-        return if buf.len() < HEAD_MAX { Ok(None) } else { Err(DecodeError::too_long("CONNECT request head", buf.len(), HEAD_MAX)) };
+        return if buf.len() < HEAD_MAX {
+            Ok(None)
+        } else {
+            Err(DecodeError::too_long("CONNECT request head", buf.len(), HEAD_MAX))
+        };
     };
     let len = end + 4;
     if len > HEAD_MAX {
@@ -81,7 +89,9 @@ pub fn parse(buf: &[u8]) -> Result<Option<(ConnectRequest, usize)>, DecodeError>
     let head = std::str::from_utf8(buf.get(..end).unwrap_or_default())
         .ok()
         .filter(|h| h.split("\r\n").all(|line| !line.contains(|c: char| c.is_ascii_control() && c != '\t')))
-        .ok_or_else(|| DecodeError::invalid("CONNECT request head", "not text in CRLF lines", "UTF-8 without control characters"))?;
+        .ok_or_else(|| {
+            DecodeError::invalid("CONNECT request head", "not text in CRLF lines", "UTF-8 without control characters")
+        })?;
     let mut lines = head.split("\r\n");
     let (host, port) = parse_request_line(lines.next().unwrap_or_default())?;
     let mut proxy_authorization = None;
@@ -93,7 +103,9 @@ pub fn parse(buf: &[u8]) -> Result<Option<(ConnectRequest, usize)>, DecodeError>
                 return Err(DecodeError::invalid(AUTHORIZATION, "sent twice", "one field"));
             }
             proxy_authorization = parse_basic(value)?;
-        } else if name.eq_ignore_ascii_case("transfer-encoding") || (name.eq_ignore_ascii_case("content-length") && value != "0") {
+        } else if name.eq_ignore_ascii_case("transfer-encoding")
+            || (name.eq_ignore_ascii_case("content-length") && value != "0")
+        {
             // CONNECT has no content; what follows the head is the tunnel, and nobody may take it for something else.
             return Err(DecodeError::invalid(FIELD, name, "a request without content"));
         }
@@ -121,7 +133,10 @@ pub fn response(code: Status, status: Option<&ProxyStatus>, out: &mut Vec<u8>) {
         body.push_str(&header);
         body.push('\n');
     }
-    text.push_str(&format!("Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len()));
+    text.push_str(&format!(
+        "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    ));
     out.extend_from_slice(text.as_bytes());
 }
 
@@ -138,7 +153,9 @@ fn parse_request_line(line: &str) -> Result<(String, u16), DecodeError> {
 fn parse_field(line: &str) -> Result<(&str, &str), DecodeError> {
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     match line.split_once(':') {
-        Some((name, value)) if !name.is_empty() && name.chars().all(token) => Ok((name, value.trim_matches([' ', '\t']))),
+        Some((name, value)) if !name.is_empty() && name.chars().all(token) => {
+            Ok((name, value.trim_matches([' ', '\t'])))
+        }
         _ => Err(DecodeError::invalid(FIELD, "a line without `name:`", "`name: value`, not folded")),
     }
 }
@@ -190,7 +207,9 @@ mod tests {
 
     #[test]
     fn what_can_not_become_a_connect_is_refused_at_once() {
-        for bad in [&b"G"[..], b"GET / HTTP/1.1\r\n", b"connect a:1 HTTP/1.1\r\n\r\n", b"CONNECTX", b"\x05\x01\x00", b"\r\n"] {
+        for bad in
+            [&b"G"[..], b"GET / HTTP/1.1\r\n", b"connect a:1 HTTP/1.1\r\n\r\n", b"CONNECTX", b"\x05\x01\x00", b"\r\n"]
+        {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }
@@ -245,11 +264,17 @@ mod tests {
         response(Status::Established, None, &mut out);
         assert_eq!(out, b"HTTP/1.1 200 Connection established\r\n\r\n");
         out.clear();
-        let status = ProxyStatus { proxy: "c1".into(), error: ProxyError::HttpRequestDenied, details: Some("a\r\nb".into()) };
+        let status =
+            ProxyStatus { proxy: "c1".into(), error: ProxyError::HttpRequestDenied, details: Some("a\r\nb".into()) };
         response(Status::Forbidden, Some(&status), &mut out);
         let text = String::from_utf8(out).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 403 Forbidden\r\nProxy-Status: c1; error=http_request_denied; details=\"a??b\"\r\n"), "{head}");
+        assert!(
+            head.starts_with(
+                "HTTP/1.1 403 Forbidden\r\nProxy-Status: c1; error=http_request_denied; details=\"a??b\"\r\n"
+            ),
+            "{head}"
+        );
         assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())) && head.contains("Connection: close"));
         let mut out = Vec::new();
         response(Status::ProxyAuthenticationRequired, None, &mut out);

@@ -69,7 +69,13 @@ impl<'a> Echo<'a> {
         let kind = match (v6, ty, code) {
             (false, 8, 0) | (true, 128, 0) => EchoKind::Request,
             (false, 0, 0) | (true, 129, 0) => EchoKind::Reply,
-            _ => return Err(DecodeError::invalid("ICMP type and code", format!("{ty}/{code}"), "an echo request or reply")),
+            _ => {
+                return Err(DecodeError::invalid(
+                    "ICMP type and code",
+                    format!("{ty}/{code}"),
+                    "an echo request or reply",
+                ));
+            }
         };
         r.u16().ok_or_else(cut)?; // checksum
         Ok(Echo { kind, id: r.u16().ok_or_else(cut)?, seq: r.u16().ok_or_else(cut)?, payload: r.rest() })
@@ -90,7 +96,8 @@ impl<'a> Echo<'a> {
             (true, EchoKind::Reply) => 129,
         };
         let fields = [u16::from_be_bytes([ty, 0]), 0, self.id, self.seq];
-        let checksum = pseudo.map_or(0, |p| !fold(p + fields.into_iter().map(u32::from).sum::<u32>() + sum(self.payload)));
+        let checksum =
+            pseudo.map_or(0, |p| !fold(p + fields.into_iter().map(u32::from).sum::<u32>() + sum(self.payload)));
         let [head, _, id, seq] = fields;
         [head, checksum, id, seq].into_iter().for_each(|f| out.extend_from_slice(&f.to_be_bytes()));
         out.extend_from_slice(self.payload);
@@ -114,7 +121,8 @@ fn parse_v4(packet: &[u8]) -> Result<EchoPacket<'_>, DecodeError> {
     if proto != PROTO_ICMP {
         return Err(DecodeError::invalid("IPv4 protocol", proto, "1 (ICMP)"));
     }
-    let (header, message) = packet.get(..usize::from(total)).and_then(|p| p.split_at_checked(header_len)).ok_or_else(cut)?;
+    let (header, message) =
+        packet.get(..usize::from(total)).and_then(|p| p.split_at_checked(header_len)).ok_or_else(cut)?;
     verify("IPv4 header checksum", sum(header))?;
     verify("ICMP checksum", sum(message))?;
     Ok(EchoPacket { src: src.into(), dst: dst.into(), echo: Echo::parse_message(false, message)? })
@@ -125,7 +133,8 @@ fn parse_v6(packet: &[u8]) -> Result<EchoPacket<'_>, DecodeError> {
     let mut r = Reader::new(packet);
     let (_flow, len) = (r.u32().ok_or_else(cut)?, r.u16().ok_or_else(cut)?);
     let (next, _hops) = (r.u8().ok_or_else(cut)?, r.u8().ok_or_else(cut)?);
-    let (src, dst) = (Ipv6Addr::from(r.array::<16>().ok_or_else(cut)?), Ipv6Addr::from(r.array::<16>().ok_or_else(cut)?));
+    let (src, dst) =
+        (Ipv6Addr::from(r.array::<16>().ok_or_else(cut)?), Ipv6Addr::from(r.array::<16>().ok_or_else(cut)?));
     if next != PROTO_ICMPV6 {
         return Err(DecodeError::invalid("IPv6 next header", next, "58 (ICMPv6)"));
     }
@@ -155,7 +164,9 @@ fn build_v4(src: Ipv4Addr, dst: Ipv4Addr, echo: &Echo<'_>, out: &mut Vec<u8>) ->
 
 fn build_v6(src: Ipv6Addr, dst: Ipv6Addr, echo: &Echo<'_>, out: &mut Vec<u8>) -> bool {
     // 65,535 for the whole packet, as for IPv4 and as UDP tunnels have it, though the field could count more.
-    let Some(len) = u16::try_from(V6_HEADER + ICMP_HEADER + echo.payload.len()).ok().map(|total| total - V6_HEADER as u16) else {
+    let Some(len) =
+        u16::try_from(V6_HEADER + ICMP_HEADER + echo.payload.len()).ok().map(|total| total - V6_HEADER as u16)
+    else {
         return false;
     };
     out.extend_from_slice(&[0x60, 0, 0, 0]);

@@ -147,13 +147,23 @@ mod tests {
 
     #[test]
     fn the_hop_that_failed_is_found_in_a_chain() {
-        let status = ProxyStatus::parse("cache.example;next-hop=a, c1; error=dns_error;rcode=\"NXDOMAIN\";info-code=3, r1").unwrap();
+        let status =
+            ProxyStatus::parse("cache.example;next-hop=a, c1; error=dns_error;rcode=\"NXDOMAIN\";info-code=3, r1")
+                .unwrap();
         assert_eq!(status, ProxyStatus { proxy: "c1".into(), error: ProxyError::DnsError, details: None });
     }
 
     #[test]
     fn a_header_without_an_error_or_with_bad_syntax_is_refused() {
-        for bad in ["", "c1", "c1; error=\"dns_error\"", "c1; error", "c1; error=dns_error,", "1; error=dns_error", &"a".repeat(5000)] {
+        for bad in [
+            "",
+            "c1",
+            "c1; error=\"dns_error\"",
+            "c1; error",
+            "c1; error=dns_error,",
+            "1; error=dns_error",
+            &"a".repeat(5000),
+        ] {
             assert!(ProxyStatus::parse(bad).is_err(), "{bad}");
         }
     }

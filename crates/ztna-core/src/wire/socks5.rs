@@ -97,7 +97,9 @@ impl Reply {
         match error {
             DecodeError::Invalid { what, .. } if *what == WHAT_COMMAND => Reply::CommandNotSupported,
             DecodeError::Invalid { what, .. } if *what == WHAT_ADDRESS_TYPE => Reply::AddressTypeNotSupported,
-            DecodeError::Invalid { .. } | DecodeError::Truncated { .. } | DecodeError::TooLong { .. } => Reply::GeneralFailure,
+            DecodeError::Invalid { .. } | DecodeError::Truncated { .. } | DecodeError::TooLong { .. } => {
+                Reply::GeneralFailure
+            }
         }
     }
 }

@@ -26,7 +26,10 @@ fn a_username_and_password_are_read_and_the_password_is_not_shown() {
 #[test]
 fn a_connect_request_for_a_name_keeps_the_name() {
     let (request, used) = parse_request(b"\x05\x01\x00\x03\x11Web.ztna.internal\x00\x50").unwrap().unwrap();
-    assert_eq!(request, Request { command: Command::Connect, address: Address::Name("web.ztna.internal".into()), port: 80 });
+    assert_eq!(
+        request,
+        Request { command: Command::Connect, address: Address::Name("web.ztna.internal".into()), port: 80 }
+    );
     assert_eq!(used, 24);
 }
 

@@ -167,7 +167,25 @@ mod tests {
 
     #[test]
     fn malformed_lists_are_refused_whole() {
-        for bad in ["a,", ",a", "a b", "\"a", "\"a\\x\"", "\"\u{e9}\"", "a;", "a;X=1", "a;x=", "(a b)", "1234567890123456", "1.", "1.2345", "?2", ":a", "-", "a;x=\u{1}"] {
+        for bad in [
+            "a,",
+            ",a",
+            "a b",
+            "\"a",
+            "\"a\\x\"",
+            "\"\u{e9}\"",
+            "a;",
+            "a;X=1",
+            "a;x=",
+            "(a b)",
+            "1234567890123456",
+            "1.",
+            "1.2345",
+            "?2",
+            ":a",
+            "-",
+            "a;x=\u{1}",
+        ] {
             assert_eq!(parse_list(bad), None, "{bad}");
         }
     }

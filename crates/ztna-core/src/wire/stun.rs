@@ -79,7 +79,13 @@ pub fn parse_binding_request(message: &[u8]) -> Option<TransactionId> {
 /// Appends a success response of at most `max_len` bytes; pass the request's length, so that a forged source address gains a
 /// stranger nothing. OTHER-ADDRESS, then FINGERPRINT, are left out where they don't fit. `false`, and nothing appended, when
 /// even XOR-MAPPED-ADDRESS does not: send no reply. An IPv4-mapped address is reported as IPv4.
-pub fn write_binding_success(tid: TransactionId, mapped: SocketAddr, other: Option<SocketAddr>, max_len: usize, out: &mut Vec<u8>) -> bool {
+pub fn write_binding_success(
+    tid: TransactionId,
+    mapped: SocketAddr,
+    other: Option<SocketAddr>,
+    max_len: usize,
+    out: &mut Vec<u8>,
+) -> bool {
     let mapped = canonical(mapped);
     let mut left = max_len;
     let mut fits = |len: usize| {
@@ -118,7 +124,12 @@ pub fn parse_binding_success(message: &[u8]) -> Option<(TransactionId, SocketAdd
             // Of several, the first counts (RFC 8489 §14).
             XOR_MAPPED_ADDRESS if mapped.is_none() => mapped = Some(unxored(attr.value, tid)?),
             OTHER_ADDRESS if other.is_none() => other = Some(parse_address(attr.value)?),
-            XOR_MAPPED_ADDRESS | OTHER_ADDRESS | MAPPED_ADDRESS | PADDING | MESSAGE_INTEGRITY | MESSAGE_INTEGRITY_SHA256 => {}
+            XOR_MAPPED_ADDRESS
+            | OTHER_ADDRESS
+            | MAPPED_ADDRESS
+            | PADDING
+            | MESSAGE_INTEGRITY
+            | MESSAGE_INTEGRITY_SHA256 => {}
             ty if is_optional(ty) => {}
             _ => return None,
         }
@@ -161,7 +172,11 @@ fn parse(message: &[u8], ty: u16) -> Result<(TransactionId, Vec<Attribute<'_>>),
         if ty == FINGERPRINT {
             let expected = crc32(message.get(..before).unwrap_or_default()) ^ FINGERPRINT_XOR;
             if !r.is_empty() || value != expected.to_be_bytes() {
-                return Err(DecodeError::invalid("STUN FINGERPRINT", "wrong", "the last attribute, the CRC of all before it"));
+                return Err(DecodeError::invalid(
+                    "STUN FINGERPRINT",
+                    "wrong",
+                    "the last attribute, the CRC of all before it",
+                ));
             }
         }
         attributes.push(Attribute { ty, value });
@@ -255,7 +270,9 @@ fn mask(addr: SocketAddr, tid: TransactionId) -> SocketAddr {
 
 /// CRC-32 of ITU V.42, reflected, as RFC 8489 §14.7 asks. Bit by bit: messages are short and rare.
 fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |crc, &b| (0..8).fold(crc ^ u32::from(b), |c, _| (c >> 1) ^ (0xedb8_8320 & (c & 1).wrapping_neg())))
+    !bytes.iter().fold(u32::MAX, |crc, &b| {
+        (0..8).fold(crc ^ u32::from(b), |c, _| (c >> 1) ^ (0xedb8_8320 & (c & 1).wrapping_neg()))
+    })
 }
 
 #[cfg(test)]

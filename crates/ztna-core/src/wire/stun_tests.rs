@@ -67,7 +67,8 @@ fn a_changed_bit_in_the_header_or_in_a_value_is_noticed() {
 
 #[test]
 fn a_request_has_the_length_that_was_asked_for() {
-    for (asked, got) in [(0, 28), (28, 28), (31, 28), (32, 32), (76, 76), (120, 120), (1321, 1320), (1_000_000, 65_504)] {
+    for (asked, got) in [(0, 28), (28, 28), (31, 28), (32, 32), (76, 76), (120, 120), (1321, 1320), (1_000_000, 65_504)]
+    {
         let request = binding_request_padded(TID, asked);
         assert_eq!(request.len(), got);
         assert_eq!(parse_binding_request(&request), Some(TID), "{asked}");
@@ -99,7 +100,15 @@ fn our_own_request_makes_room_for_every_attribute_of_the_answer() {
 #[test]
 fn attributes_that_do_not_fit_are_left_out_and_a_reply_without_its_address_is_not_sent() {
     let (mapped, other): (SocketAddr, SocketAddr) = ("192.0.2.1:1".parse().unwrap(), "192.0.2.2:2".parse().unwrap());
-    for (max, len, has_other) in [(52, 52, true), (51, 44, true), (44, 44, true), (43, 40, false), (40, 40, false), (39, 32, false), (32, 32, false)] {
+    for (max, len, has_other) in [
+        (52, 52, true),
+        (51, 44, true),
+        (44, 44, true),
+        (43, 40, false),
+        (40, 40, false),
+        (39, 32, false),
+        (32, 32, false),
+    ] {
         let mut out = vec![0xaa];
         assert!(write_binding_success(TID, mapped, Some(other), max, &mut out));
         assert_eq!(out.len() - 1, len, "max {max}");

@@ -31,7 +31,9 @@ impl TraceParent {
         if text.len() > LEN_MAX {
             return Err(DecodeError::too_long("traceparent", text.len(), LEN_MAX));
         }
-        read(text.as_bytes()).ok_or_else(|| DecodeError::invalid("traceparent", text, "`00-<32 hex>-<16 hex>-<2 hex>`, lower case, IDs not zero"))
+        read(text.as_bytes()).ok_or_else(|| {
+            DecodeError::invalid("traceparent", text, "`00-<32 hex>-<16 hex>-<2 hex>`, lower case, IDs not zero")
+        })
     }
 }
 

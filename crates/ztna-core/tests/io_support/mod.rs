@@ -59,8 +59,16 @@ fn info(service: &str, port: u16, protocol: Protocol) -> FlowInfo {
         not_after: SystemTime::UNIX_EPOCH,
         leaf_der: Arc::from([]),
     };
-    let path =
-        PathInfo { kind: PathKind::None, relay: None, local: None, remote: None, rtt: Duration::ZERO, mtu: 1320, loss_pct: 0.0, since: Instant::now() };
+    let path = PathInfo {
+        kind: PathKind::None,
+        relay: None,
+        local: None,
+        remote: None,
+        rtt: Duration::ZERO,
+        mtu: 1320,
+        loss_pct: 0.0,
+        since: Instant::now(),
+    };
     FlowInfo { peer: Arc::new(peer), service: service.into(), port, protocol, path, traceparent: None }
 }
 
@@ -120,7 +128,12 @@ impl Machine for Loopback {
         match self.targets.get(&open.service).cloned() {
             None => self.actions.push_back(Action::Failed {
                 flow,
-                error: Error::Denied { by: DeniedBy::Connector, reason: "no policy".into(), decision: None, policy: None },
+                error: Error::Denied {
+                    by: DeniedBy::Connector,
+                    reason: "no policy".into(),
+                    decision: None,
+                    policy: None,
+                },
             }),
             Some(Target::Echo) => {} // Never answers.
             Some(target) => {
@@ -279,7 +292,14 @@ pub fn at(address: std::net::SocketAddr) -> Target {
 }
 
 pub fn open(service: &str, protocol: Protocol) -> Open {
-    Open { service: service.into(), port: None, protocol, path: PathPolicy::Auto, timeout: Duration::from_secs(2), traceparent: None }
+    Open {
+        service: service.into(),
+        port: None,
+        protocol,
+        path: PathPolicy::Auto,
+        timeout: Duration::from_secs(2),
+        traceparent: None,
+    }
 }
 
 /// Waits until `check` holds.

@@ -21,7 +21,11 @@ fn a_client_proves_its_address_by_a_retry_and_connects() {
     let mut net = Net::new();
     net.connected(Role::Agent, "alice", 1);
     let counters = net.shared.counters();
-    assert_eq!((counters.retries.get(), counters.handshakes.ok.get(), counters.connections.get()), (2, 1, 1), "a Retry for each of the two Initials");
+    assert_eq!(
+        (counters.retries.get(), counters.handshakes.ok.get(), counters.connections.get()),
+        (2, 1, 1),
+        "a Retry for each of the two Initials"
+    );
 }
 
 #[test]
@@ -106,7 +110,9 @@ fn an_agent_that_policy_does_not_admit_is_denied_with_the_reason() {
     assert_eq!((status.proxy.as_str(), status.error), ("r1", ProxyError::HttpRequestDenied));
     assert!(status.details.unwrap().contains("no policy permits"));
     let told = net.notices.iter().any(|n| match n {
-        Notice::Denied { error: ztna_core::Error::Denied { by, .. }, peer } => *by == DeniedBy::Relay && peer.as_deref() == Some("agent/bob"),
+        Notice::Denied { error: ztna_core::Error::Denied { by, .. }, peer } => {
+            *by == DeniedBy::Relay && peer.as_deref() == Some("agent/bob")
+        }
         _ => false,
     });
     assert!(told, "{:?}", net.notices);
@@ -152,10 +158,14 @@ fn a_second_bind_of_one_identity_replaces_the_first() {
     let (new, stream) = net.bound("c1", 2);
     net.until("the older is closed", |net| net.clients[old].closed.is_some() || net.clients[old].conn.is_draining());
     net.until("the older says why", |net| net.clients[old].closed.is_some());
-    let Some(Closed::ByPeer { app: true, code: REPLACED, reason }) = &net.clients[old].closed else { panic!("{:?}", net.clients[old].closed) };
+    let Some(Closed::ByPeer { app: true, code: REPLACED, reason }) = &net.clients[old].closed else {
+        panic!("{:?}", net.clients[old].closed)
+    };
     assert_eq!(*reason, format!("replaced by a newer bind from {}", addr(2)));
     let (alice, _) = net.session("alice", "c1", 3);
-    net.until("the newer is asked", |net| net.clients[new].capsules[&stream].iter().any(|c| matches!(c, Capsule::CompressionAssign { .. })));
+    net.until("the newer is asked", |net| {
+        net.clients[new].capsules[&stream].iter().any(|c| matches!(c, Capsule::CompressionAssign { .. }))
+    });
     assert!(net.clients[alice].resets.is_empty());
 }
 

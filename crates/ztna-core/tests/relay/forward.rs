@@ -26,7 +26,10 @@ fn raw_packets_pass_both_ways_after_the_acknowledgement_and_none_before() {
     }
     net.raw(addr(1), 0, &[packet(cid(AGENTS), 1, 1_320), packet(cid(AGENTS), 2, 1_320), packet(cid(AGENTS), 3, 700)]);
     net.raw(addr(2), 0, &[packet(cid(CONNECTORS), 4, 1_320)]);
-    assert_eq!(net.clients[alice].raw, [packet(cid(AGENTS), 1, 1_320), packet(cid(AGENTS), 2, 1_320), packet(cid(AGENTS), 3, 700)]);
+    assert_eq!(
+        net.clients[alice].raw,
+        [packet(cid(AGENTS), 1, 1_320), packet(cid(AGENTS), 2, 1_320), packet(cid(AGENTS), 3, 700)]
+    );
     assert_eq!(net.clients[c].raw, [packet(cid(CONNECTORS), 4, 1_320)]);
     assert_eq!(net.shared.counters().forwarded_packets.get(), 4);
 }
@@ -36,7 +39,9 @@ fn a_burst_for_several_connections_is_taken_apart_in_order() {
     let mut net = forwarded("c1");
     net.net.send_capsule(net.alice, net.stream, &Capsule::RegisterCid { context_id: 0, cid: cid(5) });
     net.net.waits_for(net.alice, net.stream, &Capsule::AckCid { context_id: 0, cid: cid(5) });
-    let burst: Vec<Vec<u8>> = [(AGENTS, 1), (AGENTS, 2), (5, 3), (0x77, 4), (AGENTS, 5)].map(|(id, mark)| packet(cid(id), mark, 1_000)).into();
+    let burst: Vec<Vec<u8>> = [(AGENTS, 1), (AGENTS, 2), (5, 3), (0x77, 4), (AGENTS, 5)]
+        .map(|(id, mark)| packet(cid(id), mark, 1_000))
+        .into();
     net.net.raw(addr(1), 0, &burst);
     let marks: Vec<u8> = net.net.clients[net.alice].raw.iter().map(|p| p[999]).collect();
     assert_eq!(marks, [1, 2, 3, 5]);
@@ -152,7 +157,10 @@ fn forwarded(name: &str) -> Forwarded {
     let (c, bind) = net.bound(name, 1);
     let (alice, stream) = net.session("alice", name, 2);
     net.until("a context is assigned", |net| {
-        net.clients[c].capsules.get(&bind).is_some_and(|all| all.iter().any(|x| matches!(x, Capsule::CompressionAssign { .. })))
+        net.clients[c]
+            .capsules
+            .get(&bind)
+            .is_some_and(|all| all.iter().any(|x| matches!(x, Capsule::CompressionAssign { .. })))
     });
     net.send_capsule(alice, stream, &Capsule::RegisterCid { context_id: 0, cid: cid(AGENTS) });
     net.send_capsule(c, bind, &Capsule::RegisterCid { context_id: 1, cid: cid(CONNECTORS) });

@@ -52,7 +52,11 @@ fn a_policy_that_no_longer_permits_it_ends_the_session_and_not_the_connection() 
     net.until("the stream is reset", |net| net.clients[alice].resets == [(stream, H3_REQUEST_REJECTED)]);
     net.waits_for(c, bind, &Capsule::CompressionClose { context_id: 1 });
     assert!(net.clients[alice].closed.is_none());
-    assert!(net.notices.iter().any(|n| matches!(n, Notice::SessionEnd { why, .. } if why.starts_with("no longer permitted: "))));
+    assert!(
+        net.notices
+            .iter()
+            .any(|n| matches!(n, Notice::SessionEnd { why, .. } if why.starts_with("no longer permitted: ")))
+    );
     let again = net.connect(alice, "c1");
     assert_eq!(net.status(alice, again), "403");
 }

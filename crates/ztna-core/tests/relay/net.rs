@@ -42,7 +42,8 @@ const POLICY: &str = r#"
 permit(principal == Agent::"alice", action == Action::"connect", resource == Service::"web");
 permit(principal, action == Action::"connect", resource == Service::"db");
 "#;
-pub const NO_POLICY: &str = r#"permit(principal == Agent::"bob", action == Action::"connect", resource == Service::"db");"#;
+pub const NO_POLICY: &str =
+    r#"permit(principal == Agent::"bob", action == Action::"connect", resource == Service::"db");"#;
 
 /// A client's place in [`Net::clients`].
 pub type Id = usize;
@@ -94,7 +95,11 @@ pub fn addr(n: u8) -> SocketAddr {
 }
 
 pub fn config() -> RelayConfig {
-    RelayConfig { public_addrs: vec![relay_addr()], stun_alt: Some((1, "192.0.2.1:3479".parse().unwrap())), ..RelayConfig::new(vec![relay_addr()]) }
+    RelayConfig {
+        public_addrs: vec![relay_addr()],
+        stun_alt: Some((1, "192.0.2.1:3479".parse().unwrap())),
+        ..RelayConfig::new(vec![relay_addr()])
+    }
 }
 
 impl Net {
@@ -108,7 +113,17 @@ impl Net {
         let snapshot = relay_snapshot(&ca, NETWORK, POLICY, "");
         let epoch = (Instant::now(), SystemTime::now());
         let loops = (0..loops).map(|i| Relay::new(shared.clone(), i, snapshot.clone(), epoch).unwrap()).collect();
-        Net { ca, shared, loops, clients: Vec::new(), notices: Vec::new(), ended: 0, sent: Vec::new(), elsewhere: Vec::new(), mtu: 1_500 }
+        Net {
+            ca,
+            shared,
+            loops,
+            clients: Vec::new(),
+            notices: Vec::new(),
+            ended: 0,
+            sent: Vec::new(),
+            elsewhere: Vec::new(),
+            mtu: 1_500,
+        }
     }
 
     /// Gives every loop a new snapshot.
@@ -135,7 +150,8 @@ impl Net {
     pub fn client_for(&mut self, role: Role, name: &str, n: u8, ttl: Duration) -> Id {
         let snapshot = snapshot(&self.ca, role, name, ttl, NETWORK, POLICY, "");
         let mut tls = TlsConfig::new(Kind::OuterClient, &snapshot).unwrap();
-        let conn = Connection::connect(&mut tls, random_cid(None), "r1.relay.example.test", addr(n), relay_addr()).unwrap();
+        let conn =
+            Connection::connect(&mut tls, random_cid(None), "r1.relay.example.test", addr(n), relay_addr()).unwrap();
         self.clients.push(Client {
             conn,
             tls,
@@ -190,7 +206,12 @@ impl Net {
     }
 
     pub fn request(&mut self, id: Id, path: &str, bind: bool) -> StreamId {
-        let mut fields = vec![(":method", "CONNECT"), (":protocol", "connect-udp"), (":scheme", "https"), (":authority", "r1.relay.example.test")];
+        let mut fields = vec![
+            (":method", "CONNECT"),
+            (":protocol", "connect-udp"),
+            (":scheme", "https"),
+            (":authority", "r1.relay.example.test"),
+        ];
         fields.extend([(":path", path), ("capsule-protocol", "?1")]);
         if bind {
             fields.push(("connect-udp-bind", "?1"));
@@ -391,7 +412,15 @@ fn relay_snapshot(ca: &Ca, network: &str, policy: &str, revoked: &str) -> Arc<Sn
     snapshot(ca, Role::Relay, "r1", Duration::from_secs(3600), network, policy, revoked)
 }
 
-fn snapshot(ca: &Ca, role: Role, name: &str, ttl: Duration, network: &str, policy: &str, revoked: &str) -> Arc<Snapshot> {
+fn snapshot(
+    ca: &Ca,
+    role: Role,
+    name: &str,
+    ttl: Duration,
+    network: &str,
+    policy: &str,
+    revoked: &str,
+) -> Arc<Snapshot> {
     let id = SpiffeId::new(DOMAIN, role, name).unwrap();
     let leaf = ca.issue(&LeafSpec::node(&id, SystemTime::now(), ttl)).unwrap();
     let files = NodeFiles {

@@ -54,7 +54,9 @@ fn one_connector_serves_two_agents_in_contexts_of_their_own() {
     net.datagram(c, bind, 1, b"for alice");
     net.datagram(c, bind, 3, b"for bob");
     net.datagram(c, bind, 5, b"for nobody");
-    net.until("both have theirs", |net| !net.clients[alice].datagrams.is_empty() && !net.clients[bob].datagrams.is_empty());
+    net.until("both have theirs", |net| {
+        !net.clients[alice].datagrams.is_empty() && !net.clients[bob].datagrams.is_empty()
+    });
     assert_eq!(net.clients[alice].payloads(a, 0), [b"for alice"]);
     assert_eq!(net.clients[bob].payloads(b, 0), [b"for bob"]);
 }
@@ -104,7 +106,8 @@ fn a_burst_of_thousands_loses_nothing() {
         net.settle();
     }
     net.until("all arrive", |net| net.clients[c].datagrams.len() == 5_000);
-    let order: Vec<u32> = net.clients[c].payloads(bind, 1).iter().map(|p| u32::from_be_bytes(p[..4].try_into().unwrap())).collect();
+    let order: Vec<u32> =
+        net.clients[c].payloads(bind, 1).iter().map(|p| u32::from_be_bytes(p[..4].try_into().unwrap())).collect();
     assert!(order.is_sorted());
 }
 
@@ -130,8 +133,11 @@ fn a_packet_too_large_for_a_leg_goes_in_a_capsule() {
 
 fn assigned(net: &Net, id: usize, stream: u64) -> Vec<u64> {
     let capsules = net.clients[id].capsules.get(&stream).map(Vec::as_slice).unwrap_or_default();
-    capsules.iter().filter_map(|c| match c {
-        Capsule::CompressionAssign { context_id, .. } => Some(*context_id),
-        _ => None,
-    }).collect()
+    capsules
+        .iter()
+        .filter_map(|c| match c {
+            Capsule::CompressionAssign { context_id, .. } => Some(*context_id),
+            _ => None,
+        })
+        .collect()
 }

@@ -28,26 +28,25 @@ export function addClientCommands(program: Command, done: (code: number) => void
     if (where.json === true) return print(JSON.stringify(status))
     for (const [key, value] of Object.entries(status)) print(`${key}: ${describe(value)}`)
   })
-  withExamples(timed(client(program, 'ping <SERVICE>', 'round trip to the connector of a service')), [
-    'ztna ping web',
-  ]).action(async (service: string, where: TimedWhere) => {
-    const timeoutMs = parseTimeout(where.timeout)
-    const answer = await request(where, { cmd: 'ping', service: parseTarget(service).service, timeoutMs })
-    const { rttMs, path } = answer as { rttMs: number; path: PathInfo }
-    print(
-      where.json === true
-        ? JSON.stringify(answer)
-        : `${service}: ${rttMs.toFixed(2)} ms, path ${path.kind} ${path.relay ?? ''}`.trimEnd(),
-    )
-  })
+  withExamples(timed(client(program, 'ping <SERVICE>', 'round trip to the connector of a service')), ['ztna ping web']).action(
+    async (service: string, where: TimedWhere) => {
+      const timeoutMs = parseTimeout(where.timeout)
+      const answer = await request(where, { cmd: 'ping', service: parseTarget(service).service, timeoutMs })
+      const { rttMs, path } = answer as { rttMs: number; path: PathInfo }
+      print(
+        where.json === true
+          ? JSON.stringify(answer)
+          : `${service}: ${rttMs.toFixed(2)} ms, path ${path.kind} ${path.relay ?? ''}`.trimEnd(),
+      )
+    },
+  )
   withExamples(timed(client(program, 'check <SERVICE>', 'ask whether a flow would be permitted: exit 0 or 3')), [
     'ztna check web',
     'ztna check dns:53 --protocol udp',
   ])
     .option('--protocol <P>', 'tcp or udp', 'tcp')
     .action(async (target: string, where: TimedWhere & { protocol: string }) => {
-      if (where.protocol !== 'tcp' && where.protocol !== 'udp')
-        throw new UsageError(`--protocol ${where.protocol}: accepted: tcp, udp`)
+      if (where.protocol !== 'tcp' && where.protocol !== 'udp') throw new UsageError(`--protocol ${where.protocol}: accepted: tcp, udp`)
       parseTarget(target)
       const timeoutMs = parseTimeout(where.timeout)
       const answer = (await request(where, {

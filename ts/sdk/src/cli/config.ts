@@ -142,9 +142,7 @@ function coerce(setting: Setting, value: unknown, source: string): Value {
       return refuse('true or false')
     case 'number': {
       const number = typeof value === 'string' && /^\d+$/.test(value) ? Number(value) : value
-      return typeof number === 'number' && Number.isSafeInteger(number) && number > 0
-        ? number
-        : refuse('a whole number from 1')
+      return typeof number === 'number' && Number.isSafeInteger(number) && number > 0 ? number : refuse('a whole number from 1')
     }
     case 'list': {
       const list = Array.isArray(value) ? value : [value]
@@ -152,8 +150,7 @@ function coerce(setting: Setting, value: unknown, source: string): Value {
     }
     case 'string':
       if (typeof value !== 'string' || value === '') return refuse(setting.choices?.join(', ') ?? 'a string')
-      if (setting.choices !== undefined && !setting.choices.includes(value))
-        return refuse(`one of ${setting.choices.join(', ')}`)
+      if (setting.choices !== undefined && !setting.choices.includes(value)) return refuse(`one of ${setting.choices.join(', ')}`)
       return value
   }
 }

@@ -22,10 +22,7 @@ export function runtimeDir(environment: NodeJS.ProcessEnv = process.env): string
 }
 
 /** Listens at `path` (0600), replacing a dead process's socket. Errors: ERR_ZTNA_CONFIG when a live one answers there. */
-export async function serveControl(
-  path: string,
-  answer: (request: Request) => Promise<unknown>,
-): Promise<{ close(): void }> {
+export async function serveControl(path: string, answer: (request: Request) => Promise<unknown>): Promise<{ close(): void }> {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
   if (await isAlive(path)) {
     throw configError(`control socket ${path}: another process answers there; stop it, or give this one --control PATH`)
@@ -33,8 +30,7 @@ export async function serveControl(
   try {
     unlinkSync(path)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT')
-      throw configError(`control socket: ${(error as Error).message}`)
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw configError(`control socket: ${(error as Error).message}`)
   }
   const open = new Set<Socket>()
   const server = createServer((socket) => {
@@ -93,8 +89,7 @@ export async function findControl(want: { control?: string; role?: string; name?
   const alive = await Promise.all(chosen.map(async (file) => ((await isAlive(join(dir, file))) ? [file] : [])))
   const [first, ...others] = alive.flat().sort()
   if (first === undefined) throw new ZtnaError('ERR_ZTNA_UNREACHABLE', `no running role found in ${dir}`)
-  if (others.length > 0)
-    throw new UsageError(`several roles run (${[first, ...others].join(', ')}): give --role, --name or --control`)
+  if (others.length > 0) throw new UsageError(`several roles run (${[first, ...others].join(', ')}): give --role, --name or --control`)
   return join(dir, first)
 }
 

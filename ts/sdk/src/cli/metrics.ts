@@ -19,9 +19,7 @@ export async function serveMetrics(role: Measured, at: HostPort): Promise<{ addr
     const healthy = role.state === 'online'
     if (path === '/healthz') {
       response.writeHead(healthy ? 200 : 503, { 'content-type': 'application/json' })
-      return response.end(
-        JSON.stringify({ state: role.state, ...(healthy ? {} : { reason: `the role is ${role.state}` }) }),
-      )
+      return response.end(JSON.stringify({ state: role.state, ...(healthy ? {} : { reason: `the role is ${role.state}` }) }))
     }
     if (path !== '/metrics') return response.writeHead(404).end()
     try {

@@ -20,9 +20,7 @@ export function createLogger(format: string | undefined, stream: Stream = proces
     if (!pretty) return void stream.write(`${JSON.stringify({ time, level, message, ...fields })}\n`)
     const label = level.toUpperCase().padEnd(5)
     const shown = color ? `\u001b[${COLORS[level]}m${label}\u001b[0m` : label
-    const rest = Object.entries(fields).map(
-      ([key, value]) => ` ${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`,
-    )
+    const rest = Object.entries(fields).map(([key, value]) => ` ${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`)
     stream.write(`${time.slice(11, 23)} ${shown} ${message}${rest.join('')}\n`)
   }
   return {

@@ -29,14 +29,13 @@ export function addPkiCommands(program: Command, done: (code: number) => void): 
     .option('--url <URL>', 'address of a relay, repeatable', collect)
     .option('--ttl <TIME>', 'life of the certificate: 90s, 30m, 24h, 7d', '24h')
     .action((dir: string, role: string, name: string, flags: IssueFlags) => {
-      if (!['agent', 'connector', 'relay'].includes(role))
-        throw new UsageError(`role "${role}" is not agent, connector or relay`)
+      if (!['agent', 'connector', 'relay'].includes(role)) throw new UsageError(`role "${role}" is not agent, connector or relay`)
       const { out, group = [], url = [], ttl } = flags
       run('issue', { dir, role, name, out, groups: group, urls: url, ttlSeconds: parseTtl(ttl) }, flags)
     })
-  add('publish <DIR> <OUT...>', 'write the network as it is now to node folders', [
-    'ztna pki publish /etc/ztna r1 c1 alice',
-  ]).action((dir: string, outs: string[], flags: JsonFlag) => run('publish', { dir, outs }, flags))
+  add('publish <DIR> <OUT...>', 'write the network as it is now to node folders', ['ztna pki publish /etc/ztna r1 c1 alice']).action(
+    (dir: string, outs: string[], flags: JsonFlag) => run('publish', { dir, outs }, flags),
+  )
   add('renew <DIR> <NAME>', 'issue a new certificate for a node', ['ztna pki renew /etc/ztna alice --out alice'])
     .requiredOption('--out <OUT>', 'folder of the node')
     .option('--ttl <TIME>', 'life of the certificate', '24h')
@@ -82,12 +81,9 @@ function run(command: PkiCommand, request: object, flags: JsonFlag): void {
 }
 
 function print(value: unknown, json: boolean): void {
-  if (json || typeof value !== 'object' || value === null)
-    return void process.stdout.write(`${JSON.stringify(value)}\n`)
+  if (json || typeof value !== 'object' || value === null) return void process.stdout.write(`${JSON.stringify(value)}\n`)
   for (const [key, item] of Object.entries(value)) {
-    const text = Array.isArray(item)
-      ? item.map((one) => (typeof one === 'string' ? one : JSON.stringify(one))).join(', ')
-      : item
+    const text = Array.isArray(item) ? item.map((one) => (typeof one === 'string' ? one : JSON.stringify(one))).join(', ') : item
     process.stdout.write(`${key}: ${typeof text === 'object' ? JSON.stringify(text) : String(text)}\n`)
   }
 }

@@ -44,14 +44,10 @@ export async function main(argv: readonly string[]): Promise<number> {
       done(await runRole(loadSettings(role, flags, process.env, process.env['ZTNA_CONFIG'] || undefined)))
     })
   }
-  withExamples(
-    withSettings(program.command('run').description('run the role that a file describes'), [
-      'agent',
-      'connector',
-      'relay',
-    ]),
-    ['ztna run --config /etc/ztna/ztna.toml', 'ZTNA_LOG_LEVEL=debug ztna run --config ztna.toml'],
-  )
+  withExamples(withSettings(program.command('run').description('run the role that a file describes'), ['agent', 'connector', 'relay']), [
+    'ztna run --config /etc/ztna/ztna.toml',
+    'ZTNA_LOG_LEVEL=debug ztna run --config ztna.toml',
+  ])
     .addOption(new Option('--config <FILE>', 'settings, with `role`').env('ZTNA_CONFIG').makeOptionMandatory())
     .action(async (flags: Record<string, unknown>) => {
       done(await runRole(loadSettings(undefined, flags, process.env, String(flags['config']))))
@@ -70,8 +66,7 @@ export async function main(argv: readonly string[]): Promise<number> {
 
 function withSettings(command: Command, roles: readonly Role[]): Command {
   for (const setting of SETTINGS.filter((known) => known.roles.some((role) => roles.includes(role)))) {
-    const fallback =
-      setting.fallback === undefined || setting.type === 'boolean' ? '' : ` (default: ${setting.fallback})`
+    const fallback = setting.fallback === undefined || setting.type === 'boolean' ? '' : ` (default: ${setting.fallback})`
     const value = setting.value === undefined ? '' : ` <${setting.value}>`
     const option = new Option(`${flagOf(setting)}${value}`, `${setting.help}${fallback}`)
     if (setting.type === 'list') {

@@ -42,9 +42,7 @@ async function operate(role: AnyRole, settings: Settings, logger: Logger, cleanu
   const print = (value: unknown): void => void process.stdout.write(`${JSON.stringify(value)}\n`)
   const events = role as NodeJS.EventEmitter
   const forwards =
-    role instanceof ZtnaAgent
-      ? settings.list('forward').flatMap((text) => parseAs(settings, 'forward', text, parseForward))
-      : []
+    role instanceof ZtnaAgent ? settings.list('forward').flatMap((text) => parseAs(settings, 'forward', text, parseForward)) : []
   const stopping = new AbortController()
   let death: ZtnaError | undefined
   let online = false
@@ -79,10 +77,7 @@ async function operate(role: AnyRole, settings: Settings, logger: Logger, cleanu
   })
   try {
     // No time limit: processes may come up in any order, and the service manager has its own.
-    await Promise.race([
-      role.start({ timeoutMs: Infinity, signal: stopping.signal }),
-      ready.then(() => new Promise<never>(() => {})),
-    ])
+    await Promise.race([role.start({ timeoutMs: Infinity, signal: stopping.signal }), ready.then(() => new Promise<never>(() => {}))])
     await ready
   } catch (error) {
     if (stopping.signal.aborted) return EXIT.ok

@@ -80,7 +80,12 @@ pub(super) fn remove_revoked_name(text: &str, at: &str, name: &str) -> Result<St
 pub(super) fn render(network: &Network, agent: Option<&str>) -> String {
     let strings = |of: &mut dyn Iterator<Item = String>| value(of.collect::<Array>());
     let ports = |ranges: &[PortRange]| {
-        value(ranges.iter().map(|r| if r.lo == r.hi { Value::from(i64::from(r.lo)) } else { Value::from(r.to_string()) }).collect::<Array>())
+        value(
+            ranges
+                .iter()
+                .map(|r| if r.lo == r.hi { Value::from(i64::from(r.lo)) } else { Value::from(r.to_string()) })
+                .collect::<Array>(),
+        )
     };
     let mut doc = DocumentMut::new();
     doc.insert("trust_domain", value(network.trust_domain.as_str()));
@@ -135,7 +140,11 @@ fn document(text: &str, at: &str) -> Result<DocumentMut> {
 /// The `[[kind]]` table of that name, made when there is none.
 fn entry<'a>(doc: &'a mut DocumentMut, at: &str, kind: &str, name: &str) -> Result<&'a mut Table> {
     let shape = || Error::config(at, format!("`{kind}` must be written as [[{kind}]] tables"));
-    let list = doc.entry(kind).or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new())).as_array_of_tables_mut().ok_or_else(shape)?;
+    let list = doc
+        .entry(kind)
+        .or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()))
+        .as_array_of_tables_mut()
+        .ok_or_else(shape)?;
     let found = list.iter().position(|t| t.get("name").and_then(Item::as_str) == Some(name));
     let index = match found {
         Some(index) => index,

@@ -21,17 +21,32 @@ pub(super) struct Prepared<'a> {
 }
 
 /// Puts together what the node `name` (`agent/alice`) gets. `key` replaces certificate and key, else those in `out` stay.
-pub(super) fn prepare<'a>(store: &Store, checked: &Checked, name: &str, out: &'a Path, key: Option<(&str, &Secret)>) -> Result<Prepared<'a>> {
+pub(super) fn prepare<'a>(
+    store: &Store,
+    checked: &Checked,
+    name: &str,
+    out: &'a Path,
+    key: Option<(&str, &Secret)>,
+) -> Result<Prepared<'a>> {
     let (role, node) = name.split_once('/').ok_or_else(|| Error::Internal(format!("`{name}` is no node's name")))?;
     let own = |file: &str| {
         let path = out.join(file);
-        read_text(&path)?.map(Secret::new).ok_or_else(|| Error::config(path.display().to_string(), format!("missing: `ztna pki renew DIR {name} --out OUT` makes a new one")))
+        read_text(&path)?.map(Secret::new).ok_or_else(|| {
+            Error::config(
+                path.display().to_string(),
+                format!("missing: `ztna pki renew DIR {name} --out OUT` makes a new one"),
+            )
+        })
     };
     let (cert, key) = match key {
         Some((cert, key)) => (Secret::new(cert.to_owned()), key.clone()),
         None => (own("cert.pem")?, own("key.pem")?),
     };
-    let mut files = vec![("key.pem", key, PRIVATE), ("cert.pem", cert, PUBLIC), ("ca.pem", Secret::new(store.ca_bundle()?), PUBLIC)];
+    let mut files = vec![
+        ("key.pem", key, PRIVATE),
+        ("cert.pem", cert, PUBLIC),
+        ("ca.pem", Secret::new(store.ca_bundle()?), PUBLIC),
+    ];
     let surplus: &[&str] = match role.parse::<Role>()? {
         Role::Agent => {
             files.push(("network.toml", Secret::new(edit::render(&checked.network, Some(node))), PUBLIC));
@@ -69,6 +84,7 @@ pub(super) fn write(prepared: &Prepared<'_>, version: u64) -> Result<()> {
             Err(e) => return Err(file_error(&path, &e)),
         }
     }
-    let manifest = serde_json::to_string_pretty(&Manifest { version, hashes }).map_err(|e| Error::Internal(e.to_string()))?;
+    let manifest =
+        serde_json::to_string_pretty(&Manifest { version, hashes }).map_err(|e| Error::Internal(e.to_string()))?;
     write_atomic(&prepared.out.join(SNAPSHOT), &format!("{manifest}\n"), PUBLIC)
 }

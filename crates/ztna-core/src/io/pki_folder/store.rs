@@ -77,9 +77,12 @@ impl Store {
         }
         let lock = lock(&ca)?;
         let path = ca.join(STATE);
-        let text = read_text(&path)?.ok_or_else(|| Error::config(path.display().to_string(), "missing: restore it from a backup of the trust folder"))?;
-        let state: State = serde_json::from_str(&text)
-            .map_err(|e| Error::config(format!("{}:{}", path.display(), e.line()), format!("damaged: {e}; restore it from a backup")))?;
+        let text = read_text(&path)?.ok_or_else(|| {
+            Error::config(path.display().to_string(), "missing: restore it from a backup of the trust folder")
+        })?;
+        let state: State = serde_json::from_str(&text).map_err(|e| {
+            Error::config(format!("{}:{}", path.display(), e.line()), format!("damaged: {e}; restore it from a backup"))
+        })?;
         if state.cas.is_empty() {
             return Err(Error::config(path.display().to_string(), "names no CA; restore it from a backup"));
         }
@@ -122,7 +125,9 @@ impl Store {
         let number = self.state.cas.last().copied().ok_or_else(|| Error::Internal("no CA".to_owned()))?;
         let read = |kind: &str| {
             let path = self.ca_path(number, kind);
-            read_text(&path)?.ok_or_else(|| Error::config(path.display().to_string(), "missing: restore it from a backup of the trust folder"))
+            read_text(&path)?.ok_or_else(|| {
+                Error::config(path.display().to_string(), "missing: restore it from a backup of the trust folder")
+            })
         };
         Ok((number, Ca { cert_pem: read("cert.pem")?, key_pem: Secret::new(read("key.pem")?) }))
     }
@@ -143,7 +148,8 @@ impl Store {
         let mut bundle = String::new();
         for number in self.state.cas.iter().rev() {
             let path = self.ca_path(*number, "cert.pem");
-            bundle += &read_text(&path)?.ok_or_else(|| Error::config(path.display().to_string(), "missing: restore it from a backup"))?;
+            bundle += &read_text(&path)?
+                .ok_or_else(|| Error::config(path.display().to_string(), "missing: restore it from a backup"))?;
         }
         Ok(bundle)
     }
@@ -158,14 +164,19 @@ impl Store {
         let read = |file: &str| read_text(&self.path(file));
         let network_text = match network {
             Some(text) => text.to_owned(),
-            None => read(NETWORK)?.ok_or_else(|| Error::config(self.at(NETWORK), "missing: a trust folder needs one; see `ztna pki init`"))?,
+            None => read(NETWORK)?.ok_or_else(|| {
+                Error::config(self.at(NETWORK), "missing: a trust folder needs one; see `ztna pki init`")
+            })?,
         };
         let network = Network::parse(&network_text, &self.at(NETWORK))?;
-        let policy_text = read(POLICY)?.ok_or_else(|| Error::config(self.at(POLICY), "missing: an empty file allows nothing"))?;
+        let policy_text =
+            read(POLICY)?.ok_or_else(|| Error::config(self.at(POLICY), "missing: an empty file allows nothing"))?;
         let policy = Policy::new(&policy_text, &network, &self.at(POLICY))?;
         let revoked_text = match revoked {
             Some(text) => text.to_owned(),
-            None => read(REVOKED)?.ok_or_else(|| Error::config(self.at(REVOKED), "missing: revocations must not be lost; restore it or make it empty"))?,
+            None => read(REVOKED)?.ok_or_else(|| {
+                Error::config(self.at(REVOKED), "missing: revocations must not be lost; restore it or make it empty")
+            })?,
         };
         let revoked = Revocations::parse(&revoked_text, &self.at(REVOKED))?;
         Ok(Checked { network, policy_text, policy, revoked_text, revoked })
@@ -174,14 +185,24 @@ impl Store {
     /// `agent/alice` for `alice` or `agent/alice`, among the nodes that were issued.
     pub fn resolve(&self, name: &str) -> Result<String> {
         let known: BTreeSet<&str> = self.state.certificates.iter().map(|c| c.name.as_str()).collect();
-        let matching: Vec<&str> = known.iter().copied().filter(|k| *k == name || k.split_once('/').is_some_and(|(_, n)| n == name)).collect();
+        let matching: Vec<&str> =
+            known.iter().copied().filter(|k| *k == name || k.split_once('/').is_some_and(|(_, n)| n == name)).collect();
         match matching.as_slice() {
             [one] => Ok((*one).to_owned()),
             [] => {
-                let list = if known.is_empty() { "none".to_owned() } else { known.into_iter().take(20).collect::<Vec<_>>().join(", ") };
-                Err(Error::config(format!("node `{}`", name.escape_debug()), format!("was never issued here; issued: {list}")))
+                let list = if known.is_empty() {
+                    "none".to_owned()
+                } else {
+                    known.into_iter().take(20).collect::<Vec<_>>().join(", ")
+                };
+                Err(Error::config(
+                    format!("node `{}`", name.escape_debug()),
+                    format!("was never issued here; issued: {list}"),
+                ))
             }
-            several => Err(Error::config(format!("node `{name}`"), format!("is ambiguous: say {}", several.join(" or ")))),
+            several => {
+                Err(Error::config(format!("node `{name}`"), format!("is ambiguous: say {}", several.join(" or "))))
+            }
         }
     }
 
@@ -231,7 +252,13 @@ pub(super) fn require_empty(dir: &Path, remedy: &str) -> Result<()> {
 
 fn lock(ca: &Path) -> Result<File> {
     let path = ca.join("lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(PRIVATE).open(&path).map_err(|e| file_error(&path, &e))?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(PRIVATE)
+        .open(&path)
+        .map_err(|e| file_error(&path, &e))?;
     flock(&file, FlockOperation::LockExclusive).map_err(|e| file_error(&path, &e.into()))?;
     Ok(file)
 }
