@@ -99,10 +99,12 @@ impl Bridge {
         match event {
             // A relay's loops change state together; one of them speaks.
             LocalEvent::Notice(Notice::State { .. }) if index > 0 => {}
-            LocalEvent::Notice(n) => drop(self.emit(&dto::notice(&n, &snapshot))),
+            LocalEvent::Notice(n) => {
+                self.emit(&dto::notice(&n, &snapshot));
+            }
             LocalEvent::Answer { op, result } => self.answer(op, result),
             LocalEvent::FlowReset { flow, error } => {
-                drop(self.emit(&json!({ "event": "flow-reset", "flow": flow.0, "error": dto::error(&error) })))
+                self.emit(&json!({ "event": "flow-reset", "flow": flow.0, "error": dto::error(&error) }));
             }
             LocalEvent::Incoming { flow, serve, info, fd } => {
                 let mut event = dto::flow(&info, flow.0, &snapshot);

@@ -138,14 +138,11 @@ impl Machine for Agent {
     }
 
     fn ping(&mut self, now: Instant, op: u64, service: &str, timeout: Duration) {
-        let open = Open {
-            service: service.to_owned(),
-            port: None,
-            protocol: Protocol::Icmp,
-            path: Default::default(),
-            timeout,
-            traceparent: None,
-        };
+        // A service that does not answer echo is reached by what it does declare.
+        let (protocol, port) =
+            self.ping_ways(service).first().map_or((Protocol::Icmp, None), |(protocol, port)| (*protocol, Some(*port)));
+        let open =
+            Open { service: service.to_owned(), port, protocol, path: Default::default(), timeout, traceparent: None };
         self.request(now, Purpose::Ping(op), open);
     }
 

@@ -117,7 +117,8 @@ impl Agent {
         let phase = match w.purpose {
             Purpose::Flow(_) => Phase::Asking,
             Purpose::Check(op) => Phase::Checking { op },
-            Purpose::Ping(op) => Phase::Pinging { op, sent: None },
+            // An echo leaves when the flow is open; any other ping is the request itself.
+            Purpose::Ping(op) => Phase::Pinging { op, sent: (w.open.protocol != Protocol::Icmp).then_some(now) },
         };
         if let Purpose::Check(op) | Purpose::Ping(op) = w.purpose {
             self.ops.insert(op, id);
@@ -222,6 +223,15 @@ impl Agent {
     }
 }
 
+/// Whether the decision is all that is asked for.
+fn asks_only(w: &Waiting) -> bool {
+    match w.purpose {
+        Purpose::Check(_) => true,
+        Purpose::Ping(_) => w.open.protocol != Protocol::Icmp,
+        Purpose::Flow(_) => false,
+    }
+}
+
 fn request_fields(w: &Waiting, zone: &str, id: FlowId) -> Fields {
     let host = format!("{}.{zone}", w.open.service);
     let mut fields: Fields = Vec::with_capacity(8);
@@ -245,7 +255,7 @@ fn request_fields(w: &Waiting, zone: &str, id: FlowId) -> Fields {
         }
     }
     add("ztna-flow", id.to_string());
-    if matches!(w.purpose, Purpose::Check(_)) {
+    if asks_only(w) {
         add("ztna-check", "?1".into());
     }
     if let Some(t) = &w.open.traceparent {
