@@ -113,6 +113,8 @@ pub struct Connection {
     /// Something was written since the congestion controller was last told that we had no more to send.
     wrote: bool,
     marks_left: u8,
+    /// Bytes sent since there was last nothing to send.
+    flight: usize,
 }
 
 impl Connection {
@@ -169,6 +171,7 @@ impl Connection {
             stash_to: None,
             wrote: true,
             marks_left: APP_LIMITED_MARKS,
+            flight: 0,
         }
     }
 
@@ -268,6 +271,7 @@ impl Connection {
     pub fn send(&mut self, out: &mut [u8]) -> Option<(usize, SocketAddr)> {
         let (n, info) = self.q.send(out).ok()?;
         self.packets += 1;
+        self.flight += n;
         Some((n, info.to))
     }
 
@@ -286,7 +290,7 @@ impl Connection {
             let sent = out.get_mut(at..).and_then(|space| self.send(space));
             let Some((n, to)) = sent else {
                 out.truncate(at);
-                if self.mark_app_limited(out.len() - start, payload) {
+                if self.mark_app_limited(payload) {
                     continue;
                 }
                 break;
@@ -310,8 +314,9 @@ impl Connection {
     }
 
     /// After a small flight: queues the PING that says so. `true` when there is one to send.
-    fn mark_app_limited(&mut self, flight: usize, payload: usize) -> bool {
-        let small = flight > 0 && flight <= SMALL_FLIGHT * payload;
+    fn mark_app_limited(&mut self, payload: usize) -> bool {
+        let small = self.flight > 0 && self.flight <= SMALL_FLIGHT * payload;
+        self.flight = 0;
         if !self.wrote || !small || self.marks_left == 0 || self.identity.is_none() {
             return false;
         }
@@ -436,6 +441,7 @@ impl Connection {
 
     /// Queues one DATAGRAM. `false`: full or too large.
     pub fn dgram_send(&mut self, payload: Vec<u8>) -> bool {
+        self.wrote = true;
         self.q.dgram_send_buf(payload).is_ok()
     }
     pub fn dgram_recv(&mut self) -> Option<Vec<u8>> {
