@@ -22,6 +22,7 @@ impl Machine for Agent {
     fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
         self.node.handle_timeout(now);
+        self.seek_again(now);
         self.place_all(now);
         self.warned_expiry = self.node.warn_expiry(now, self.warned_expiry);
         let late: Vec<FlowId> = self
@@ -215,13 +216,14 @@ impl Agent {
             }
             NodeEvent::BindRefused { error, .. } => self.node.warn(error),
             NodeEvent::Bound(_) | NodeEvent::SessionUp(_) | NodeEvent::PathChanged(_) => {}
-            NodeEvent::SessionEnded { link, .. } => {
+            NodeEvent::SessionEnded { link } => {
                 if let Some(link) = link {
                     self.session_ended(now, link);
                 }
             }
             NodeEvent::LinkReady(_) => self.place_all(now),
             NodeEvent::LinkSuspect(link) => {
+                self.node.probe_legs();
                 self.seek_session(now, link);
             }
             NodeEvent::LinkStalled(link) => {

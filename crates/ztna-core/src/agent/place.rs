@@ -147,6 +147,18 @@ impl Agent {
         legs.into_iter().any(|(_, _, leg)| self.node.open_session(now, leg, link_key))
     }
 
+    /// Looks again for sessions of links that every relay had refused one.
+    pub(super) fn seek_again(&mut self, now: Instant) {
+        let due: Vec<usize> =
+            self.node.links.iter().filter(|(_, l)| l.seek_at.is_some_and(|t| now >= t)).map(|(k, _)| k).collect();
+        for key in due {
+            if let Some(link) = self.node.links.get_mut(key) {
+                link.seek_at = None;
+            }
+            self.session_ended(now, key);
+        }
+    }
+
     /// A link lost its last session: find another, or end it with what the relays said.
     pub(super) fn session_ended(&mut self, now: Instant, link_key: usize) {
         let has = self.node.sessions.iter().any(|(_, s)| s.link == Some(link_key));
@@ -156,8 +168,9 @@ impl Agent {
         let Some(link) = self.node.links.get_mut(link_key) else { return };
         let waiting_for_relay = link.refused.is_empty();
         if link.conn.is_established() {
-            // It may live on over a relay that comes back within its idle timeout.
+            // It may live on over a relay that comes back, or where its connector binds again, within its idle timeout.
             link.refused.clear();
+            link.seek_at = Some(now + link.seek_backoff.next(crate::node::outer::random_u32()));
             return;
         }
         if !waiting_for_relay {

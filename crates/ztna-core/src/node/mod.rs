@@ -74,11 +74,9 @@ pub enum NodeEvent {
         error: Error,
     },
     SessionUp(usize),
-    /// The relay refused it or it ended. `status`: the relay's answer, where there was one.
+    /// The relay refused it or it ended: the link that it carried.
     SessionEnded {
-        relay: String,
         link: Option<usize>,
-        refused: Option<Error>,
     },
     LinkReady(usize),
     /// A stream event of an inner connection.
@@ -424,6 +422,10 @@ impl Node {
             }
         }
         link.path.set_rtt(link.conn.rtt());
+        if closed.is_none() && !self.sessions.iter().any(|(_, s)| s.link == Some(key)) {
+            // Nobody is left to be told: a close that can't be sent would keep its flows until the idle timeout.
+            closed = link.conn.local_close().map(connection::Closed::Local);
+        }
         if let Some(why) = closed {
             self.remove_link(now, key, why);
             return;

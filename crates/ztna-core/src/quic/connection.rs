@@ -476,6 +476,10 @@ impl Connection {
     pub fn is_closed(&self) -> bool {
         self.closed || self.q.is_closed()
     }
+    /// Why we closed it, from the call of [`close`](Self::close) on.
+    pub fn local_close(&self) -> Option<String> {
+        self.q.local_error().map(|e| String::from_utf8_lossy(&e.reason).into_owned())
+    }
     pub fn is_draining(&self) -> bool {
         self.q.is_draining()
     }
