@@ -13,7 +13,7 @@ const published = ['crates/ztna-napi', 'ts/sdk']
 
 const cargoLane = [
   ['rustfmt', () => must('cargo', ['fmt', '--all', '--check'])],
-  ['clippy', () => must('cargo', ['clippy', '--workspace', '--all-targets', '--locked', '--', '-D', 'warnings'])],
+  ['clippy', () => must('cargo', ['clippy', '--workspace', '--lib', '--bins', '--tests', '--locked', '--', '-D', 'warnings'])],
   ['dependencies', () => findings('./deny.mjs', 'deny')],
 ]
 

@@ -1,5 +1,14 @@
 //! Replays the corpora of the fuzz targets on a stable compiler: every file as it is, cut at every length, with every bit
 //! flipped. cargo fuzz itself needs nightly.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test says what it expects, and is its own host and clock"
+)]
 
 use std::collections::BTreeSet;
 use std::fs;

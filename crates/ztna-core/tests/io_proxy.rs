@@ -1,4 +1,13 @@
 //! UDP forwards, SOCKS5 and HTTP CONNECT, from hand-written clients and from curl.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test says what it expects, and is its own host and clock"
+)]
 
 mod io_support;
 

@@ -1,4 +1,13 @@
 //! TCP and unix streams between local sockets and a machine's flows.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test says what it expects, and is its own host and clock"
+)]
 
 mod io_support;
 

@@ -1,4 +1,13 @@
 //! The life of a trust folder: init, issue, publish, renew, revoke, rotate, as an operator runs them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test says what it expects, and is its own host and clock"
+)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -52,6 +52,7 @@ impl NativeDatagram {
     #[napi(catch_unwind)]
     pub fn recv(&self, mut into: Uint8Array) -> u32 {
         // SAFETY: the call is synchronous, so JavaScript does not touch the array while it is being filled.
+        #[allow(unsafe_code, reason = "napi has no other way to write into a Uint8Array")]
         let out = unsafe { into.as_mut() };
         self.inner.recv_into(out) as u32
     }

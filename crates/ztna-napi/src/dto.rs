@@ -14,7 +14,7 @@ pub fn error(e: &Error) -> Value {
     let mut details = json!({});
     let mut retryable = false;
     match e {
-        Error::Config { at, .. } => details["at"] = json!(at),
+        Error::Config { at, .. } => details = json!({ "at": at }),
         Error::Denied { by, reason, decision, policy } => {
             details = json!({ "by": by.to_string(), "reason": reason, "decisionId": decision, "policyId": policy });
         }
@@ -80,6 +80,14 @@ pub fn flow(info: &FlowInfo, id: u64, snapshot: &Snapshot) -> Value {
         "remoteAddress": snapshot.network.virtual_address(&info.peer.id.to_string()), "remotePort": (id % 64_511) + 1_024,
         "traceparent": info.traceparent,
     })
+}
+
+/// The fields of `event` and those of `more`.
+pub fn join(mut event: Value, more: Value) -> Value {
+    if let (Value::Object(fields), Value::Object(more)) = (&mut event, more) {
+        fields.extend(more);
+    }
+    event
 }
 
 pub fn answer(a: &Answer) -> Value {

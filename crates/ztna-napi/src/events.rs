@@ -107,21 +107,15 @@ impl Bridge {
                 self.emit(&json!({ "event": "flow-reset", "flow": flow.0, "error": dto::error(&error) }));
             }
             LocalEvent::Incoming { flow, serve, info, fd } => {
-                let mut event = dto::flow(&info, flow.0, &snapshot);
-                event["event"] = json!("incoming");
-                event["flow"] = json!(flow.0);
-                event["serve"] = json!(serve);
-                event["fd"] = json!(fd.as_raw_fd());
-                if self.emit(&event) {
+                let more = json!({ "event": "incoming", "flow": flow.0, "serve": serve, "fd": fd.as_raw_fd() });
+                if self.emit(&dto::join(dto::flow(&info, flow.0, &snapshot), more)) {
                     // JavaScript owns the descriptor from here on.
                     let _ = fd.into_raw_fd();
                 }
             }
             LocalEvent::IncomingDatagram { flow, serve, info, datagram } => {
-                let mut event = dto::flow(&info, flow.0, &snapshot);
-                event["event"] = json!("incoming-datagram");
-                event["flow"] = json!(flow.0);
-                event["serve"] = json!(serve);
+                let more = json!({ "event": "incoming-datagram", "flow": flow.0, "serve": serve });
+                let event = dto::join(dto::flow(&info, flow.0, &snapshot), more);
                 lock(&self.datagrams).insert(flow.0, datagram);
                 if !self.emit(&event) {
                     lock(&self.datagrams).remove(&flow.0);

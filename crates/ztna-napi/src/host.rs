@@ -27,6 +27,7 @@ pub fn policy_check(json: String) -> Result<String> {
 #[napi(catch_unwind)]
 pub fn peer_uid(fd: i32) -> Result<u32> {
     // SAFETY: the descriptor is borrowed for this call only; one that is not open gives an error.
+    #[allow(unsafe_code, reason = "Node gives a descriptor as a number")]
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
     let cred = rustix::net::sockopt::socket_peercred(fd)
         .map_err(|e| dto::throw(&Error::Permission(format!("peer credentials: {e}"))))?;

@@ -2,13 +2,18 @@
 //!
 //! [`Driver`] runs one [`Machine`](crate::role::Machine) on one thread. What a caller holds is a [`Handle`]; what it hears are
 //! [`LocalEvent`]s. Bulk never passes through either: a TCP flow is a file descriptor, a UDP flow a [`NodeDatagram`] ring.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)] // This is the room where the clock, sockets and threads are.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "io is the only room with sockets, files, threads and the clock"
+)]
 
 mod dial;
 mod driver;
 mod event;
 pub mod folder;
 mod handle;
+#[allow(unsafe_code, reason = "getifaddrs has no safe wrapper here")]
 mod interfaces;
 mod listener;
 mod local;

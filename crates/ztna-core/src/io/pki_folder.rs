@@ -469,7 +469,10 @@ fn claim(store: &Store, out: &Path, name: &str) -> Result<()> {
 }
 
 /// Signs a certificate, records it, runs `commit` for the operator's files, and publishes to `out`.
-#[allow(clippy::too_many_arguments)] // one caller each for issue and renew; a struct would only rename the arguments
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one caller each for issue and renew; a struct would only rename the arguments"
+)]
 fn sign(
     store: &mut Store,
     checked: &Checked,

@@ -164,7 +164,7 @@ impl Local {
         }
     }
 
-    #[allow(clippy::too_many_arguments)] // Each is one field of the request.
+    #[allow(clippy::too_many_arguments, reason = "each is one field of the request")]
     fn open_for_client(
         &mut self,
         machine: &mut dyn Machine,

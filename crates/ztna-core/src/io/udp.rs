@@ -80,17 +80,7 @@ fn enlarge(socket: &socket2::Socket) -> usize {
     #[cfg(target_os = "linux")]
     {
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, KERNEL_BUFFER);
-        let size = KERNEL_BUFFER as libc::c_int;
-        // SAFETY: the descriptor is open, and `size` is a c_int that outlives the call, as SO_SNDBUFFORCE wants.
-        unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_SNDBUFFORCE,
-                std::ptr::from_ref(&size).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            );
-        }
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(socket, KERNEL_BUFFER);
     }
     let reported = socket.recv_buffer_size().unwrap_or(0);
     // Linux reports twice the usable size (socket(7)).

@@ -1,5 +1,5 @@
 //! A machine whose two ends are in one process: a flow that is opened is dialled at once and joined to its other half in memory.
-#![allow(dead_code)] // Each test file uses its part.
+#![allow(dead_code, reason = "each test file uses its part")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, channel};

@@ -111,7 +111,7 @@ fn an_agent_that_policy_does_not_admit_is_denied_with_the_reason() {
     assert!(status.details.unwrap().contains("no policy permits"));
     let told = net.notices.iter().any(|n| match n {
         Notice::Denied { error: ztna_core::Error::Denied { by, .. }, peer } => {
-            *by == DeniedBy::Relay && peer.as_deref() == Some("agent/bob")
+            *by == DeniedBy::Relay && peer.as_ref().is_some_and(|p| p.short_name() == "agent/bob")
         }
         _ => false,
     });

@@ -1,4 +1,5 @@
 //! Devices, namespaces, the terminal and the clock. The only room with `unsafe`.
+#![allow(unsafe_code, reason = "namespaces, tun devices and signals are system calls without a safe wrapper here")]
 
 mod netns;
 mod run;
