@@ -247,14 +247,22 @@ impl Agent {
                     }
                 }
             }
-            NodeEvent::LinkClosed { peer, why, flows, refused, .. } => {
-                self.link_closed(now, &peer, &why, &flows, refused)
+            NodeEvent::LinkClosed { peer, why, flows, refused, cause, .. } => {
+                self.link_closed(now, &peer, &why, &flows, refused, cause)
             }
         }
     }
 
-    fn link_closed(&mut self, now: Instant, peer: &str, why: &Closed, flows: &[FlowId], refused: Vec<(String, Error)>) {
-        let error = match why {
+    fn link_closed(
+        &mut self,
+        now: Instant,
+        peer: &str,
+        why: &Closed,
+        flows: &[FlowId],
+        refused: Vec<(String, Error)>,
+        cause: Option<Error>,
+    ) {
+        let error = cause.unwrap_or_else(|| match why {
             Closed::Refused(r) => Error::Identity(format!("the certificate of connector `{peer}` was refused: {r}")),
             Closed::ByPeer { app: false, code, .. } if (0x100..0x200).contains(code) => Error::Denied {
                 by: DeniedBy::Connector,
@@ -277,7 +285,7 @@ impl Agent {
                 reason: None,
                 tried: Vec::new(),
             },
-        };
+        });
         self.ask_again(now, flows);
         let open: Vec<FlowId> = flows
             .iter()

@@ -167,6 +167,13 @@ impl Agent {
         }
         let Some(link) = self.node.links.get_mut(link_key) else { return };
         let waiting_for_relay = link.refused.is_empty();
+        let denied = link.refused.iter().map(|(_, e)| e).find(|e| matches!(e, Error::Denied { .. })).cloned();
+        if let Some(denied) = denied.filter(|_| link.refused.iter().all(|(_, e)| matches!(e, Error::Denied { .. }))) {
+            // Policy took the connector away from us: its flows end now, not at the idle timeout.
+            link.cause = Some(denied);
+            self.node.close_link(link_key, crate::quic::connection::H3_NO_ERROR, "no relay permits the connector");
+            return;
+        }
         if link.conn.is_established() {
             // It may live on over a relay that comes back, or where its connector binds again, within its idle timeout.
             link.refused.clear();

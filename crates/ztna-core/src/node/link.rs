@@ -40,6 +40,8 @@ pub struct Link {
     pub expires: Option<SystemTime>,
     /// Agent: relays that refused a session, so that each is asked once.
     pub refused: Vec<(String, crate::error::Error)>,
+    /// Why we end it, for its flows; `None` where the close itself says it.
+    pub cause: Option<crate::error::Error>,
     /// Agent: when to look for a session again after every relay has refused one.
     pub seek_at: Option<Instant>,
     pub seek_backoff: Backoff,
@@ -62,6 +64,7 @@ impl Link {
             initial_dcid: None,
             expires: None,
             refused: Vec::new(),
+            cause: None,
             seek_at: None,
             seek_backoff: Backoff::default(),
         }

@@ -100,6 +100,7 @@ pub enum NodeEvent {
         why: connection::Closed,
         flows: Vec<crate::id::FlowId>,
         refused: Vec<(String, Error)>,
+        cause: Option<Error>,
     },
     PathChanged(usize),
 }
@@ -418,6 +419,7 @@ impl Node {
         if self.is_agent && link.conn.packets() >= self.key_limit.successor {
             link.retiring = true;
             if link.conn.packets() >= self.key_limit.cut {
+                link.cause = Some(Error::Limit("the connection's packets under one key (RFC 9001 B.1)".into()));
                 link.conn.close(connection::H3_NO_ERROR, "key limit reached (RFC 9001 B.1)");
             }
         }
@@ -520,7 +522,14 @@ impl Node {
         if let connection::Closed::Refused(r) = &why {
             *self.counters.handshakes.entry(r.as_str()).or_default() += 1;
         }
-        self.events.push_back(NodeEvent::LinkClosed { link: key, peer: link.peer, why, flows, refused: link.refused });
+        self.events.push_back(NodeEvent::LinkClosed {
+            link: key,
+            peer: link.peer,
+            why,
+            flows,
+            refused: link.refused,
+            cause: link.cause,
+        });
     }
 
     /// All inner connections gone or closing, for a drain.

@@ -1,0 +1,365 @@
+//! A whole network in memory: relays, connectors and agents as machines, packets handed from one to the other. Echo services are
+//! played by the connectors' side of this file. The only clock is the real one, which quiche reads.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use ztna_core::agent::Agent;
+use ztna_core::connector::{Connector, Serve};
+use ztna_core::node::KeyLimit;
+use ztna_core::quic::Wrote;
+use ztna_core::relay::{Relay, RelayConfig, Shared};
+use ztna_core::role::{Action, Answer, Arrival, Machine, Notice, Open, PathPolicy, Read, Target};
+use ztna_core::trust::pki::{Ca, LeafSpec};
+use ztna_core::trust::{NodeFiles, Protocol, Secret, Snapshot};
+use ztna_core::{Error, FlowId, Role, SpiffeId};
+
+const DOMAIN: &str = "example.test";
+const HOUR: Duration = Duration::from_secs(3_600);
+pub const POLICY: &str =
+    r#"permit(principal == Agent::"alice", action == Action::"connect", resource == Service::"web");"#;
+
+/// Who a machine is, and the address that its packets come from.
+enum Node {
+    Agent(Box<Agent>),
+    Connector(Box<Connector>),
+    Relay(Box<Relay>),
+}
+
+impl Node {
+    fn machine(&mut self) -> &mut dyn Machine {
+        match self {
+            Node::Agent(m) => m.as_mut(),
+            Node::Connector(m) => m.as_mut(),
+            Node::Relay(m) => m.as_mut(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    Opened,
+    Failed(Error),
+    Reset(Error),
+}
+
+pub struct World {
+    ca: Ca,
+    network: String,
+    policy: String,
+    nodes: BTreeMap<SocketAddr, Node>,
+    pub outcomes: BTreeMap<FlowId, Outcome>,
+    /// Bytes that an agent's flow has received.
+    pub received: BTreeMap<FlowId, Vec<u8>>,
+    pub answers: BTreeMap<u64, Result<Answer, Error>>,
+    pub notices: Vec<(SocketAddr, Notice)>,
+    /// What connector flows hold to write back.
+    echo: BTreeMap<(SocketAddr, FlowId), Vec<u8>>,
+    next_flow: u64,
+    /// Raw short-header packets that a relay sent on, by its address.
+    pub packets: u64,
+    /// Packets to drop: `true` loses it. From, to, bytes.
+    #[allow(clippy::type_complexity, reason = "one closure of a test")]
+    pub lose: Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> bool>,
+}
+
+pub fn relay_at(n: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, n], 4433))
+}
+pub fn node_at(n: u8) -> SocketAddr {
+    SocketAddr::from(([198, 51, 100, n], 40_000))
+}
+
+impl World {
+    /// A network with the relays r1..rN, not started, and service `web` on the named connectors.
+    pub fn new(relays: u8, connectors: &[&str]) -> World {
+        let mut network = format!("trust_domain = \"{DOMAIN}\"\n");
+        for n in 1..=relays {
+            network.push_str(&format!("[[relay]]\nname = \"r{n}\"\nurls = [\"https://{}\"]\n", relay_at(n)));
+        }
+        let list: Vec<String> = connectors.iter().map(|c| format!("\"{c}\"")).collect();
+        for (service, ports) in [("web", "tcp = [80]\nudp = [53]\nicmp = true"), ("secret", "tcp = [80]")] {
+            network
+                .push_str(&format!("[[service]]\nname = \"{service}\"\nconnectors = [{}]\n{ports}\n", list.join(", ")));
+        }
+        network.push_str("[[agent]]\nname = \"alice\"\n[[agent]]\nname = \"bob\"\n");
+        World {
+            ca: Ca::generate(DOMAIN, SystemTime::now()).unwrap(),
+            network,
+            policy: POLICY.into(),
+            nodes: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            received: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            notices: Vec::new(),
+            echo: BTreeMap::new(),
+            next_flow: 1,
+            packets: 0,
+            lose: Box::new(|_, _, _| false),
+        }
+    }
+
+    pub fn tunnel_only(&mut self) {
+        self.network = format!("relay_mode = \"tunnel\"\n{}", self.network);
+    }
+
+    fn snapshot(&self, role: Role, name: &str) -> Arc<Snapshot> {
+        let id = SpiffeId::new(DOMAIN, role, name).unwrap();
+        let leaf = self.ca.issue(&LeafSpec::node(&id, SystemTime::now(), HOUR)).unwrap();
+        let files = NodeFiles {
+            cert_pem: leaf.cert_pem,
+            key_pem: Secret::new(leaf.key_pem.expose().to_owned()),
+            ca_pem: self.ca.cert_pem.clone(),
+            network_toml: self.network.clone(),
+            policy_cedar: (role != Role::Agent).then(|| self.policy.clone()),
+            revoked_toml: (role != Role::Agent).then(String::new),
+            version: 1,
+            folder: None,
+        };
+        Arc::new(Snapshot::from_files(&files, SystemTime::now()).unwrap())
+    }
+
+    pub fn start_relay(&mut self, n: u8) {
+        let shared = Shared::new(RelayConfig::new(vec![relay_at(n)]), 1, Arc::new(|_| ()));
+        let epoch = (Instant::now(), SystemTime::now());
+        let relay = Relay::new(shared, 0, self.snapshot(Role::Relay, &format!("r{n}")), epoch).unwrap();
+        self.nodes.insert(relay_at(n), Node::Relay(Box::new(relay)));
+    }
+
+    pub fn start_connector(&mut self, at: SocketAddr, name: &str) {
+        let snapshot = self.snapshot(Role::Connector, name);
+        let mut c = Connector::new(snapshot, false, Instant::now(), SystemTime::now()).unwrap();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let target = Target::Host { host: "127.0.0.1".into(), port: 8080 };
+            let (service, max_connections, closing) = ("web".into(), None, false);
+            c.serve(Serve { service, protocol, ports: None, target, max_connections, closing }).unwrap();
+        }
+        self.nodes.insert(at, Node::Connector(Box::new(c)));
+    }
+
+    pub fn start_agent(&mut self, at: SocketAddr, name: &str, limit: Option<KeyLimit>) {
+        let mut a = Agent::new(self.snapshot(Role::Agent, name), Instant::now(), SystemTime::now()).unwrap();
+        if let Some(limit) = limit {
+            a.set_key_limit(limit);
+        }
+        self.nodes.insert(at, Node::Agent(Box::new(a)));
+    }
+
+    /// A process killed: its machine is gone without a word.
+    pub fn kill(&mut self, at: SocketAddr) {
+        self.nodes.remove(&at);
+    }
+
+    pub fn agent(&self, at: SocketAddr) -> &Agent {
+        match self.nodes.get(&at) {
+            Some(Node::Agent(a)) => a,
+            _ => panic!("no agent at {at}"),
+        }
+    }
+
+    /// Publishes another policy to relays and connectors.
+    pub fn set_policy(&mut self, policy: &str) {
+        self.policy = policy.into();
+        let names: Vec<(SocketAddr, Role, String)> = self
+            .nodes
+            .iter()
+            .filter_map(|(at, n)| match n {
+                Node::Connector(c) => Some((*at, Role::Connector, c.node().snapshot.identity().id.name().to_owned())),
+                Node::Relay(_) => {
+                    Some((*at, Role::Relay, format!("r{}", at.ip().to_string().rsplit('.').next().unwrap())))
+                }
+                Node::Agent(_) => None,
+            })
+            .collect();
+        for (at, role, name) in names {
+            let snapshot = self.snapshot(role, &name);
+            self.nodes.get_mut(&at).unwrap().machine().handle_snapshot(Instant::now(), snapshot);
+        }
+    }
+
+    pub fn open(&mut self, at: SocketAddr, service: &str, protocol: Protocol, timeout: Duration) -> FlowId {
+        let flow = FlowId(self.next_flow);
+        self.next_flow += 1;
+        let open =
+            Open { service: service.into(), port: None, protocol, path: PathPolicy::Auto, timeout, traceparent: None };
+        self.nodes.get_mut(&at).unwrap().machine().open(Instant::now(), flow, open);
+        flow
+    }
+
+    pub fn ping(&mut self, at: SocketAddr, op: u64) {
+        self.nodes.get_mut(&at).unwrap().machine().ping(Instant::now(), op, "web", Duration::from_secs(5));
+    }
+
+    pub fn check(&mut self, at: SocketAddr, op: u64, service: &str) {
+        let timeout = Duration::from_secs(5);
+        let (port, protocol, path) = (None, Protocol::Tcp, PathPolicy::Auto);
+        let open = Open { service: service.into(), port, protocol, path, timeout, traceparent: None };
+        self.nodes.get_mut(&at).unwrap().machine().check(Instant::now(), op, open);
+    }
+
+    /// Writes all of `data` to an agent's flow, turning the world as needed.
+    pub fn write(&mut self, at: SocketAddr, flow: FlowId, data: &[u8], fin: bool) {
+        let mut sent = 0;
+        let until = Instant::now() + Duration::from_secs(20);
+        while sent < data.len() || fin {
+            let machine = self.nodes.get_mut(&at).unwrap().machine();
+            match machine.stream_write(flow, &data[sent..], fin) {
+                Wrote::Bytes(n) => sent += n,
+                Wrote::Blocked => {}
+                other => panic!("write: {other:?}"),
+            }
+            if fin && sent == data.len() {
+                return;
+            }
+            self.turn();
+            assert!(Instant::now() < until, "the write does not get on: {sent} of {}", data.len());
+        }
+    }
+
+    pub fn datagram(&mut self, at: SocketAddr, flow: FlowId, payload: &[u8]) -> bool {
+        self.nodes.get_mut(&at).unwrap().machine().datagram_write(flow, payload)
+    }
+
+    /// Writes as much of `data` as goes within one turn.
+    pub fn until_written(&mut self, at: SocketAddr, flow: FlowId, data: &[u8]) {
+        if let Some(node) = self.nodes.get_mut(&at) {
+            node.machine().stream_write(flow, data, false);
+        }
+        self.turn();
+    }
+
+    pub fn shut_down(&mut self, at: SocketAddr, within: Duration) {
+        self.nodes.get_mut(&at).unwrap().machine().shut_down(Instant::now(), within);
+    }
+
+    pub fn has(&self, at: SocketAddr) -> bool {
+        self.nodes.contains_key(&at)
+    }
+
+    /// Turns until `done` or ten seconds are over; tells which.
+    pub fn until(&mut self, mut done: impl FnMut(&World) -> bool) -> bool {
+        let until = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < until {
+            self.turn();
+            if done(self) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Opens a flow and waits until it is open.
+    pub fn opened(&mut self, at: SocketAddr, service: &str) -> FlowId {
+        let flow = self.open(at, service, Protocol::Tcp, Duration::from_secs(8));
+        assert!(self.until(|w| w.outcomes.contains_key(&flow)), "no outcome");
+        assert_eq!(self.outcomes.get(&flow), Some(&Outcome::Opened));
+        flow
+    }
+
+    /// One turn of every loop.
+    pub fn turn(&mut self) {
+        let now = Instant::now();
+        let all: Vec<SocketAddr> = self.nodes.keys().copied().collect();
+        let mut moved = false;
+        for at in all {
+            let mut out = Vec::new();
+            if let Some(node) = self.nodes.get_mut(&at) {
+                let m = node.machine();
+                if m.poll_timeout().is_some_and(|t| t <= now) {
+                    m.handle_timeout(now);
+                }
+                m.process(now);
+            }
+            self.act(at, now);
+            let Some(node) = self.nodes.get_mut(&at) else { continue };
+            node.machine().process(now);
+            for _ in 0..256 {
+                let mut bytes = Vec::new();
+                let Some(t) = node.machine().poll_transmit(now, &mut bytes) else { break };
+                out.push((t, bytes));
+            }
+            for (t, bytes) in out {
+                moved = true;
+                self.deliver(now, at, t.to, t.segment, &bytes);
+            }
+        }
+        if !moved {
+            std::thread::sleep(Duration::from_micros(300));
+        }
+    }
+
+    fn deliver(&mut self, now: Instant, from: SocketAddr, to: SocketAddr, segment: usize, bytes: &[u8]) {
+        for packet in bytes.chunks(segment.max(1)) {
+            self.packets += 1;
+            if (self.lose)(from, to, packet) {
+                continue;
+            }
+            if let Some(node) = self.nodes.get_mut(&to) {
+                let arrival = Arrival { socket: 0, from, to: Some(to.ip()), stride: packet.len() };
+                node.machine().handle_packets(now, arrival, &mut packet.to_vec());
+            }
+        }
+    }
+
+    fn act(&mut self, at: SocketAddr, now: Instant) {
+        while let Some(action) = self.nodes.get_mut(&at).and_then(|n| n.machine().poll_action()) {
+            let Some(node) = self.nodes.get_mut(&at) else { return };
+            let is_agent = matches!(node, Node::Agent(_));
+            let m = node.machine();
+            match action {
+                Action::Dial { flow, .. } => m.flow_connected(now, flow),
+                Action::Opened { flow, .. } => drop(self.outcomes.insert(flow, Outcome::Opened)),
+                Action::Failed { flow, error } => drop(self.outcomes.insert(flow, Outcome::Failed(error))),
+                Action::Reset { flow, error } if is_agent => drop(self.outcomes.insert(flow, Outcome::Reset(error))),
+                Action::Reset { flow, .. } => drop(self.echo.remove(&(at, flow))),
+                Action::Datagram { flow, payload } if is_agent => {
+                    self.received.entry(flow).or_default().extend(payload)
+                }
+                Action::Datagram { flow, payload } => drop(m.datagram_write(flow, &payload)),
+                Action::Readable(flow) | Action::Writable(flow) if !is_agent => self.echo_back(at, flow),
+                Action::Readable(flow) => self.read(at, flow),
+                Action::Writable(_) => {}
+                Action::Answer { op, result } => drop(self.answers.insert(op, result)),
+                Action::Notice(n) => self.notices.push((at, n)),
+                Action::End(_) => {
+                    self.nodes.remove(&at);
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, at: SocketAddr, flow: FlowId) {
+        let mut buf = [0u8; 16_384];
+        while let Some(node) = self.nodes.get_mut(&at) {
+            match node.machine().stream_read(flow, &mut buf) {
+                Read::Bytes(n) => self.received.entry(flow).or_default().extend_from_slice(&buf[..n]),
+                Read::Blocked | Read::Finished => return,
+            }
+        }
+    }
+
+    fn echo_back(&mut self, at: SocketAddr, flow: FlowId) {
+        let mut buf = [0u8; 16_384];
+        let Some(node) = self.nodes.get_mut(&at) else { return };
+        let m = node.machine();
+        let held = self.echo.entry((at, flow)).or_default();
+        let mut fin = false;
+        loop {
+            match m.stream_read(flow, &mut buf) {
+                Read::Bytes(n) => held.extend_from_slice(&buf[..n]),
+                Read::Blocked => break,
+                Read::Finished => {
+                    fin = true;
+                    break;
+                }
+            }
+        }
+        if (!held.is_empty() || fin)
+            && let Wrote::Bytes(n) = m.stream_write(flow, held, fin)
+        {
+            held.drain(..n);
+        }
+    }
+}
