@@ -78,7 +78,11 @@ pub fn start(role: Role, o: &RoleOptions, observer: impl Fn(usize) -> Observer) 
     let (snapshot, source) = load(&o.network)?;
     let own = snapshot.identity().id.role();
     if own != role {
-        return Err(Error::Identity(format!("`{}` is a {own}'s identity; this is a {role}", snapshot.identity().id)));
+        let article = if own == Role::Agent { "an" } else { "a" };
+        return Err(Error::Identity(format!(
+            "`{}` is {article} {own}'s identity; this is `{role}`",
+            snapshot.identity().id
+        )));
     }
     let key_limit =
         o.limits.as_ref().and_then(|l| l.packets_per_key).map(|n| KeyLimit { successor: n, cut: n.saturating_mul(2) });

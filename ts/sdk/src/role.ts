@@ -51,6 +51,8 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   #listen: readonly string[] = []
   #native: NativeRole | undefined
   #running = false
+  // Native may be online before what JavaScript reads for itself is there.
+  #prepared = false
   #attempt: StartAttempt | undefined
   #closing: Promise<void> | undefined
   #stopLogging: (() => void) | undefined
@@ -232,6 +234,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     if (!this.#referenced) this.#keepAlive.unref()
     this.#follow()
     await this.onStarted()
+    this.#prepared = true
     this.fire('identity', ...([this.#identity] as E['identity']))
     this.#settleOnline()
   }
@@ -270,7 +273,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   }
 
   #settleOnline(): void {
-    if (this.#state !== 'online' || !this.#running || this.#attempt === undefined || this.#attempt.over) return
+    if (this.#state !== 'online' || !this.#prepared || this.#attempt === undefined || this.#attempt.over) return
     this.#attempt.succeed()
     this.#attempt = undefined
   }
@@ -309,6 +312,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
       this.warn(fromNative(error))
     }
     this.#running = false
+    this.#prepared = false
     this.#native = undefined
     this.#stopLogging?.()
     this.#stopLogging = undefined
