@@ -245,6 +245,11 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   }
 
   /** @internal */
+  protected override onDraining(): void {
+    this.#http.drain()
+  }
+
+  /** @internal */
   protected override onEnded(_why: ZtnaError): void {
     this.#flows.clear()
     this.#http.close()

@@ -260,6 +260,9 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   /** @internal Runs when the native thread does, before `online` is reported. */
   protected async onStarted(): Promise<void> {}
 
+  /** @internal The drain begins: let go of what is idle. */
+  protected onDraining(): void {}
+
   #follow(): void {
     this.#following = new AbortController()
     const role = this.running()
@@ -315,6 +318,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     if (attempt !== undefined && !attempt.over) attempt.fail(this.#closedError())
     if (this.#state !== 'new' && this.#state !== 'closed') this.#setState('draining')
     await attempt?.ended
+    this.onDraining()
     await this.#end(drainMs, this.#closedError())
     this.#feed.close()
     this.#setState('closed')
