@@ -43,9 +43,13 @@ export class NativeRole {
   forward(json: string): Promise<string>
   /** Connections that are open through a forward. */
   forwardConnections(id: number): number
+  /** Stops listening and resets its connections. */
   forwardClose(id: number): Promise<void>
   /** Offers a service at this connector: → serve id. Without a target its flows arrive as `incoming` events. */
   serve(json: string): Promise<number>
+  /** Flows of a served service that are open. */
+  serveConnections(id: number): number
+  /** Takes no more flows; after `drainMs` those that are open are reset. */
   unserve(id: number, drainMs: number): Promise<void>
   /** The UDP flow announced by an `incoming-datagram` event. */
   takeDatagram(flow: number): NativeDatagram
@@ -77,12 +81,15 @@ export class NativeDatagram {
   readonly maxDatagramSize: number
   /** Returns how many of `buffers`, from the first on, were queued. */
   send(buffers: Uint8Array[]): number
-  /** Fills `into` with datagrams, each behind its length (16 bits); returns the bytes filled, 0 when none waits. */
+  /** Whether the flow is over; what was received before can still be taken. */
+  readonly closed: boolean
+  /** Fills `into` with datagrams, each behind its length (16 bits, little-endian); returns the bytes filled, 0 when none waits. */
   recv(into: Uint8Array): number
   /** Called once when datagrams wait; not again before they were taken. */
   onReadable(callback: () => void): void
   /** Datagrams lost in this flow's queues so far. */
   dropped(): number
+  /** Ends the flow. */
   close(): void
 }
 
@@ -96,4 +103,5 @@ export function peerUid(fd: number): number
 export function sdNotify(state: string): boolean
 /** Where log lines go, in batches: a JSON array of `{ level, target, message, fields, time }`. */
 export function setLogSink(level: string, callback: ((linesJson: string) => void) | null): void
+/** The version of the addon. */
 export function version(): string

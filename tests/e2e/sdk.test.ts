@@ -30,7 +30,8 @@ beforeAll(async () => {
   connector = await new ZtnaConnector({ network: `${lab.dir}/connector-c1`, authorize }).start()
   agent = await new ZtnaAgent({ network: `${lab.dir}/agent-alice` }).start()
   const listener = (request: IncomingMessage, response: import('node:http').ServerResponse): void => {
-    response.end(JSON.stringify({ name: identityOf(request).name, ip: request.socket.remoteAddress, url: request.url }))
+    const { name, groups } = identityOf(request)
+    response.end(JSON.stringify({ name, groups, ip: request.socket.remoteAddress, url: request.url }))
   }
   await connector.serve('app', { http: createServer(listener) }, { port: 80 })
   await connector.serve(
@@ -181,6 +182,18 @@ test('statistics, status and metrics tell what runs', async () => {
   socket.destroy()
 })
 
+test('an agent issued while all run is known by its groups after a publish', async () => {
+  await lab.trust.issue('agent', 'bob', { groups: ['eng', 'ops'] })
+  await lab.trust.publish()
+  const bob = await new ZtnaAgent({ network: `${lab.dir}/agent-bob` }).start()
+  const body = await until(async () => (await bob.fetch('http://app.ztna.internal/')).json())
+  expect(body).toMatchObject({ name: 'bob', groups: ['eng', 'ops'] })
+  const started = Date.now()
+  await bob.close()
+  // The pool's idle connection is nothing to wait for.
+  expect(Date.now() - started).toBeLessThan(2_000)
+})
+
 test('closing an agent with live sockets ends them, and everything it offered', async () => {
   const other = await new ZtnaAgent({ network: `${lab.dir}/agent-alice` }).start()
   const socket = await other.connect('sink:2')
@@ -224,6 +237,18 @@ test('a served service takes no more after close() while its open flows finish',
   expect(await text(echo)).toBe('still here')
   expect(served.connections).toBe(0)
 })
+
+/** The first answer that is not an error, within five seconds: relay and connector reload within one. */
+async function until<T>(ask: () => Promise<T>): Promise<T> {
+  for (const end = Date.now() + 5_000; ;) {
+    try {
+      return await ask()
+    } catch (error) {
+      if (Date.now() > end) throw error
+      await new Promise((resolve) => setTimeout(resolve, 100))
+    }
+  }
+}
 
 async function lastTaken(): Promise<ZtnaSocket> {
   for (;;) {

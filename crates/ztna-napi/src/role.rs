@@ -75,7 +75,9 @@ impl NativeRole {
         }
         let result = running::load(&self.options.network).and_then(|(snapshot, _)| {
             self.bridge.set_snapshot(snapshot);
-            let started = running::start(self.role, &self.options, |index| self.bridge.observer(index))?;
+            let bridge = self.bridge.clone();
+            let adopt: running::Adopt = Arc::new(move |snapshot| bridge.set_snapshot(snapshot));
+            let started = running::start(self.role, &self.options, &adopt, |index| self.bridge.observer(index))?;
             self.bridge.begin(started.running.loops());
             self.bridge.set_snapshot(started.snapshot.clone());
             let own = started.snapshot.identity();
@@ -171,9 +173,18 @@ impl NativeRole {
             return Err(Error::config("network", "it is held in memory: use update()"));
         };
         let snapshot = Arc::new(Snapshot::from_files(&read_folder(folder)?, SystemTime::now())?);
+        self.check_role(&snapshot)?;
         let changed = self.bridge.snapshot().is_none_or(|old| old.version != snapshot.version);
         self.adopt(s, snapshot.clone());
         Ok(json!({ "version": snapshot.version, "changed": changed }).to_string())
+    }
+
+    fn check_role(&self, snapshot: &Snapshot) -> std::result::Result<(), Error> {
+        let id = &snapshot.identity().id;
+        if id.role() == self.role {
+            return Ok(());
+        }
+        Err(Error::Identity(format!("`{id}` is not the identity of a role `{}`", self.role)))
     }
 
     fn adopt(&self, s: &Started, snapshot: Arc<Snapshot>) {
@@ -188,9 +199,7 @@ impl NativeRole {
         let result = running::from_memory(files).and_then(|snapshot| {
             let started = lock(&self.started);
             let s = started.as_ref().ok_or_else(|| Error::Closed("the role is not running".into()))?;
-            if snapshot.identity().id.role() != self.role {
-                return Err(Error::Identity(format!("`{}` is not a {}'s identity", snapshot.identity().id, self.role)));
-            }
+            self.check_role(&snapshot)?;
             self.adopt(s, snapshot);
             Ok(())
         });
@@ -374,6 +383,12 @@ impl NativeRole {
         let result = result.and_then(|serve| connector.call(move |d| d.machine().serve(serve)).and_then(|r| r));
         settle(deferred, result.map(|id| id as i64));
         Ok(promise)
+    }
+
+    #[napi(catch_unwind)]
+    pub fn serve_connections(&self, id: i64) -> Result<u32> {
+        let connector = self.connector()?;
+        Ok(connector.call(move |d| d.machine().serve_connections(id as u64)).unwrap_or(0) as u32)
     }
 
     #[napi(catch_unwind, ts_return_type = "Promise<void>")]

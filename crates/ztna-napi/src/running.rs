@@ -60,25 +60,37 @@ pub fn from_memory(files: options::Files) -> Result<Arc<Snapshot>> {
     Ok(Arc::new(Snapshot::from_files(&files.into_node(version), SystemTime::now())?))
 }
 
-fn watch(folder: &Path) -> Watch {
+/// Hears of every snapshot that a loop takes from its folder.
+pub type Adopt = Arc<dyn Fn(Arc<Snapshot>) + Send + Sync>;
+
+fn watch(folder: &Path, adopt: &Adopt) -> Watch {
     let mut watch = FolderWatch::new(folder);
+    let adopt = adopt.clone();
     Box::new(move |wall| {
         let read = watch.poll(Instant::now())?;
-        Some(read.and_then(|files| Ok(Arc::new(Snapshot::from_files(&files, wall)?))))
+        Some(read.and_then(|files| {
+            let snapshot = Arc::new(Snapshot::from_files(&files, wall)?);
+            adopt(snapshot.clone());
+            Ok(snapshot)
+        }))
     })
 }
 
 /// Starts the role that the options and the identity ask for. `observer` makes one observer for each loop.
-pub fn start(role: Role, o: &RoleOptions, observer: impl Fn(usize) -> Observer) -> Result<Started> {
+pub fn start(role: Role, o: &RoleOptions, adopt: &Adopt, observer: impl Fn(usize) -> Observer) -> Result<Started> {
     let folder_watch = match &o.network {
         // Made before the first read, so that no change in between is missed.
-        NetworkSource::Folder { folder } => Some(watch(Path::new(folder))),
+        NetworkSource::Folder { folder } => Some(watch(Path::new(folder), adopt)),
         NetworkSource::Files { .. } => None,
     };
     let (snapshot, source) = load(&o.network)?;
     let own = snapshot.identity().id.role();
     if own != role {
-        return Err(Error::Identity(format!("`{}` is a {own}'s identity; this is a {role}", snapshot.identity().id)));
+        let article = if own == Role::Agent { "an" } else { "a" };
+        return Err(Error::Identity(format!(
+            "`{}` is {article} {own}'s identity; this is `{role}`",
+            snapshot.identity().id
+        )));
     }
     let key_limit =
         o.limits.as_ref().and_then(|l| l.packets_per_key).map(|n| KeyLimit { successor: n, cut: n.saturating_mul(2) });
@@ -116,12 +128,12 @@ pub fn start(role: Role, o: &RoleOptions, observer: impl Fn(usize) -> Observer) 
         Role::Relay => start_relay(o, &snapshot, &observer, &mut warnings)?,
     };
     if let Some(first) = folder_watch {
-        set_watches(&running, first, &source);
+        set_watches(&running, first, &source, adopt);
     }
     Ok(Started { running, snapshot, source, listen, warnings })
 }
 
-fn set_watches(running: &Running, first: Watch, source: &Source) {
+fn set_watches(running: &Running, first: Watch, source: &Source, adopt: &Adopt) {
     match running {
         Running::Agent(h) => {
             h.post(Box::new(move |d| d.set_watch(first)));
@@ -134,7 +146,7 @@ fn set_watches(running: &Running, first: Watch, source: &Source) {
             for h in loops {
                 let next = match (first.take(), source) {
                     (Some(w), _) => w,
-                    (None, Source::Folder(folder)) => watch(folder),
+                    (None, Source::Folder(folder)) => watch(folder, adopt),
                     (None, Source::Memory) => continue,
                 };
                 h.post(Box::new(move |d| d.set_watch(next)));

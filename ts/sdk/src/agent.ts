@@ -15,35 +15,85 @@ import { ZtnaUdpSocket, discardDatagram } from './datagram.js'
 import { type ConnectOptions, checkService, toTarget } from './target.js'
 import { type Cancel, type NativePath, type PathInfo, type State, deepFreeze, toPath } from './types.js'
 
+/** Events of an agent. */
 export type AgentEvents = RoleEvents & {
+  /** The way to a connector has changed. */
   path: [connector: string, next: PathInfo, prev: PathInfo]
+  /** The network has gained or lost services. */
   services: [added: string[], removed: string[]]
+  /** A flow was refused, also one that a forward or proxy opened. */
   denied: [error: ZtnaDeniedError]
 }
 
+/** Counters of an agent or connector. */
 export interface AgentStats {
+  /** Bytes received on all paths. */
   readonly rxBytes: number
+  /** Bytes sent on all paths. */
   readonly txBytes: number
   /** Open now. */
-  readonly flows: { readonly tcp: number; readonly udp: number }
+  readonly flows: {
+    /** Streams. */
+    readonly tcp: number
+    /** UDP flows. */
+    readonly udp: number
+  }
   /** By name of the peer. */
   readonly paths: Readonly<Record<string, PathInfo>>
 }
 
 /** What `ztna status --json` prints for an agent. */
 export interface AgentStatus {
+  /** Name of the node. */
   readonly name: string
+  /** Where it is in its life. */
   readonly state: State
-  readonly relays: readonly { name: string; state: State; rttMs: number; observed: readonly string[] }[]
-  readonly connectors: readonly { name: string; path: PathInfo; flows: number; services: readonly string[] }[]
-  readonly certificate: { readonly expiresAt: Date }
+  /** Every relay of the network. */
+  readonly relays: readonly {
+    /** Name of the relay. */
+    readonly name: string
+    /** `online`: the connection stands. */
+    readonly state: State
+    /** Round trip, milliseconds; 0 while there is no connection. */
+    readonly rttMs: number
+    /** Our addresses as the relay sees them. */
+    readonly observed: readonly string[]
+  }[]
+  /** Connectors with a connection. */
+  readonly connectors: readonly {
+    /** Name of the connector. */
+    readonly name: string
+    /** How packets to it travel. */
+    readonly path: PathInfo
+    /** Flows that are open. */
+    readonly flows: number
+    /** Services it may serve. */
+    readonly services: readonly string[]
+  }[]
+  /** This node's certificate. */
+  readonly certificate: {
+    /** End of the certificate. */
+    readonly expiresAt: Date
+  }
+}
+
+/** One round trip. */
+export interface PingResult {
+  /** Milliseconds. */
+  readonly rttMs: number
+  /** The way it took. */
+  readonly path: PathInfo
 }
 
 /** The answer of policy, without a flow being opened. */
 export interface CheckResult {
+  /** Whether a flow would be permitted. */
   readonly allowed: boolean
+  /** Which end decided. */
   readonly by: 'agent' | 'relay' | 'connector'
+  /** The policy that decided; absent when none did. */
   readonly policyId?: string
+  /** Why, in words. */
   readonly reason: string
 }
 
@@ -106,7 +156,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   }
 
   /** Round trip to the service's connector, milliseconds. Default `timeoutMs` 10,000. */
-  async ping(service: string, cancel: Cancel = {}): Promise<{ readonly rttMs: number; readonly path: PathInfo }> {
+  async ping(service: string, cancel: Cancel = {}): Promise<PingResult> {
     const request = JSON.stringify({ service: checkService(service), timeoutMs: nativeTimeout(cancel) })
     const role = this.running()
     const answer = JSON.parse(await callNative(role, cancel, (op) => role.ping(op, request))) as {
@@ -158,18 +208,22 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
     return toAgentStatus(this.nativeStatus())
   }
 
+  /** @internal */
   protected override nativeOptions(): Record<string, unknown> {
     return {}
   }
 
+  /** @internal */
   protected override async onStarted(): Promise<void> {
     await this.#readServices()
   }
 
+  /** @internal */
   protected override convertStats(json: unknown): AgentStats {
     return toAgentStats(json)
   }
 
+  /** @internal */
   protected override onNative(event: NativeEvent): void {
     switch (event.event) {
       case 'path': {
@@ -190,6 +244,12 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
     }
   }
 
+  /** @internal */
+  protected override onDraining(): void {
+    this.#http.drain()
+  }
+
+  /** @internal */
   protected override onEnded(_why: ZtnaError): void {
     this.#flows.clear()
     this.#http.close()

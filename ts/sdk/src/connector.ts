@@ -21,15 +21,33 @@ import {
   toPath,
 } from './types.js'
 
+/** Events of a connector. */
 export type ConnectorEvents = RoleEvents & {
-  flow: [flow: { id: string; peer: Identity; service: string; protocol: 'tcp' | 'udp' | 'icmp' }]
+  /** A flow was permitted and is being opened. */
+  flow: [flow: OpenedFlow]
+  /** A flow was refused; the peer is absent when nobody was identified. */
   denied: [error: ZtnaDeniedError, peer: Identity | undefined]
+  /** The way to an agent has changed. */
   path: [agent: string, next: PathInfo, prev: PathInfo]
+}
+
+/** A flow that a connector lets in. */
+export interface OpenedFlow {
+  /** Joins this event with log lines. */
+  readonly id: string
+  /** Who opened it. */
+  readonly peer: Identity
+  /** Name of the service. */
+  readonly service: string
+  /** Of the flow. */
+  readonly protocol: 'tcp' | 'udp' | 'icmp'
 }
 
 /** A service dialled by the native side, as `--service` names it. */
 export interface StaticService {
+  /** Name of the service. */
   readonly service: string
+  /** What the ports are of. */
   readonly protocol: 'tcp' | 'udp'
   /** First and last port, inclusive. */
   readonly ports: readonly [low: number, high: number]
@@ -37,11 +55,13 @@ export interface StaticService {
   readonly target: string
 }
 
+/** Judges a flow that policy has permitted. */
 export type Authorize = (
   peer: Identity,
   flow: { readonly service: string; readonly port: number; readonly path: PathInfo },
 ) => boolean | Promise<boolean>
 
+/** How to make a connector. */
 export interface ConnectorOptions extends RoleOptions {
   /** Can only narrow what policy allows; a throw, a rejection or 5 s without an answer is a denial. */
   authorize?: Authorize
@@ -58,19 +78,47 @@ export interface ServeOptions extends Cancel {
 
 /** A service with a handler. */
 export interface Served extends AsyncDisposable {
+  /** Name of the service. */
   readonly service: string
-  /** Open flows handled in this process. */
+  /** Open flows. */
   readonly connections: number
   /** Takes no more flows, lets open ones finish for `drainMs` (default 10,000), then resets them. Rejects nothing. */
   close(options?: { drainMs?: number }): Promise<void>
 }
 
-/** What `ztna status --json` prints for a connector: native fields plus these. */
+/** What `ztna status --json` prints for a connector. */
 export interface ConnectorStatus {
+  /** Name of the node. */
   readonly name: string
+  /** Where it is in its life. */
   readonly state: State
-  readonly certificate: { readonly expiresAt: Date }
-  readonly [field: string]: unknown
+  /** The relays of the network; `bound` where agents reach this connector. */
+  readonly relays: readonly {
+    /** Name of the relay. */
+    readonly name: string
+    /** `online`: the connection stands. */
+    readonly state: State
+    /** Round trip, milliseconds; 0 while there is no connection. */
+    readonly rttMs: number
+    /** Our addresses as the relay sees them. */
+    readonly observed: readonly string[]
+    /** Whether agents reach this connector there. */
+    readonly bound: boolean
+  }[]
+  /** Agents with a connection to this connector, and their open flows. */
+  readonly agents: readonly {
+    /** Name of the agent. */
+    readonly name: string
+    /** How packets to it travel. */
+    readonly path: PathInfo
+    /** Its open flows. */
+    readonly flows: number
+  }[]
+  /** This node's certificate. */
+  readonly certificate: {
+    /** End of the certificate. */
+    readonly expiresAt: Date
+  }
 }
 
 /** Time `authorize` has, milliseconds. */
@@ -134,19 +182,27 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
 
   /** Relays, services and the certificate now. Errors: ERR_ZTNA_CLOSED when not running. */
   status(): ConnectorStatus {
-    const { stats: _stats, certificate, ...rest } = this.nativeStatus()
+    const { stats: _stats, certificate, agents, ...rest } = this.nativeStatus()
     const expiresAt = new Date((certificate as { expiresAt: number }).expiresAt)
-    return deepFreeze({ ...rest, certificate: { expiresAt } } as ConnectorStatus)
+    const peers = (agents as { name: string; path: NativePath; flows: number }[] | undefined) ?? []
+    return deepFreeze({
+      ...(rest as unknown as Pick<ConnectorStatus, 'name' | 'state' | 'relays'>),
+      agents: peers.map(({ name, path, flows }) => ({ name, path: toPath(path), flows })),
+      certificate: { expiresAt },
+    })
   }
 
+  /** @internal */
   protected override nativeOptions(): Record<string, unknown> {
     return { services: this.#static, authorize: this.#authorize !== undefined }
   }
 
+  /** @internal */
   protected override convertStats(json: unknown): AgentStats {
     return toAgentStats(json)
   }
 
+  /** @internal */
   protected override onNative(event: NativeEvent): void {
     const role = this.running()
     switch (event.event) {
@@ -181,6 +237,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     }
   }
 
+  /** @internal */
   protected override onEnded(_why: ZtnaError): void {
     this.#flows.clear()
     for (const { sink } of this.#services.values()) if (sink.kind === 'tcp') sink.close()
@@ -266,7 +323,14 @@ class NativeServed implements Served {
   ) {}
 
   get connections(): number {
-    return this.entry.connections
+    // What has a handler is counted until its socket is closed here; a target's flows are known to native only.
+    if (this.entry.sink.kind !== 'target') return this.entry.connections
+    try {
+      return this.role.serveConnections(this.id)
+    } catch {
+      // The connector has closed, and its services with it.
+      return 0
+    }
   }
 
   close(options: { drainMs?: number } = {}): Promise<void> {

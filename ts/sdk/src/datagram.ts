@@ -19,7 +19,15 @@ export interface DatagramInfo {
   readonly remotePort: number
 }
 
-export type UdpEvents = { message: [message: Uint8Array]; close: []; error: [error: ZtnaError] }
+/** Events of a UDP socket. */
+export type UdpEvents = {
+  /** One datagram. */
+  message: [message: Uint8Array]
+  /** The flow has ended; nothing follows. */
+  close: []
+  /** The flow was reset; `close` follows. */
+  error: [error: ZtnaError]
+}
 
 interface Reader {
   resolve(result: IteratorResult<Uint8Array, undefined>): void
@@ -62,6 +70,7 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
     return this.#peer
   }
 
+  /** Name of the service. */
   get service(): string {
     return this.#info.service
   }
@@ -76,6 +85,7 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
     return this.#info.remotePort
   }
 
+  /** How this flow travels now. */
   get path(): PathInfo {
     return this.#path
   }
@@ -106,6 +116,7 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
     return Promise.resolve()
   }
 
+  /** `close()`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
@@ -116,6 +127,7 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
     return this
   }
 
+  /** Lets the process end although the socket is open. */
   unref(): this {
     this.#keepAlive.unref()
     return this

@@ -1,6 +1,6 @@
 /** The errors a caller meets, and the one function that makes them from native ones. */
 
-const SYSTEM_CODES = {
+const SYSTEM_CODES: Readonly<Record<ZtnaErrorCode, string>> = {
   ERR_ZTNA_CONFIG: 'EINVAL',
   ERR_ZTNA_IDENTITY: 'EACCES',
   ERR_ZTNA_DENIED: 'EACCES',
@@ -13,19 +13,33 @@ const SYSTEM_CODES = {
   ERR_ZTNA_PERMISSION: 'EPERM',
   ERR_ZTNA_LIMIT: 'EAGAIN',
   ERR_ZTNA_NATIVE: 'EPROTO',
-} as const
+}
 
 /** Stable names of what can go wrong; see the table in the documentation of the contract. */
-export type ZtnaErrorCode = keyof typeof SYSTEM_CODES
+export type ZtnaErrorCode =
+  | 'ERR_ZTNA_CONFIG'
+  | 'ERR_ZTNA_IDENTITY'
+  | 'ERR_ZTNA_DENIED'
+  | 'ERR_ZTNA_REFUSED'
+  | 'ERR_ZTNA_UNREACHABLE'
+  | 'ERR_ZTNA_TIMEOUT'
+  | 'ERR_ZTNA_ABORTED'
+  | 'ERR_ZTNA_STREAM_RESET'
+  | 'ERR_ZTNA_CLOSED'
+  | 'ERR_ZTNA_PERMISSION'
+  | 'ERR_ZTNA_LIMIT'
+  | 'ERR_ZTNA_NATIVE'
 
 /** Which end said no. */
 export type DeniedBy = 'agent' | 'relay' | 'connector'
 
 const RETRYABLE: ReadonlySet<ZtnaErrorCode> = new Set(['ERR_ZTNA_REFUSED', 'ERR_ZTNA_UNREACHABLE', 'ERR_ZTNA_TIMEOUT', 'ERR_ZTNA_LIMIT'])
 
+/** What an error may carry beyond code and message. */
 export interface ZtnaErrorOptions {
   /** Default: true for refused, unreachable, timeout and limit. */
   readonly retryable?: boolean
+  /** Facts for logs. Default: none. */
   readonly details?: Readonly<Record<string, unknown>>
   /** Default: an `Error` whose `code` is the system code that stands for ours, such as ECONNREFUSED. */
   readonly cause?: unknown
@@ -33,6 +47,7 @@ export interface ZtnaErrorOptions {
 
 /** Anything the SDK rejects or emits. `cause.code` is a system code, so that retry logic written for sockets works. */
 export class ZtnaError extends Error {
+  /** What went wrong, by a stable name. */
   readonly code: ZtnaErrorCode
   /** Whether the same call may work later without a change of configuration or policy. */
   readonly retryable: boolean
@@ -48,7 +63,7 @@ export class ZtnaError extends Error {
   }
 
   /** What a JSON log shows. */
-  toJSON(): { code: ZtnaErrorCode; message: string; retryable: boolean; details: Readonly<Record<string, unknown>> } {
+  toJSON(): Pick<ZtnaError, 'code' | 'message' | 'retryable' | 'details'> {
     return { code: this.code, message: this.message, retryable: this.retryable, details: this.details }
   }
 }
@@ -59,6 +74,7 @@ export class ZtnaDeniedError extends ZtnaError {
   readonly decisionId?: string
   /** The policy that decided; absent when none permitted. */
   readonly policyId?: string
+  /** Which end said no. */
   readonly by: DeniedBy
 
   constructor(message: string, by: DeniedBy, options: ZtnaErrorOptions = {}) {

@@ -5,8 +5,18 @@ import { ZtnaError } from './errors.js'
 export type EventMap<E> = Record<keyof E, unknown[]>
 
 /** One event of the map `E`, tagged by `type`. */
-export type EventOf<E extends EventMap<E>> = { [K in keyof E]: { type: K; args: E[K]; at: Date } }[keyof E]
+export type EventOf<E extends EventMap<E>> = {
+  [K in keyof E]: {
+    /** Name of the event. */
+    type: K
+    /** What listeners get. */
+    args: E[K]
+    /** When it was emitted. */
+    at: Date
+  }
+}[keyof E]
 
+/** How to iterate over events. */
 export interface EventsOptions {
   /** Ends the iteration, without an error. */
   signal?: AbortSignal

@@ -6,21 +6,47 @@ import { timeoutOf } from './ops.js'
 import { checkPort, toTarget } from './target.js'
 import type { Cancel } from './types.js'
 
+/** Where a forward listens. */
+export type ListenAt =
+  | {
+      /** Default 0: any free one. */
+      port?: number
+      /** Default 127.0.0.1. */
+      host?: string
+    }
+  | {
+      /** Path of a unix socket. */
+      unix: string
+    }
+
+/** A proxy's address, and what it asks of its clients. */
+export interface SocksOptions {
+  /** Default 1080. */
+  port?: number
+  /** Default 127.0.0.1. */
+  host?: string
+  /** RFC 1929; given with `password` or not at all. */
+  username?: string
+  /** RFC 1929. */
+  password?: string
+}
+
 /** A service on a local port or unix socket, or a SOCKS5 (and HTTP CONNECT) proxy for the whole zone. */
 export type ForwardOptions = Cancel &
   (
     | {
+        /** Name of the service. */
         service: string
         /** May be left out when the service has exactly one port of the protocol. */
         port?: number
         /** Default `tcp`. */
         protocol?: 'tcp' | 'udp'
         /** Default host 127.0.0.1, port 0: any free one. */
-        listen: { port?: number; host?: string } | { unix: string }
+        listen: ListenAt
       }
     | {
         /** Default host 127.0.0.1, port 1080. Other than loopback needs `username` and `password`. */
-        socks5: { port?: number; host?: string; username?: string; password?: string }
+        socks5: SocksOptions
       }
   )
 

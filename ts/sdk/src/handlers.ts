@@ -9,11 +9,26 @@ import type { ZtnaSocket } from './socket.js'
 
 /** Exactly one of these. */
 export type Handler =
-  | { http: RequestListener | HttpServer | HttpsServer | Http2Server | Http2SecureServer }
-  | { fetch: FetchHandler }
-  | { socket: (socket: ZtnaSocket) => void }
-  | { udp: (socket: ZtnaUdpSocket) => void }
-  | { target: `tcp://${string}` | `udp://${string}` | `unix:${string}` }
+  | {
+      /** Requests go to this server or listener; `identityOf` tells who sent one. */
+      http: RequestListener | HttpServer | HttpsServer | Http2Server | Http2SecureServer
+    }
+  | {
+      /** Requests go to this function. */
+      fetch: FetchHandler
+    }
+  | {
+      /** Called with each flow. */
+      socket: (socket: ZtnaSocket) => void
+    }
+  | {
+      /** Called with each UDP flow. */
+      udp: (socket: ZtnaUdpSocket) => void
+    }
+  | {
+      /** Flows are dialled by the native side and never enter JavaScript. */
+      target: `tcp://${string}` | `udp://${string}` | `unix:${string}`
+    }
 
 /** A handler made ready: where its flows go. */
 export type Sink =

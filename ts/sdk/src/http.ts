@@ -67,6 +67,15 @@ export class TunnelHttp {
     return globalThis.fetch(input, { ...init, dispatcher: this.dispatcher() } as unknown as RequestInit)
   }
 
+  /** Lets requests finish and their connections go: an idle connection in a pool is nothing that a drain waits for. */
+  drain(): void {
+    for (const agent of this.#agents) {
+      agent.maxFreeSockets = 0
+      for (const sockets of Object.values(agent.freeSockets)) sockets?.forEach((socket) => socket.destroy())
+    }
+    this.#dispatcher?.close().catch(() => {})
+  }
+
   /** Drops pooled connections. */
   close(): void {
     for (const agent of this.#agents) agent.destroy()

@@ -1,11 +1,12 @@
 /** Zero-trust network access for Node: `ZtnaAgent` reaches services, `ZtnaConnector` serves them, `ZtnaRelay` joins the two. */
-export { ZtnaAgent, type AgentEvents, type AgentStats, type AgentStatus, type CheckResult } from './agent.js'
+export { ZtnaAgent, type AgentEvents, type AgentStats, type AgentStatus, type CheckResult, type PingResult } from './agent.js'
 export {
   ZtnaConnector,
   type Authorize,
   type ConnectorEvents,
   type ConnectorOptions,
   type ConnectorStatus,
+  type OpenedFlow,
   type Served,
   type ServeOptions,
   type StaticService,
@@ -19,16 +20,16 @@ export {
   type RelayStats,
   type RelayStatus,
 } from './relay.js'
-export { ZtnaRole, type RoleEvents, type RoleOptions } from './role.js'
+export { ZtnaRole, type ReloadResult, type RoleEvents, type RoleOptions } from './role.js'
 export { ZtnaSocket } from './socket.js'
 export { ZtnaUdpSocket, type UdpEvents } from './datagram.js'
-export { type Forward, type ForwardOptions } from './forward.js'
+export { type Forward, type ForwardOptions, type ListenAt, type SocksOptions } from './forward.js'
 export { type Handler } from './handlers.js'
 export { type FetchHandler } from './fetch-handler.js'
 export { identityOf } from './identity-of.js'
 export { type ConnectOptions } from './target.js'
 export { ZtnaDeniedError, ZtnaError, type DeniedBy, type ZtnaErrorCode, type ZtnaErrorOptions } from './errors.js'
-export { type EventOf, type EventsOptions } from './events.js'
+export { type EventMap, type EventOf, type EventsOptions } from './events.js'
 export { type LogLevel, type Logger } from './log.js'
 export {
   type AgentEntry,

@@ -3,13 +3,19 @@ import { native } from './native.js'
 
 /** What pino, and anything shaped like it, offers. */
 export interface Logger {
+  /** Detail for developers, `trace` included. */
   debug(fields: object, message?: string): void
+  /** What an operator may want to know. */
   info(fields: object, message?: string): void
+  /** What recovers by itself. */
   warn(fields: object, message?: string): void
+  /** What does not. */
   error(fields: object, message?: string): void
+  /** Not called by the SDK. */
   child?(bindings: object): Logger
 }
 
+/** From the most talkative to silence. */
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'off'
 
 /** From the most talkative to silence. */

@@ -20,6 +20,7 @@ export interface NativeRole {
   forwardConnections(id: number): number
   forwardClose(id: number): Promise<void>
   serve(json: string): Promise<number>
+  serveConnections(id: number): number
   unserve(id: number, drainMs: number): Promise<void>
   takeDatagram(flow: number): NativeDatagram
   authorizeReply(flow: number, allow: boolean): void

@@ -10,9 +10,13 @@ export type NetworkSource = string | URL | NetworkContent | AsyncIterable<Networ
 
 /** A node's folder, in memory. Relays and connectors need `policy`. */
 export interface NetworkContent {
+  /** The node's certificate, then its issuers below the CA, PEM. */
   readonly certPem: string
+  /** The certificate's private key, PKCS #8 in PEM. */
   readonly keyPem: string
+  /** The CAs that are trusted, PEM. */
   readonly caPem: string
+  /** What the network consists of. */
   readonly network: NetworkConfig
   /** Cedar text. Default: none, which permits nothing. */
   readonly policy?: string
@@ -22,10 +26,13 @@ export interface NetworkContent {
 
 /** The content of `network.toml`. */
 export interface NetworkConfig {
+  /** Lower-case DNS name: the host part of every SPIFFE ID. */
   readonly trustDomain: string
   /** DNS suffix of service names. */
   readonly zone: string
+  /** Relays that nodes connect to. */
   readonly relays: readonly RelayEntry[]
+  /** Services, and the connectors that serve them. */
   readonly services: readonly ServiceEntry[]
   /** Agents with their groups: relays and connectors decide by them. */
   readonly agents?: readonly AgentEntry[]
@@ -33,24 +40,35 @@ export interface NetworkConfig {
   readonly relayMode?: 'forwarded' | 'tunnel'
 }
 
+/** A `[[relay]]` of `network.toml`. */
 export interface RelayEntry {
+  /** Name in its certificate. */
   readonly name: string
   /** `https://host:port` */
   readonly urls: readonly string[]
+  /** For the operator; nothing is decided by it. */
   readonly region?: string
 }
 
+/** A `[[service]]` of `network.toml`. */
 export interface ServiceEntry {
+  /** Name in host names and policies. */
   readonly name: string
+  /** Names of the connectors that may serve it. */
   readonly connectors: readonly string[]
   /** Ports and `"low-high"` ranges. */
   readonly tcp?: readonly (number | string)[]
+  /** As `tcp`. */
   readonly udp?: readonly (number | string)[]
+  /** Whether echo is answered. Default false. */
   readonly icmp?: boolean
 }
 
+/** An `[[agent]]` of `network.toml`. */
 export interface AgentEntry {
+  /** Name in its certificate. */
   readonly name: string
+  /** Groups that policies name. Default: none. */
   readonly groups?: readonly string[]
 }
 

@@ -4,26 +4,39 @@ import { type ZtnaError, configError } from './errors.js'
 import { type NativeEvent, type RoleEvents, type RoleOptions, ZtnaRole } from './role.js'
 import { type State, deepFreeze } from './types.js'
 
+/** Events of a relay. */
 export type RelayEvents = RoleEvents & {
+  /** An agent has opened a tunnel to a connector. */
   session: [session: RelaySession]
+  /** It has ended, and why. */
   'session-end': [session: RelaySession, why: string]
 }
 
 /** One agent's tunnel to one connector. */
 export interface RelaySession {
+  /** Number of the session, unique in this run. */
   readonly id: string
+  /** Name of the agent. */
   readonly agent: string
+  /** Name of the connector. */
   readonly connector: string
+  /** Bytes from the agent. */
   readonly rxBytes: number
+  /** Bytes to the agent. */
   readonly txBytes: number
   /** Ends it; the agent may come back. */
   kick(): void
 }
 
+/** Counters of a relay. */
 export interface RelayStats {
+  /** Connections of nodes, open now. */
   readonly connections: number
+  /** Connectors that are bound now. */
   readonly connectors: number
+  /** Sessions that are open now. */
   readonly sessions: number
+  /** Bytes relayed since the start, both ways. */
   readonly bytes: number
   /** By name of the queue. */
   readonly drops: Readonly<Record<string, number>>
@@ -31,31 +44,51 @@ export interface RelayStats {
 
 /** What `ztna status --json` prints for a relay. */
 export interface RelayStatus {
+  /** Name of the node. */
   readonly name: string
+  /** Where it is in its life. */
   readonly state: State
   /** `ip:port` */
   readonly listen: readonly string[]
-  readonly connectors: readonly { readonly name: string; readonly since: Date; readonly sessions: number }[]
+  /** Connectors that are bound. */
+  readonly connectors: readonly {
+    /** Name of the node. */
+    readonly name: string
+    /** When it bound. */
+    readonly since: Date
+    /** Open sessions to it. */
+    readonly sessions: number
+  }[]
+  /** Agents that are connected. */
   readonly agents: number
+  /** Open sessions. */
   readonly sessions: number
 }
 
+/** What a relay allows; more is refused. */
 export interface RelayLimits {
+  /** Sessions at a time. */
   sessions?: number
   /** Bits a second. */
   bpsPerSession?: number
+  /** New connections a second, of everybody. */
   handshakesPerSecond?: number
   /** Per /24 or /48. Default 200. */
   handshakesPerPrefixPerSecond?: number
 }
 
+/** How to make a relay. */
 export interface RelayOptions extends RoleOptions {
   /** `ip:port` or `[ip]:port`; port 0 is any free one. */
-  listen: readonly { udp: string }[]
+  listen: readonly {
+    /** The address. */
+    udp: string
+  }[]
   /** Second STUN port (RFC 5780). Default: none. */
   stunAlt?: string
   /** Addresses to tell nodes when ours are behind a mapping. Default: those we listen on. */
   publicAddrs?: readonly string[]
+  /** Default: those of the protocol. */
   limits?: RelayLimits
   /** Event loops. Default: one per core. */
   loops?: number
@@ -102,6 +135,7 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
     return sessionList.map((json) => this.#session(json)).values()
   }
 
+  /** @internal */
   protected override nativeOptions(): Record<string, unknown> {
     const { listen, stunAlt, publicAddrs, limits, loops } = this.#relay
     return {
@@ -113,6 +147,7 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
     }
   }
 
+  /** @internal */
   protected override onNative(event: NativeEvent): void {
     if (event.event === 'session') {
       const session = this.#session(event as unknown as Counted)
@@ -126,6 +161,7 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
     }
   }
 
+  /** @internal */
   protected override onEnded(_why: ZtnaError): void {
     this.#sessions.clear()
   }

@@ -14,6 +14,7 @@ export const START_TIMEOUT_MS = 15_000
 /** Time `close()` gives flows to finish, milliseconds: the drain time of the protocol. */
 export const DRAIN_MS = 10_000
 
+/** How to make a role. */
 export interface RoleOptions {
   /** Default: the folder named by `$ZTNA_NETWORK`. */
   network?: NetworkSource
@@ -25,12 +26,23 @@ export interface RoleOptions {
   packetsPerKey?: number
 }
 
+/** What a reload found. */
+export interface ReloadResult {
+  /** Version of the snapshot in force. */
+  readonly version: number
+  /** Whether it is another one than before. */
+  readonly changed: boolean
+}
+
 /** Events of every role. `error`: the role has died, and never thrown for want of a listener. `warning`: it recovers by itself. */
 export type RoleEvents = {
+  /** The role has gone from `prev` to `next`. */
   state: [next: State, prev: State]
   /** The identity is loaded and sockets are bound; `online` is still to come. */
   identity: [identity: Identity]
+  /** Something went wrong that the role recovers from by itself. */
   warning: [error: ZtnaError]
+  /** The role has died. */
   error: [error: ZtnaError]
 }
 
@@ -51,6 +63,8 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   #listen: readonly string[] = []
   #native: NativeRole | undefined
   #running = false
+  // Native may be online before what JavaScript reads for itself is there.
+  #prepared = false
   #attempt: StartAttempt | undefined
   #closing: Promise<void> | undefined
   #stopLogging: (() => void) | undefined
@@ -71,13 +85,14 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     }
   }
 
-  /** Options of the native role beyond the network. */
+  /** @internal Options of the native role beyond the network. */
   protected abstract nativeOptions(): Record<string, unknown>
-  /** Handles the events that are not every role's. */
+  /** @internal Handles the events that are not every role's. */
   protected abstract onNative(event: NativeEvent): void
-  /** The native thread has ended: let go of everything that lived on it. */
+  /** @internal The native thread has ended: let go of everything that lived on it. */
   protected abstract onEnded(why: ZtnaError): void
 
+  /** Where the role is in its life. */
   get state(): State {
     return this.#state
   }
@@ -110,6 +125,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     return this.#closing
   }
 
+  /** `close()`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
@@ -139,7 +155,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   }
 
   /** Reads the folder again now. Rejects with the reason when it is refused; the old snapshot then stays. */
-  async reload(): Promise<{ readonly version: number; readonly changed: boolean }> {
+  async reload(): Promise<ReloadResult> {
     try {
       return JSON.parse(await this.running().reload()) as { version: number; changed: boolean }
     } catch (error) {
@@ -155,36 +171,40 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     return iterator
   }
 
-  /** Where the native side listens, `ip:port`. */
+  /** @internal Where the native side listens, `ip:port`. */
   protected get listening(): readonly string[] {
     return this.#listen
   }
 
-  /** The native role, once its thread runs. Errors: ERR_ZTNA_CLOSED. */
+  /** @internal The native role, once its thread runs. Errors: ERR_ZTNA_CLOSED. */
   protected running(): NativeRole {
     if (this.#native !== undefined && this.#running) return this.#native
     throw this.#closedError()
   }
 
+  /** @internal */
   protected nativeStatus(): Record<string, unknown> {
     return JSON.parse(this.running().status()) as Record<string, unknown>
   }
 
+  /** @internal */
   protected convertStats(json: unknown): S {
     return json as S
   }
 
+  /** @internal */
   protected network(): Promise<NetworkConfig> {
     return this.#feed.config()
   }
 
-  /** Emits, to listeners and to `events()`. */
+  /** @internal Emits, to listeners and to `events()`. */
   protected fire<K extends keyof E & string>(type: K, ...args: E[K]): void {
     for (const tap of [...this.#taps]) tap.push({ type, args, at: new Date() })
     if (type === 'error' && (this as NodeJS.EventEmitter).listenerCount('error') === 0) return
     ;(this.emit as (type: string, ...args: unknown[]) => boolean).call(this, type, ...args)
   }
 
+  /** @internal */
   protected warn(error: ZtnaError): void {
     this.#lastWarning = error
     this.fire('warning', ...([error] as E['warning']))
@@ -232,12 +252,16 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     if (!this.#referenced) this.#keepAlive.unref()
     this.#follow()
     await this.onStarted()
+    this.#prepared = true
     this.fire('identity', ...([this.#identity] as E['identity']))
     this.#settleOnline()
   }
 
-  /** Runs when the native thread does, before `online` is reported. */
+  /** @internal Runs when the native thread does, before `online` is reported. */
   protected async onStarted(): Promise<void> {}
+
+  /** @internal The drain begins: let go of what is idle. */
+  protected onDraining(): void {}
 
   #follow(): void {
     this.#following = new AbortController()
@@ -270,7 +294,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   }
 
   #settleOnline(): void {
-    if (this.#state !== 'online' || !this.#running || this.#attempt === undefined || this.#attempt.over) return
+    if (this.#state !== 'online' || !this.#prepared || this.#attempt === undefined || this.#attempt.over) return
     this.#attempt.succeed()
     this.#attempt = undefined
   }
@@ -294,6 +318,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     if (attempt !== undefined && !attempt.over) attempt.fail(this.#closedError())
     if (this.#state !== 'new' && this.#state !== 'closed') this.#setState('draining')
     await attempt?.ended
+    this.onDraining()
     await this.#end(drainMs, this.#closedError())
     this.#feed.close()
     this.#setState('closed')
@@ -309,6 +334,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
       this.warn(fromNative(error))
     }
     this.#running = false
+    this.#prepared = false
     this.#native = undefined
     this.#stopLogging?.()
     this.#stopLogging = undefined

@@ -69,6 +69,7 @@ export class ZtnaSocket extends Socket implements Flow {
     throw new ZtnaError('ERR_ZTNA_IDENTITY', 'the peer is known once the socket is connected')
   }
 
+  /** Name of the service. */
   get service(): string {
     return this.#service
   }
@@ -103,6 +104,7 @@ export class ZtnaSocket extends Socket implements Flow {
     return this
   }
 
+  /** @internal */
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
     this.#giveUp?.()
     this.#giveUp = undefined

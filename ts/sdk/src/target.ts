@@ -3,6 +3,7 @@ import { configError } from './errors.js'
 import type { Cancel, PathPolicy } from './types.js'
 
 export interface ConnectOptions extends Cancel {
+  /** Name of the service. */
   service: string
   /** May be left out when the service has exactly one port of the protocol. */
   port?: number

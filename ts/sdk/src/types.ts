@@ -8,26 +8,35 @@ export interface Cancel {
   timeoutMs?: number
 }
 
+/** What a node is, as its certificate says. */
 export type Role = 'agent' | 'connector' | 'relay'
 
 /** Who a node is, as its verified certificate says. */
 export interface Identity {
+  /** SPIFFE ID: `spiffe://<trust domain>/<role>/<name>`. */
   readonly id: `spiffe://${string}`
+  /** The role in the ID. */
   readonly role: Role
+  /** The name in the ID. */
   readonly name: string
+  /** An agent's groups in `network.toml`; empty for the other roles. */
   readonly groups: readonly string[]
   /** Certificate serial number, hexadecimal. */
   readonly serial: string
+  /** End of the certificate, which ends connections too. */
   readonly expiresAt: Date
 }
 
+/** `relay`: through a relay; `none`: there is no path now. `direct` is reserved. */
 export type PathKind = 'direct' | 'relay' | 'none'
 
 /** How packets to one peer travel now. */
 export interface PathInfo {
+  /** Which way. */
   readonly kind: PathKind
   /** Our address and port, where the kind has one. */
   readonly local?: string
+  /** The far end's address and port, where the kind has one. */
   readonly remote?: string
   /** Name of the relay, when kind is `relay`. */
   readonly relay?: string
@@ -37,6 +46,7 @@ export interface PathInfo {
   readonly mtu: number
   /** Recent loss, per cent. */
   readonly lossPct: number
+  /** When this became the path. */
   readonly since: Date
 }
 

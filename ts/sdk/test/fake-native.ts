@@ -141,6 +141,9 @@ export class FakeRole implements NativeRole {
     this.calls.push(['serve', JSON.parse(json)])
     return 7
   }
+  serveConnections(): number {
+    return 2
+  }
   async unserve(id: number, drainMs: number): Promise<void> {
     this.calls.push(['unserve', id, drainMs])
   }

@@ -145,6 +145,11 @@ impl Connector {
         Ok(id)
     }
 
+    /// Flows of a serve that are open now.
+    pub fn serve_connections(&self, id: u64) -> usize {
+        self.served.iter().filter(|(flow, serve)| **serve == id && self.node.flows.contains_key(flow)).count()
+    }
+
     /// Stops taking new flows of a serve. Gives how many still run; 0 forgets it.
     pub fn unserve(&mut self, id: u64) -> usize {
         let left = self.served.values().filter(|s| **s == id).count();

@@ -5,6 +5,7 @@ import type { PathInfo } from '../types.js'
 import { type Request, ask, findControl } from './control.js'
 import { EXIT, UsageError } from './exit.js'
 import { parseTarget } from './grammar.js'
+import { describe } from './human.js'
 import { withExamples } from './examples.js'
 
 interface Where {
@@ -26,7 +27,7 @@ export function addClientCommands(program: Command, done: (code: number) => void
   ]).action(async (where: Where) => {
     const status = (await request(where, { cmd: 'status' })) as Record<string, unknown>
     if (where.json === true) return print(JSON.stringify(status))
-    for (const [key, value] of Object.entries(status)) print(`${key}: ${describe(value)}`)
+    print(describe(status))
   })
   withExamples(timed(client(program, 'ping <SERVICE>', 'round trip to the connector of a service')), ['ztna ping web']).action(
     async (service: string, where: TimedWhere) => {
@@ -36,7 +37,7 @@ export function addClientCommands(program: Command, done: (code: number) => void
       print(
         where.json === true
           ? JSON.stringify(answer)
-          : `${service}: ${rttMs.toFixed(2)} ms, path ${path.kind} ${path.relay ?? ''}`.trimEnd(),
+          : `${service}: ${rttMs.toFixed(2)} ms by ${path.kind === 'relay' ? `relay ${path.relay ?? ''}` : path.kind}`.trimEnd(),
       )
     },
   )
@@ -83,10 +84,6 @@ function parseTimeout(text: string): number {
   const seconds = Number(text)
   if (seconds > 0 && seconds <= 86_400) return seconds * 1_000
   throw new UsageError(`--timeout ${text}: accepted: seconds from 0 to 86400`)
-}
-
-function describe(value: unknown): string {
-  return typeof value === 'object' ? JSON.stringify(value) : String(value)
 }
 
 function print(line: string): void {

@@ -12,14 +12,21 @@ export interface Measured {
   metrics(): string
 }
 
+/** Why a role is not healthy, where more is known than its state. */
+export type Reason = () => string | undefined
+
 /** Serves until closed. Errors: ERR_ZTNA_CONFIG when the address can't be used. */
-export async function serveMetrics(role: Measured, at: HostPort): Promise<{ address: string; close(): void }> {
+export async function serveMetrics(
+  role: Measured,
+  at: HostPort,
+  reason: Reason = () => undefined,
+): Promise<{ address: string; close(): void }> {
   const server = createServer((request, response) => {
     const path = request.url?.split('?')[0]
     const healthy = role.state === 'online'
     if (path === '/healthz') {
       response.writeHead(healthy ? 200 : 503, { 'content-type': 'application/json' })
-      return response.end(JSON.stringify({ state: role.state, ...(healthy ? {} : { reason: `the role is ${role.state}` }) }))
+      return response.end(JSON.stringify({ state: role.state, ...(healthy ? {} : { reason: reason() ?? `the role is ${role.state}` }) }))
     }
     if (path !== '/metrics') return response.writeHead(404).end()
     try {

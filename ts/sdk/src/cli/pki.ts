@@ -4,6 +4,7 @@ import { ZtnaDeniedError, configError, fromNative } from '../errors.js'
 import { type PkiCommand, native } from '../native.js'
 import { EXIT, UsageError } from './exit.js'
 import { parseTarget } from './grammar.js'
+import { describe } from './human.js'
 import { withExamples } from './examples.js'
 
 const collect = (text: string, before: string[] | undefined): string[] => [...(before ?? []), text]
@@ -81,11 +82,10 @@ function run(command: PkiCommand, request: object, flags: JsonFlag): void {
 }
 
 function print(value: unknown, json: boolean): void {
-  if (json || typeof value !== 'object' || value === null) return void process.stdout.write(`${JSON.stringify(value)}\n`)
-  for (const [key, item] of Object.entries(value)) {
-    const text = Array.isArray(item) ? item.map((one) => (typeof one === 'string' ? one : JSON.stringify(one))).join(', ') : item
-    process.stdout.write(`${key}: ${typeof text === 'object' ? JSON.stringify(text) : String(text)}\n`)
-  }
+  const result = value as Record<string, unknown>
+  const { expiresAt } = result
+  const dated = typeof expiresAt === 'number' ? { ...result, expiresAt: new Date(expiresAt) } : result
+  process.stdout.write(`${json ? JSON.stringify(dated) : describe(result)}\n`)
 }
 
 interface Policy {

@@ -33,6 +33,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   let code: number = EXIT.ok
   const done = (result: number): void => void (code = result)
   const program = new Command('ztna').description('Zero-trust network access').exitOverride()
+  program.showHelpAfterError('(add --help for usage and examples)')
   program.option('--version', 'print the version')
   program.on('option:version', () => {
     process.stdout.write(`${native().version()}\n`)

@@ -13,7 +13,7 @@ import type { Settings } from './config.js'
 import { runtimeDir, serveControl, type Request } from './control.js'
 import { EXIT, UsageError, exitCodeOf, exitCodeOfDeath } from './exit.js'
 import { parseAddress, parseForward, parseListen, parseService } from './grammar.js'
-import { serveMetrics } from './metrics.js'
+import { type Reason, serveMetrics } from './metrics.js'
 import { createLogger, eventLine } from './output.js'
 
 type AnyRole = ZtnaAgent | ZtnaConnector | ZtnaRelay
@@ -56,7 +56,11 @@ async function operate(role: AnyRole, settings: Settings, logger: Logger, cleanu
     death = error
     logger.error({ code: error.code }, error.message)
   })
-  events.on('warning', (error: ZtnaError) => logger.warn({ code: error.code }, error.message))
+  let lastWarning: string | undefined
+  events.on('warning', (error: ZtnaError) => {
+    lastWarning = error.message
+    logger.warn({ code: error.code }, error.message)
+  })
   if (json) {
     const all = role.events() as AsyncIterable<{ type: string; args: unknown[] }>
     void (async () => {
@@ -67,7 +71,7 @@ async function operate(role: AnyRole, settings: Settings, logger: Logger, cleanu
   let local: Local | undefined
   const ready = new Promise<void>((resolve, reject) => {
     events.once('identity', () => {
-      serveLocal(role, settings, forwards, cleanup, logger).then((served) => {
+      serveLocal(role, settings, forwards, cleanup, logger, () => lastWarning).then((served) => {
         local = served
         resolve()
       }, reject)
@@ -113,6 +117,7 @@ async function serveLocal(
   forwards: readonly Parameters<ZtnaAgent['forward']>[0][],
   cleanup: (() => void)[],
   logger: Logger,
+  reason: Reason,
 ): Promise<Local> {
   const listen: string[] = []
   const local: LocalForward[] = []
@@ -121,7 +126,7 @@ async function serveLocal(
   if (path === undefined) logger.warn({}, 'XDG_RUNTIME_DIR is not set: no control socket; name one with --control PATH')
   else cleanup.push((await serveControl(path, (request) => answer(role, request))).close)
   const at = settings.text('metrics')
-  const served = at === undefined ? undefined : await serveMetrics(role, parseAs(settings, 'metrics', at, parseAddress))
+  const served = at === undefined ? undefined : await serveMetrics(role, parseAs(settings, 'metrics', at, parseAddress), reason)
   if (served !== undefined) cleanup.push(served.close)
   if (role instanceof ZtnaAgent) {
     for (const options of forwards) {

@@ -1,0 +1,93 @@
+/** Results as a person reads them: names and values in two columns, lists of things as tables, dates in words. */
+
+type Fields = Readonly<Record<string, unknown>>
+
+/** Lines for a result object. Empty values are left out; `now` (ms since the epoch) is what dates are told against. */
+export function describe(value: Fields, now: number = Date.now()): string {
+  return lines(value, now).join('\n')
+}
+
+/** `2026-11-23 09:00:00 UTC, in 23 h`. */
+export function describeDate(ms: number, now: number = Date.now()): string {
+  const distance = Math.abs(ms - now) / 1_000
+  const [size, unit] = UNITS.find(([seconds]) => distance >= seconds * 2) ?? [1, 's']
+  const about = `${Math.round(distance / size)} ${unit}`
+  const date = new Date(ms).toISOString()
+  return `${date.slice(0, 10)} ${date.slice(11, 19)} UTC, ${ms >= now ? `in ${about}` : `${about} ago`}`
+}
+
+const UNITS = [
+  [86_400, 'days'],
+  [3_600, 'h'],
+  [60, 'min'],
+] as const
+const DATES: ReadonlySet<string> = new Set(['expiresAt', 'since', 'revokedAt', 'notAfter', 'notBefore'])
+const LABELS: Readonly<Record<string, string>> = { rttMs: 'round trip', out: 'folder', ok: 'valid', policyId: 'policy' }
+
+function lines(value: Fields, now: number): string[] {
+  const shown = Object.entries(value).filter(([, item]) => !isEmpty(item))
+  const width = Math.max(0, ...shown.map(([key]) => label(key).length)) + 2
+  return shown.flatMap(([key, item]) => {
+    if (isTable(item)) return [label(key), ...table(item, now).map((line) => `  ${line}`)]
+    if (isSentences(item)) return [label(key), ...item.map((line) => `  ${line}`)]
+    if (isFields(item) && !isPath(item)) return [label(key), ...lines(item, now).map((line) => `  ${line}`)]
+    return [`${label(key).padEnd(width)}${text(key, item, now)}`]
+  })
+}
+
+function table(rows: readonly Fields[], now: number): string[] {
+  const keys = [...new Set(rows.flatMap((row) => Object.keys(row)))].filter((key) => rows.some((row) => !isEmpty(row[key])))
+  const cells = rows.map((row) => keys.map((key) => (isEmpty(row[key]) ? '-' : text(key, row[key], now))))
+  const head = keys.map((key) => label(key))
+  const widths = head.map((title, at) => Math.max(title.length, ...cells.map((row) => row[at]?.length ?? 0)))
+  return [head, ...cells].map((row) =>
+    row
+      .map((cell, at) => cell.padEnd(widths[at] ?? 0))
+      .join('  ')
+      .trimEnd(),
+  )
+}
+
+function text(key: string, value: unknown, now: number): string {
+  if (DATES.has(key)) return describeDate(typeof value === 'number' ? value : Date.parse(String(value)), now)
+  if (key.endsWith('Ms') && typeof value === 'number') return `${value.toFixed(2)} ms`
+  if (typeof value === 'boolean') return value ? 'yes' : 'no'
+  if (Array.isArray(value)) return value.map((item) => text('', item, now)).join(', ')
+  if (isPath(value)) return describePath(value)
+  if (!isFields(value)) return String(value)
+  return Object.entries(value)
+    .filter(([, item]) => !isEmpty(item))
+    .map(([name, item]) => `${label(name)} ${text(name, item, now)}`)
+    .join(', ')
+}
+
+/** `relay r1, 0.78 ms`. */
+export function describePath(path: Fields): string {
+  const by = path['kind'] === 'relay' ? `relay ${String(path['relay'] ?? '')}`.trimEnd() : String(path['kind'])
+  return `${by}, ${Number(path['rttMs']).toFixed(2)} ms`
+}
+
+function label(key: string): string {
+  return LABELS[key] ?? key.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`)
+}
+
+function isEmpty(value: unknown): boolean {
+  return value === null || value === undefined || value === '' || (Array.isArray(value) && value.length === 0)
+}
+
+function isFields(value: unknown): value is Fields {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function isPath(value: unknown): value is Fields {
+  return isFields(value) && 'kind' in value && 'rttMs' in value
+}
+
+function isTable(value: unknown): value is readonly Fields[] {
+  return Array.isArray(value) && value.length > 0 && value.every(isFields)
+}
+
+// Words with spaces between them read badly in one line.
+function isSentences(value: unknown): value is readonly string[] {
+  return Array.isArray(value) && value.some((item) => typeof item === 'string' && item.includes(' '))
+}
