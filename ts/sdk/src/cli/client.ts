@@ -1,5 +1,5 @@
 /** Commands that ask a running role over its control socket. */
-import { Command } from 'commander'
+import type { Command } from 'commander'
 import type { CheckResult } from '../agent.js'
 import type { PathInfo } from '../types.js'
 import { type Request, ask, findControl } from './control.js'
@@ -86,7 +86,7 @@ function parseTimeout(text: string): number {
 }
 
 function describe(value: unknown): string {
-  return typeof value === 'object' ? JSON.stringify(value) : String(value)
+  return typeof value === 'string' ? value : JSON.stringify(value)
 }
 
 function print(line: string): void {

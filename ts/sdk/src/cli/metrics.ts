@@ -13,7 +13,7 @@ export interface Measured {
 }
 
 /** Serves until closed. Errors: ERR_ZTNA_CONFIG when the address can't be used. */
-export async function serveMetrics(role: Measured, at: HostPort): Promise<{ address: string; close(): void }> {
+export async function serveMetrics(role: Measured, at: HostPort): Promise<{ address: string; close: () => void }> {
   const server = createServer((request, response) => {
     const path = request.url?.split('?')[0]
     const healthy = role.state === 'online'
