@@ -38,9 +38,12 @@ pub fn node(node: &Node, now: Instant, extra_drops: u64) -> String {
         (format!("protocol=\"{}\"", p.as_str()), node.flows.values().filter(|f| f.protocol == p).count() as u64)
     });
     family(&mut out, "ztna_flows", "gauge", &flows);
-    let mut bytes: Vec<(String, u64)> =
-        c.rx_bytes.iter().map(|(path, n)| (format!("direction=\"rx\",path=\"{path}\""), *n)).collect();
-    bytes.extend(c.tx_bytes.iter().map(|(path, n)| (format!("direction=\"tx\",path=\"{path}\""), *n)));
+    let bytes = [
+        ("direction=\"rx\",path=\"forwarded\"".to_owned(), c.forwarded_rx),
+        ("direction=\"tx\",path=\"forwarded\"".to_owned(), c.forwarded_tx),
+        ("direction=\"rx\",path=\"tunnel\"".to_owned(), c.tunnel_rx),
+        ("direction=\"tx\",path=\"tunnel\"".to_owned(), c.tunnel_tx),
+    ];
     family(&mut out, "ztna_bytes", "counter", &bytes);
     let mut drops: Vec<(String, u64)> = c.drops.iter().map(|(queue, n)| (format!("queue=\"{queue}\""), *n)).collect();
     drops.push(("queue=\"local\"".to_owned(), extra_drops));

@@ -24,32 +24,32 @@ impl NativeDatagram {
 
 #[napi]
 impl NativeDatagram {
-    #[napi(getter)]
+    #[napi(catch_unwind, getter)]
     pub fn flow(&self) -> i64 {
         self.inner.flow.0 as i64
     }
 
-    #[napi(getter)]
+    #[napi(catch_unwind, getter)]
     pub fn info_json(&self) -> String {
         self.info.clone()
     }
 
-    #[napi(getter)]
+    #[napi(catch_unwind, getter)]
     pub fn max_datagram_size(&self) -> u32 {
         self.inner.max_size() as u32
     }
 
-    #[napi(getter)]
+    #[napi(catch_unwind, getter)]
     pub fn closed(&self) -> bool {
         self.inner.is_closed()
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn send(&self, buffers: Vec<Uint8Array>) -> u32 {
         self.inner.send(buffers.iter().map(|b| &b[..])) as u32
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn recv(&self, mut into: Uint8Array) -> u32 {
         // SAFETY: the call is synchronous, so JavaScript does not touch the array while it is being filled.
         #[allow(unsafe_code, reason = "napi has no other way to write into a Uint8Array")]
@@ -57,17 +57,17 @@ impl NativeDatagram {
         self.inner.recv_into(out) as u32
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn dropped(&self) -> i64 {
         self.inner.dropped() as i64
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn close(&self) {
         self.inner.close();
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn on_readable(&self, callback: Function<'_, (), ()>) -> Result<()> {
         let bell = callback
             .build_threadsafe_function::<()>()

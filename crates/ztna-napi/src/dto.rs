@@ -159,7 +159,7 @@ pub fn node_status(node: &Node) -> Value {
         })
         .collect();
     let count = |p| node.flows.values().filter(|f| f.protocol == p).count();
-    let sum = |m: &std::collections::BTreeMap<&'static str, u64>| m.values().sum::<u64>();
+    let c = &node.counters;
     let flows = json!({ "tcp": count(ztna_core::trust::Protocol::Tcp), "udp": count(ztna_core::trust::Protocol::Udp) });
     let own = node.snapshot.identity();
     json!({
@@ -167,6 +167,6 @@ pub fn node_status(node: &Node) -> Value {
         if node.is_agent { "connectors" } else { "agents" }: peers,
         "certificate": { "expiresAt": epoch_ms(own.not_after) },
         "version": node.snapshot.version,
-        "stats": { "rxBytes": sum(&node.counters.rx_bytes), "txBytes": sum(&node.counters.tx_bytes), "flows": flows, "paths": paths },
+        "stats": { "rxBytes": c.forwarded_rx + c.tunnel_rx, "txBytes": c.forwarded_tx + c.tunnel_tx, "flows": flows, "paths": paths },
     })
 }

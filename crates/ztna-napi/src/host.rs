@@ -12,19 +12,19 @@ use ztna_core::io::pki_folder;
 use crate::dto;
 
 /// `ztna pki`: a command and its options as JSON, its report as JSON.
-#[napi]
+#[napi(catch_unwind)]
 pub fn pki(command: String, json: String) -> Result<String> {
     pki_folder::run(&command, &json, SystemTime::now()).map_err(|e| dto::throw(&e))
 }
 
 /// `ztna policy check`.
-#[napi]
+#[napi(catch_unwind)]
 pub fn policy_check(json: String) -> Result<String> {
     pki_folder::run("policy-check", &json, SystemTime::now()).map_err(|e| dto::throw(&e))
 }
 
 /// The user ID of the process at the other end of a unix socket.
-#[napi]
+#[napi(catch_unwind)]
 pub fn peer_uid(fd: i32) -> Result<u32> {
     // SAFETY: the descriptor is borrowed for this call only; one that is not open gives an error.
     #[allow(unsafe_code, reason = "Node gives a descriptor as a number")]
@@ -35,7 +35,7 @@ pub fn peer_uid(fd: i32) -> Result<u32> {
 }
 
 /// Tells systemd `state` (sd_notify(3)). `false` where `$NOTIFY_SOCKET` is not set.
-#[napi]
+#[napi(catch_unwind)]
 pub fn sd_notify(state: String) -> Result<bool> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(false) };
     let failed = |e: std::io::Error| dto::throw(&Error::Permission(format!("NOTIFY_SOCKET: {e}")));
@@ -49,7 +49,7 @@ pub fn sd_notify(state: String) -> Result<bool> {
     Ok(true)
 }
 
-#[napi]
+#[napi(catch_unwind)]
 pub fn version() -> String {
     env!("CARGO_PKG_VERSION").to_owned()
 }

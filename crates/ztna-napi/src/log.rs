@@ -36,7 +36,7 @@ static INSTALLED: OnceLock<bool> = OnceLock::new();
 
 /// Sends log lines of `level` and above to `callback`: a JSON array of `{level, target, message, fields, time}` a call.
 /// `null` or level `off` stops it.
-#[napi]
+#[napi(catch_unwind)]
 pub fn set_log_sink(level: String, callback: Option<Function<'_, String, ()>>) -> napi::Result<()> {
     let rank = match level.as_str() {
         "off" => 0,

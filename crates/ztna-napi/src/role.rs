@@ -56,7 +56,7 @@ fn ok<T>(r: std::result::Result<T, Error>) -> Result<T> {
 
 #[napi]
 impl NativeRole {
-    #[napi(constructor)]
+    #[napi(catch_unwind, constructor)]
     pub fn new(role: String, options_json: String, on_event: Function<'_, String, ()>) -> Result<Self> {
         Ok(NativeRole {
             role: ok(role.parse())?,
@@ -66,7 +66,7 @@ impl NativeRole {
         })
     }
 
-    #[napi(ts_return_type = "Promise<string>")]
+    #[napi(catch_unwind, ts_return_type = "Promise<string>")]
     pub fn start<'e>(&self, env: &'e Env) -> Result<Object<'e>> {
         let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
         if lock(&self.started).is_some() && !self.bridge.has_ended() {
@@ -90,7 +90,7 @@ impl NativeRole {
         Ok(promise)
     }
 
-    #[napi(ts_return_type = "Promise<void>")]
+    #[napi(catch_unwind, ts_return_type = "Promise<void>")]
     pub fn close<'e>(&self, env: &'e Env, drain_ms: u32) -> Result<Object<'e>> {
         let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
         let started = lock(&self.started);
@@ -110,7 +110,7 @@ impl NativeRole {
         Ok(promise)
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn status(&self) -> Result<String> {
         let started = lock(&self.started);
         let s = started.as_ref().ok_or_else(closed)?;
@@ -141,7 +141,7 @@ impl NativeRole {
         Ok(value.to_string())
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn metrics(&self) -> Result<String> {
         let started = lock(&self.started);
         match &started.as_ref().ok_or_else(closed)?.running {
@@ -157,7 +157,7 @@ impl NativeRole {
         }
     }
 
-    #[napi(ts_return_type = "Promise<string>")]
+    #[napi(catch_unwind, ts_return_type = "Promise<string>")]
     pub fn reload<'e>(&self, env: &'e Env) -> Result<Object<'e>> {
         let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
         settle(deferred, self.reload_now());
@@ -181,7 +181,7 @@ impl NativeRole {
         self.bridge.set_snapshot(snapshot);
     }
 
-    #[napi(ts_return_type = "Promise<void>")]
+    #[napi(catch_unwind, ts_return_type = "Promise<void>")]
     pub fn update<'e>(&self, env: &'e Env, files_json: String) -> Result<Object<'e>> {
         let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
         let files: Files = parse(&files_json)?;
@@ -231,7 +231,7 @@ impl NativeRole {
         Ok(())
     }
 
-    #[napi(ts_return_type = "Promise<NativeFlow>")]
+    #[napi(catch_unwind, ts_return_type = "Promise<NativeFlow>")]
     pub fn connect<'e>(&self, env: &'e Env, op: i64, json: String) -> Result<Object<'e>> {
         let (deferred, promise): (Deferred<NativeFlow>, Object<'e>) = env.create_deferred()?;
         let open = ok(parse::<ConnectOptions>(&json)?.open(Protocol::Tcp))?;
@@ -250,7 +250,7 @@ impl NativeRole {
         Ok(promise)
     }
 
-    #[napi(ts_return_type = "Promise<NativeDatagram>")]
+    #[napi(catch_unwind, ts_return_type = "Promise<NativeDatagram>")]
     pub fn datagram<'e>(&self, env: &'e Env, op: i64, json: String) -> Result<Object<'e>> {
         let (deferred, promise): (Deferred<NativeDatagram>, Object<'e>) = env.create_deferred()?;
         let open = ok(parse::<ConnectOptions>(&json)?.open(Protocol::Udp))?;
@@ -266,20 +266,20 @@ impl NativeRole {
         Ok(promise)
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn cancel(&self, op: i64) {
         if let Ok(agent) = self.agent() {
             agent.post(Box::new(move |d| d.cancel(op as u64)));
         }
     }
 
-    #[napi(ts_return_type = "Promise<string>")]
+    #[napi(catch_unwind, ts_return_type = "Promise<string>")]
     pub fn ping<'e>(&self, env: &'e Env, op: i64, json: String) -> Result<Object<'e>> {
         let o: ConnectOptions = parse(&json)?;
         self.ask(env, op, move |d| d.ping(op as u64, &o.service, Duration::from_millis(o.timeout_ms)))
     }
 
-    #[napi(ts_return_type = "Promise<string>")]
+    #[napi(catch_unwind, ts_return_type = "Promise<string>")]
     pub fn check<'e>(&self, env: &'e Env, op: i64, json: String) -> Result<Object<'e>> {
         let open: Open = ok(parse::<ConnectOptions>(&json)?.open(Protocol::Tcp))?;
         self.ask(env, op, move |d| d.check(op as u64, open))
@@ -300,7 +300,7 @@ impl NativeRole {
         Ok(promise)
     }
 
-    #[napi(ts_return_type = "Promise<string>")]
+    #[napi(catch_unwind, ts_return_type = "Promise<string>")]
     pub fn forward<'e>(&self, env: &'e Env, json: String) -> Result<Object<'e>> {
         let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
         let zone = self.bridge.snapshot().map(|s| s.network.zone.clone()).unwrap_or_default();
@@ -318,13 +318,13 @@ impl NativeRole {
         Ok(promise)
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn forward_connections(&self, id: i64) -> Result<u32> {
         let agent = self.agent()?;
         Ok(agent.call(move |d| d.forward_connections(ForwardId(id as u64))).unwrap_or(0) as u32)
     }
 
-    #[napi(ts_return_type = "Promise<void>")]
+    #[napi(catch_unwind, ts_return_type = "Promise<void>")]
     pub fn forward_close<'e>(&self, env: &'e Env, id: i64) -> Result<Object<'e>> {
         let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
         if self.agent().is_ok_and(|a| a.is_running()) {
@@ -350,7 +350,7 @@ impl NativeRole {
         }
     }
 
-    #[napi(ts_return_type = "Promise<number>")]
+    #[napi(catch_unwind, ts_return_type = "Promise<number>")]
     pub fn serve<'e>(&self, env: &'e Env, json: String) -> Result<Object<'e>> {
         let (deferred, promise): (Deferred<i64>, Object<'e>) = env.create_deferred()?;
         let o: ServeOptions = parse(&json)?;
@@ -376,7 +376,7 @@ impl NativeRole {
         Ok(promise)
     }
 
-    #[napi(ts_return_type = "Promise<void>")]
+    #[napi(catch_unwind, ts_return_type = "Promise<void>")]
     pub fn unserve<'e>(&self, env: &'e Env, id: i64, drain_ms: u32) -> Result<Object<'e>> {
         let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
         match self.connector() {
@@ -388,14 +388,14 @@ impl NativeRole {
         Ok(promise)
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn take_datagram(&self, flow: i64) -> Result<NativeDatagram> {
         let datagram = lock(&self.bridge.datagrams).remove(&(flow as u64)).ok_or_else(closed)?;
         let snapshot = self.bridge.snapshot().ok_or_else(closed)?;
         Ok(NativeDatagram::new(datagram, &snapshot))
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn authorize_reply(&self, flow: i64, allow: bool) {
         if let Ok(h) = self.connector() {
             h.post(Box::new(move |d| d.authorize_reply(FlowId(flow as u64), allow)));
@@ -404,7 +404,7 @@ impl NativeRole {
 
     // ---- both ends of flows
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn flow_reset(&self, flow: i64) {
         let flow = FlowId(flow as u64);
         match lock(&self.started).as_ref().map(|s| &s.running) {
@@ -418,7 +418,7 @@ impl NativeRole {
         }
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn flow_done(&self, flow: i64) {
         let flow = FlowId(flow as u64);
         match lock(&self.started).as_ref().map(|s| &s.running) {
@@ -432,7 +432,7 @@ impl NativeRole {
         }
     }
 
-    #[napi]
+    #[napi(catch_unwind)]
     pub fn kick(&self, session: String) {
         if let (Some(Running::Relay { shared, .. }), Ok(id)) =
             (lock(&self.started).as_ref().map(|s| &s.running), session.parse())

@@ -83,7 +83,7 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
 
   /** Connectors, agents and sessions now. Errors: ERR_ZTNA_CLOSED when not running. */
   status(): RelayStatus {
-    const { stats: _stats, ...rest } = this.nativeStatus()
+    const { stats: _stats, sessionList: _list, ...rest } = this.nativeStatus()
     const status = rest as unknown as Omit<RelayStatus, 'connectors'> & {
       connectors: { name: string; since: number; sessions: number }[]
     }
@@ -96,9 +96,10 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
     return this.listening.map(toAddressInfo)
   }
 
-  /** Open sessions. */
+  /** Open sessions, with their bytes so far. Errors: ERR_ZTNA_CLOSED when not running. */
   sessions(): IterableIterator<RelaySession> {
-    return [...this.#sessions.values()].values()
+    const { sessionList } = this.nativeStatus() as unknown as { sessionList: readonly Counted[] }
+    return sessionList.map((json) => this.#session(json)).values()
   }
 
   protected override nativeOptions(): Record<string, unknown> {

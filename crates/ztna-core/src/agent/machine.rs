@@ -22,6 +22,7 @@ impl Machine for Agent {
     fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
         self.node.handle_timeout(now);
+        self.seek_again(now);
         self.place_all(now);
         self.warned_expiry = self.node.warn_expiry(now, self.warned_expiry);
         let late: Vec<FlowId> = self
@@ -138,14 +139,11 @@ impl Machine for Agent {
     }
 
     fn ping(&mut self, now: Instant, op: u64, service: &str, timeout: Duration) {
-        let open = Open {
-            service: service.to_owned(),
-            port: None,
-            protocol: Protocol::Icmp,
-            path: Default::default(),
-            timeout,
-            traceparent: None,
-        };
+        // A service that does not answer echo is reached by what it does declare.
+        let (protocol, port) =
+            self.ping_ways(service).first().map_or((Protocol::Icmp, None), |(protocol, port)| (*protocol, Some(*port)));
+        let open =
+            Open { service: service.to_owned(), port, protocol, path: Default::default(), timeout, traceparent: None };
         self.request(now, Purpose::Ping(op), open);
     }
 
@@ -218,13 +216,14 @@ impl Agent {
             }
             NodeEvent::BindRefused { error, .. } => self.node.warn(error),
             NodeEvent::Bound(_) | NodeEvent::SessionUp(_) | NodeEvent::PathChanged(_) => {}
-            NodeEvent::SessionEnded { link, .. } => {
+            NodeEvent::SessionEnded { link } => {
                 if let Some(link) = link {
                     self.session_ended(now, link);
                 }
             }
             NodeEvent::LinkReady(_) => self.place_all(now),
             NodeEvent::LinkSuspect(link) => {
+                self.node.probe_legs();
                 self.seek_session(now, link);
             }
             NodeEvent::LinkStalled(link) => {

@@ -240,7 +240,13 @@ impl Agent {
                 });
                 self.node.actions.push_back(Action::Answer { op, result });
             }
-            (Phase::Pinging { op, .. }, None) if !fin => self.send_echo(now, id, op),
+            (Phase::Pinging { op, sent: None }, None) if !fin => self.send_echo(now, id, op),
+            (Phase::Pinging { op, sent: Some(sent) }, None) => self.pinged(id, op, now.saturating_duration_since(sent)),
+            (Phase::Pinging { .. }, Some(error)) => {
+                if !self.ping_another_way(now, id, &error) {
+                    self.refuse(id, error);
+                }
+            }
             (Phase::Asking | Phase::Checking { .. } | Phase::Pinging { .. }, error) => {
                 let error = error.unwrap_or_else(|| Error::Peer("the connector ended the flow at once".into()));
                 self.refuse(id, error);
@@ -268,7 +274,37 @@ impl Agent {
         }
     }
 
-    // ---- echo
+    // ---- ping
+
+    /// What a round trip to a service's connector can be taken with: its echo, or else a decision about the first port of each
+    /// of its ranges, which opens nothing.
+    fn ping_ways(&self, service: &str) -> Vec<(Protocol, u16)> {
+        let Some(service) = self.node.snapshot.network.service(service).filter(|s| !s.icmp) else { return Vec::new() };
+        let tcp = service.tcp.iter().map(|r| (Protocol::Tcp, r.lo));
+        tcp.chain(service.udp.iter().map(|r| (Protocol::Udp, r.lo))).collect()
+    }
+
+    /// Policy may permit one port of a service and not another: only a denial of all denies the ping.
+    fn ping_another_way(&mut self, now: Instant, id: FlowId, error: &Error) -> bool {
+        let Error::Denied { by: DeniedBy::Connector, .. } = error else { return false };
+        let Some(flow) = self.node.flows.get(&id) else { return false };
+        let tried = (flow.protocol, flow.port);
+        let next = self.ping_ways(&flow.service).into_iter().skip_while(|way| *way != tried).nth(1);
+        let (Some((protocol, port)), Some((open, deadline))) = (next, flow.open.clone()) else { return false };
+        let purpose = purpose_of(id, flow);
+        self.node.stream_reset(id);
+        let open = Open { protocol, port: Some(port), timeout: deadline.saturating_duration_since(now), ..open };
+        self.request(now, purpose, open);
+        true
+    }
+
+    fn pinged(&mut self, id: FlowId, op: u64, rtt: Duration) {
+        let path = self.node.flows.get(&id).and_then(|f| self.node.describe_path(f.link));
+        self.end_op(op);
+        if let Some(path) = path {
+            self.node.actions.push_back(Action::Answer { op, result: Ok(Answer::Ping { rtt, path }) });
+        }
+    }
 
     fn send_echo(&mut self, now: Instant, id: FlowId, op: u64) {
         let Some(flow) = self.node.flows.get_mut(&id) else { return };
@@ -291,12 +327,7 @@ impl Agent {
         if packet.echo.kind != EchoKind::Reply || packet.echo.id != op as u16 {
             return;
         }
-        let path = self.node.flows.get(&id).and_then(|f| self.node.describe_path(f.link));
-        self.end_op(op);
-        if let Some(path) = path {
-            let result = Ok(Answer::Ping { rtt: now.saturating_duration_since(sent), path });
-            self.node.actions.push_back(Action::Answer { op, result });
-        }
+        self.pinged(id, op, now.saturating_duration_since(sent));
     }
 }
 

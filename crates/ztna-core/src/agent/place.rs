@@ -117,7 +117,8 @@ impl Agent {
         let phase = match w.purpose {
             Purpose::Flow(_) => Phase::Asking,
             Purpose::Check(op) => Phase::Checking { op },
-            Purpose::Ping(op) => Phase::Pinging { op, sent: None },
+            // An echo leaves when the flow is open; any other ping is the request itself.
+            Purpose::Ping(op) => Phase::Pinging { op, sent: (w.open.protocol != Protocol::Icmp).then_some(now) },
         };
         if let Purpose::Check(op) | Purpose::Ping(op) = w.purpose {
             self.ops.insert(op, id);
@@ -146,6 +147,18 @@ impl Agent {
         legs.into_iter().any(|(_, _, leg)| self.node.open_session(now, leg, link_key))
     }
 
+    /// Looks again for sessions of links that every relay had refused one.
+    pub(super) fn seek_again(&mut self, now: Instant) {
+        let due: Vec<usize> =
+            self.node.links.iter().filter(|(_, l)| l.seek_at.is_some_and(|t| now >= t)).map(|(k, _)| k).collect();
+        for key in due {
+            if let Some(link) = self.node.links.get_mut(key) {
+                link.seek_at = None;
+            }
+            self.session_ended(now, key);
+        }
+    }
+
     /// A link lost its last session: find another, or end it with what the relays said.
     pub(super) fn session_ended(&mut self, now: Instant, link_key: usize) {
         let has = self.node.sessions.iter().any(|(_, s)| s.link == Some(link_key));
@@ -155,8 +168,9 @@ impl Agent {
         let Some(link) = self.node.links.get_mut(link_key) else { return };
         let waiting_for_relay = link.refused.is_empty();
         if link.conn.is_established() {
-            // It may live on over a relay that comes back within its idle timeout.
+            // It may live on over a relay that comes back, or where its connector binds again, within its idle timeout.
             link.refused.clear();
+            link.seek_at = Some(now + link.seek_backoff.next(crate::node::outer::random_u32()));
             return;
         }
         if !waiting_for_relay {
@@ -222,6 +236,15 @@ impl Agent {
     }
 }
 
+/// Whether the decision is all that is asked for.
+fn asks_only(w: &Waiting) -> bool {
+    match w.purpose {
+        Purpose::Check(_) => true,
+        Purpose::Ping(_) => w.open.protocol != Protocol::Icmp,
+        Purpose::Flow(_) => false,
+    }
+}
+
 fn request_fields(w: &Waiting, zone: &str, id: FlowId) -> Fields {
     let host = format!("{}.{zone}", w.open.service);
     let mut fields: Fields = Vec::with_capacity(8);
@@ -245,7 +268,7 @@ fn request_fields(w: &Waiting, zone: &str, id: FlowId) -> Fields {
         }
     }
     add("ztna-flow", id.to_string());
-    if matches!(w.purpose, Purpose::Check(_)) {
+    if asks_only(w) {
         add("ztna-check", "?1".into());
     }
     if let Some(t) = &w.open.traceparent {

@@ -202,12 +202,12 @@ impl Connector {
                     );
                 }
             }
+            NodeEvent::LinkSuspect(_) => self.node.probe_legs(),
             NodeEvent::LegReady(_)
             | NodeEvent::Bound(_)
             | NodeEvent::SessionUp(_)
             | NodeEvent::SessionEnded { .. }
             | NodeEvent::LinkStalled(_)
-            | NodeEvent::LinkSuspect(_)
             | NodeEvent::PathChanged(_) => {}
         }
     }

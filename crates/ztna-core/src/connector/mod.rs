@@ -114,11 +114,12 @@ impl Connector {
             Protocol::Icmp => return Err(Error::config(at, "echo is answered by itself; serve a TCP or UDP port")),
         };
         let covered = match serve.ports {
-            Some(p) => ranges.iter().any(|r| r.lo <= p.lo && p.hi <= r.hi),
+            // Neighbours may be listed one by one: [80, 81] covers 80-81.
+            Some(p) => (p.lo..=p.hi).all(|port| ranges.iter().any(|r| r.contains(port))),
             None => !ranges.is_empty(),
         };
         if !covered {
-            let list: Vec<String> = ranges.iter().map(|r| format!("{}-{}", r.lo, r.hi)).collect();
+            let list: Vec<String> = ranges.iter().map(ToString::to_string).collect();
             let list = if list.is_empty() { "none".to_owned() } else { list.join(", ") };
             return Err(Error::config(
                 at,

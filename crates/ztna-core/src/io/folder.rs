@@ -93,11 +93,18 @@ pub fn read_manifest(dir: &Path) -> Result<Manifest> {
     })
 }
 
-/// Notices new versions of a folder by the identity of its snapshot.json.
+/// How long the other files may differ from snapshot.json before that is reported: a publication writes them first.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Notices new versions of a folder by the identity of its snapshot.json, and files that no snapshot.json belongs to.
 pub struct FolderWatch {
     dir: PathBuf,
     /// The snapshot.json that was last read, well or badly.
     seen: Option<Stamp>,
+    /// The other files, as they were when last looked at.
+    others: Vec<Option<Stamp>>,
+    /// Set while they have changed and snapshot.json has not.
+    settle_at: Option<Instant>,
     /// Set while the last read failed.
     retry_at: Option<Instant>,
 }
@@ -113,20 +120,37 @@ impl FolderWatch {
     /// Starts from the folder's present state: the first `poll` reports nothing unless something has changed since.
     /// Make the watch before the first [`read_folder`], so that no change falls between the two.
     pub fn new(dir: &Path) -> FolderWatch {
-        FolderWatch { dir: dir.to_owned(), seen: stamp(dir), retry_at: None }
+        FolderWatch {
+            dir: dir.to_owned(),
+            seen: stamp(dir, SNAPSHOT),
+            others: others(dir),
+            settle_at: None,
+            retry_at: None,
+        }
     }
 
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// One `stat`, and a read when snapshot.json is another one. Call it at most every 200 ms.
+    /// A `stat` of each file, and a read when snapshot.json is another one. Call it at most every 200 ms.
     ///
     /// `Some(Err)` is given once per change: the old snapshot stays in use and the folder is tried again quietly until it
-    /// can be read (`Some(Ok)`) or changes again. A folder that vanishes is no news.
+    /// can be read (`Some(Ok)`) or changes again. A file that changes without snapshot.json is such a change too. A folder that
+    /// vanishes is no news.
     pub fn poll(&mut self, now: Instant) -> Option<Result<NodeFiles>> {
-        let stamp = stamp(&self.dir)?;
-        let changed = self.seen != Some(stamp);
+        let stamp = stamp(&self.dir, SNAPSHOT)?;
+        let others = others(&self.dir);
+        if others != self.others {
+            self.others = others;
+            self.settle_at = Some(now + SETTLE);
+        }
+        let published = self.seen != Some(stamp);
+        let settled = self.settle_at.is_some_and(|at| now >= at);
+        if published || settled {
+            self.settle_at = None;
+        }
+        let changed = published || settled;
         if !changed && self.retry_at.is_none_or(|at| now < at) {
             return None;
         }
@@ -191,8 +215,12 @@ fn half_written(at: &str, why: &str) -> Error {
     Error::config(at, format!("{why}: half-written or edited by hand; publish again"))
 }
 
-fn stamp(dir: &Path) -> Option<Stamp> {
-    let meta = fs::metadata(dir.join(SNAPSHOT)).ok()?;
+fn others(dir: &Path) -> Vec<Option<Stamp>> {
+    REQUIRED.into_iter().chain(OPTIONAL).map(|file| stamp(dir, file)).collect()
+}
+
+fn stamp(dir: &Path, file: &str) -> Option<Stamp> {
+    let meta = fs::metadata(dir.join(file)).ok()?;
     Some(Stamp { inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()), len: meta.len() })
 }
 
@@ -265,6 +293,18 @@ mod tests {
         assert!(watch.poll(now + RETRY * 2).is_none());
         fs::write(dir.path().join("ca.pem"), "ca.pem 2").unwrap();
         assert_eq!(watch.poll(now + RETRY * 4).unwrap().ok().unwrap().version, 2);
+    }
+
+    #[test]
+    fn a_file_that_changes_without_a_publication_is_reported_once_it_has_settled() {
+        let dir = folder(1);
+        let (mut watch, now) = (FolderWatch::new(dir.path()), Instant::now());
+        fs::write(dir.path().join("policy.cedar"), "forbid").unwrap();
+        assert!(watch.poll(now).is_none());
+        assert!(watch.poll(now + SETTLE / 2).is_none());
+        let error = watch.poll(now + SETTLE).unwrap().err().unwrap().to_string();
+        assert!(error.contains("policy.cedar"), "{error}");
+        assert!(watch.poll(now + SETTLE * 2).is_none());
     }
 
     fn folder(version: u64) -> tempfile::TempDir {

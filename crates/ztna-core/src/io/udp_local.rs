@@ -18,8 +18,11 @@ use crate::id::FlowId;
 use crate::role::{Machine, Open, PathPolicy};
 use crate::trust::Protocol;
 
-/// Flows of one port. A sender beyond it is dropped and counted until one of them is idle.
+/// Flows of one port: a quarter of what one connection carries (docs/protocol.md). A resolver asks each question from a port of
+/// its own, so that past it the longest silent flows make room, as in a NAT's table.
 const FLOWS: usize = 1_024;
+/// How many make room at once, so that finding them is spread over as many new senders.
+const EVICTED: usize = 64;
 /// A flow without a datagram either way for this long is closed (docs/protocol.md: UDP flow idle).
 const IDLE: Duration = Duration::from_secs(60);
 const SWEEP: Duration = Duration::from_secs(10);
@@ -174,12 +177,15 @@ impl Local {
             }
             return;
         }
-        if port.flows.len() >= FLOWS || self.closing {
+        if self.closing {
             self.lost += 1;
             return;
         }
         let (path, timeout): (PathPolicy, Duration) = (spec.path, spec.timeout);
         let forward = port.forward;
+        if port.flows.len() >= FLOWS {
+            self.evict(machine, index);
+        }
         let flow = self.next_flow();
         if let Some(port) = self.ports.get_mut(index) {
             port.flows.insert(key.clone(), flow);
@@ -196,6 +202,24 @@ impl Local {
             flow,
             Open { service, port: to_port, protocol: Protocol::Udp, path, timeout, traceparent: None },
         );
+    }
+
+    /// Closes the flows of a full port that were silent longest.
+    fn evict(&mut self, machine: &mut dyn Machine, index: usize) {
+        let Some(port) = self.ports.get(index) else { return };
+        let mut oldest: Vec<(Instant, FlowId)> = port
+            .flows
+            .values()
+            .filter_map(|id| match self.flows.get(id).map(|e| &e.flow) {
+                Some(Flow::Port(known)) => Some((known.last, *id)),
+                Some(_) | None => None,
+            })
+            .collect();
+        oldest.sort_unstable();
+        for (_, flow) in oldest.into_iter().take(EVICTED) {
+            machine.datagram_close(flow);
+            self.forget(flow);
+        }
     }
 
     pub(super) fn port_opened(&mut self, machine: &mut dyn Machine, now: Instant, flow: FlowId) {

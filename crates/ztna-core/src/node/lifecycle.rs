@@ -82,6 +82,16 @@ impl Node {
         warned
     }
 
+    /// Asks every relay for a sign of life, so that one that went away in a quiet hour is known before it is needed.
+    pub fn probe_legs(&mut self) {
+        for (key, leg) in self.legs.iter_mut().filter(|(_, l)| l.is_alive()) {
+            if let Some(conn) = leg.conn.as_mut() {
+                conn.ping();
+                self.dirty_legs.insert(key);
+            }
+        }
+    }
+
     /// Addresses or routes changed: relays that wait are tried now, the others are asked for a sign of life.
     pub fn handle_network_change(&mut self, now: Instant) {
         for (key, leg) in self.legs.iter_mut() {

@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::id::FlowId;
+use crate::node::backoff::Backoff;
 use crate::path::PathAgent;
 use crate::quic::{Connection, StreamId};
 use crate::role::{PathInfo, PathKind, PathPolicy};
@@ -39,6 +40,9 @@ pub struct Link {
     pub expires: Option<SystemTime>,
     /// Agent: relays that refused a session, so that each is asked once.
     pub refused: Vec<(String, crate::error::Error)>,
+    /// Agent: when to look for a session again after every relay has refused one.
+    pub seek_at: Option<Instant>,
+    pub seek_backoff: Backoff,
 }
 
 impl Link {
@@ -58,6 +62,8 @@ impl Link {
             initial_dcid: None,
             expires: None,
             refused: Vec::new(),
+            seek_at: None,
+            seek_backoff: Backoff::default(),
         }
     }
 
@@ -67,7 +73,7 @@ impl Link {
 
     pub fn poll_timeout(&self, keeps_alive: bool) -> Option<Instant> {
         let alive = (keeps_alive && self.conn.is_established()).then(|| self.last_sent + KEEP_ALIVE);
-        [self.conn.timeout_instant(), self.path.poll_timeout(), alive].into_iter().flatten().min()
+        [self.conn.timeout_instant(), self.path.poll_timeout(), alive, self.seek_at].into_iter().flatten().min()
     }
 
     /// The path as people see it; `relay` names the active session's relay and where we send.

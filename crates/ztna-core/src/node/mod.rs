@@ -35,6 +35,9 @@ use session::Session;
 
 pub use link::{AGENT_ADDRESS, CONNECTOR_ADDRESS};
 
+/// How often certificates' ends are looked at: they end connections, not packets.
+const EXPIRY_CHECK: Duration = Duration::from_secs(1);
+
 /// Packets on one connection, sent and received, after which a successor takes new flows, and after which it is cut
 /// (RFC 9001 appendix B.1: 2^28 packets under 2^11 bytes).
 #[derive(Debug, Clone, Copy)]
@@ -71,11 +74,9 @@ pub enum NodeEvent {
         error: Error,
     },
     SessionUp(usize),
-    /// The relay refused it or it ended. `status`: the relay's answer, where there was one.
+    /// The relay refused it or it ended: the link that it carried.
     SessionEnded {
-        relay: String,
         link: Option<usize>,
-        refused: Option<Error>,
     },
     LinkReady(usize),
     /// A stream event of an inner connection.
@@ -127,13 +128,17 @@ pub struct Node {
     pub counters: Counters,
     transmit: transmit::Queue,
     wall: (Instant, SystemTime),
+    next_expiry_check: Instant,
 }
 
 /// What a node counts (contract.md, Metrics). Plain numbers: the loop publishes copies.
 #[derive(Debug, Default, Clone)]
 pub struct Counters {
-    pub rx_bytes: BTreeMap<&'static str, u64>,
-    pub tx_bytes: BTreeMap<&'static str, u64>,
+    /// Inner packet bytes, by path and direction.
+    pub forwarded_rx: u64,
+    pub forwarded_tx: u64,
+    pub tunnel_rx: u64,
+    pub tunnel_tx: u64,
     pub drops: BTreeMap<&'static str, u64>,
     pub denied: BTreeMap<(&'static str, String), u64>,
     pub reconnects: u64,
@@ -173,6 +178,7 @@ impl Node {
             counters: Counters::default(),
             transmit: transmit::Queue::default(),
             wall: (now, wall),
+            next_expiry_check: now + EXPIRY_CHECK,
         };
         node.follow_relays(now);
         Ok(node)
@@ -247,6 +253,19 @@ impl Node {
         }
     }
 
+    /// Ends connections whose certificate, or ours, has run out. Dates only: signatures were judged at the handshake and at
+    /// each snapshot.
+    fn expire(&mut self, now: Instant) {
+        let wall = self.wall(now);
+        let own = wall >= self.snapshot.identity().not_after;
+        let over = |conn: &Connection| own || conn.identity().is_some_and(|p| wall >= p.not_after);
+        if self.legs.iter().any(|(_, l)| l.conn.as_ref().is_some_and(over))
+            || self.links.iter().any(|(_, l)| over(&l.conn))
+        {
+            self.expel(now);
+        }
+    }
+
     /// Adds legs to new relays, lets go of those that left the network.
     fn follow_relays(&mut self, now: Instant) {
         let relays = self.snapshot.network.relays.clone();
@@ -289,8 +308,7 @@ impl Node {
         let links = self.links.iter().filter_map(|(_, l)| l.poll_timeout(self.is_agent));
         let dirty = (!self.dirty_legs.is_empty() || !self.dirty_links.is_empty()).then_some(now);
         let expiry = self.snapshot.identity().not_after.duration_since(self.wall(now)).ok().map(|d| now + d);
-        // Peers' certificates are looked at once a second: they end connections, not packets.
-        legs.chain(links).chain(dirty).chain(expiry).chain([now + Duration::from_secs(1)]).min()
+        legs.chain(links).chain(dirty).chain(expiry).chain([self.next_expiry_check]).min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -298,16 +316,23 @@ impl Node {
         for key in legs {
             self.leg_timeout(now, key);
         }
+        let is_agent = self.is_agent;
         for (key, link) in self.links.iter_mut() {
+            if link.poll_timeout(is_agent).is_none_or(|t| t > now) {
+                continue;
+            }
             link.conn.on_timeout();
             link.path.handle_timeout(now);
-            if self.is_agent && link.conn.is_established() && now >= link.last_sent + link::KEEP_ALIVE {
+            if is_agent && link.conn.is_established() && now >= link.last_sent + link::KEEP_ALIVE {
                 link.conn.ping();
                 link.last_sent = now;
             }
             self.dirty_links.insert(key);
         }
-        self.expel(now);
+        if now >= self.next_expiry_check {
+            self.next_expiry_check = now + EXPIRY_CHECK;
+            self.expire(now);
+        }
     }
 
     // ---- links
@@ -397,6 +422,10 @@ impl Node {
             }
         }
         link.path.set_rtt(link.conn.rtt());
+        if closed.is_none() && !self.sessions.iter().any(|(_, s)| s.link == Some(key)) {
+            // Nobody is left to be told: a close that can't be sent would keep its flows until the idle timeout.
+            closed = link.conn.local_close().map(connection::Closed::Local);
+        }
         if let Some(why) = closed {
             self.remove_link(now, key, why);
             return;

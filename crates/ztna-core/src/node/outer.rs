@@ -17,6 +17,10 @@ use crate::wire::proxy_status::ProxyStatus;
 
 /// Close code by which a relay tells a node that a newer process of its identity has bound (docs/decisions).
 pub const REPLACED: u64 = 0x7a01;
+/// Close code by which a relay tells a node that its certificate is revoked, expired or of a CA no longer trusted.
+pub const NOT_TRUSTED: u64 = 0x7a02;
+/// The TLS alert certificate_revoked (RFC 8446 §6) as a QUIC error (RFC 9001 §4.8).
+const ALERT_REVOKED: u64 = 0x100 + 44;
 /// Port in a CONNECT-UDP target: connectors have none, HTTP wants one (protocol.md).
 const CONNECTOR_PORT: u16 = 443;
 /// Context ID of the uncompressed context that a connector registers first (bind draft; protocol.md).
@@ -205,10 +209,22 @@ impl Node {
             Closed::ByPeer { code, reason, .. } => format!("the relay closed the connection: {reason} ({code:#x})"),
             Closed::Local(reason) => reason.clone(),
         };
+        let expelled = match &why {
+            Closed::ByPeer { app, code, .. } => (*app && *code == NOT_TRUSTED) || (!*app && *code == ALERT_REVOKED),
+            Closed::TimedOut | Closed::Refused(_) | Closed::Local(_) => false,
+        };
         if matches!(why, Closed::Refused(_) | Closed::ByPeer { app: false, .. }) {
             self.warn(Error::Identity(format!("relay `{relay}`: {text}")));
         }
         self.drop_leg(now, key, &text, false);
+        if expelled && self.ready_legs().next().is_none() {
+            // Flows end on both ends (contract.md), also where the other end's close can't reach us any more. One relay's word is
+            // enough only while no other still takes us.
+            let links: Vec<usize> = self.links.iter().map(|(k, _)| k).collect();
+            for link in links {
+                self.close_link(link, H3_NO_ERROR, &text);
+            }
+        }
     }
 
     // ---- requests to the relay
@@ -262,7 +278,6 @@ impl Node {
     fn relay_answer(&mut self, now: Instant, key: usize, stream: StreamId, fields: &Fields, fin: bool) {
         let status = field(fields, ":status").and_then(|s| s.parse::<u16>().ok()).unwrap_or(0);
         let Some(leg) = self.legs.get_mut(key) else { return };
-        let relay = leg.relay.clone();
         let ok = (200..300).contains(&status) && !fin;
         if leg.bind == Some(stream) {
             if ok {
@@ -281,19 +296,14 @@ impl Node {
         if ok {
             if let Some(s) = self.sessions.get_mut(session) {
                 s.confirmed = true;
-                if let Some(link) = s.link {
-                    self.dirty_links.insert(link);
+                if let Some(link) = s.link.and_then(|l| self.links.get_mut(l)) {
+                    link.seek_backoff.reset();
                 }
+                self.dirty_links.extend(s.link);
             }
             self.events.push_back(NodeEvent::SessionUp(session));
         } else {
-            let error = refusal(status, fields, DeniedBy::Relay);
-            self.events.push_back(NodeEvent::SessionEnded {
-                relay,
-                link: self.sessions.get(session).and_then(|s| s.link),
-                refused: Some(error.clone()),
-            });
-            self.end_stream(now, key, stream, Some(error));
+            self.end_stream(now, key, stream, Some(refusal(status, fields, DeniedBy::Relay)));
         }
     }
 
@@ -327,8 +337,7 @@ impl Node {
             link.path.remove(now, key);
             self.dirty_links.extend(session.link);
         }
-        let relay = self.legs.get(session.slot.leg).map(|l| l.relay.clone()).unwrap_or_default();
-        self.events.push_back(NodeEvent::SessionEnded { relay, link: session.link, refused: None });
+        self.events.push_back(NodeEvent::SessionEnded { link: session.link });
     }
 
     // ---- capsules
@@ -407,7 +416,7 @@ impl Node {
     }
 }
 
-fn random_u32() -> u32 {
+pub(crate) fn random_u32() -> u32 {
     u32::from_le_bytes(random_cid(None).0.first_chunk::<4>().copied().unwrap_or_default())
 }
 

@@ -9,6 +9,7 @@ use super::{CONNECTOR_ADDRESS, Node, Owner};
 use crate::quic::Connection;
 use crate::quic::endpoint::random_cid;
 use crate::role::{Arrival, PathPolicy};
+use crate::wire::cid::Cid;
 use crate::wire::connect_udp;
 use crate::wire::quic_header::{self, Header};
 
@@ -23,10 +24,19 @@ impl Node {
     /// ones that it forwarded.
     pub fn handle_packets(&mut self, now: Instant, arrival: Arrival, burst: &mut [u8]) {
         let stride = arrival.stride.max(1);
-        let mut link_heard: Option<(usize, usize)> = None;
+        // A burst is nearly always of one connection: it is looked up once.
+        let mut last: Option<(Cid, Option<Owner>)> = None;
+        let mut from_link: Option<(usize, Option<usize>)> = None;
         for packet in burst.chunks_mut(stride) {
             let owner = match quic_header::parse(packet) {
-                Some(Header::Short { dcid }) => self.router.get(&dcid),
+                Some(Header::Short { dcid }) => match last {
+                    Some((cid, owner)) if cid == dcid => owner,
+                    Some(_) | None => {
+                        let owner = self.router.get(&dcid);
+                        last = Some((dcid, owner));
+                        owner
+                    }
+                },
                 Some(Header::Long { dcid, .. }) => self.router.get_long(dcid).filter(|o| matches!(o, Owner::Leg(_))),
                 None => None,
             };
@@ -44,21 +54,33 @@ impl Node {
                 }
                 Some(Owner::Link(key)) => {
                     // The forwarding relay is one of ours; a packet from anywhere else is no path of this release.
-                    let Some(session) = self.session_at(key, arrival.from) else {
-                        self.counters.drop_one("foreign");
-                        continue;
+                    let session = match from_link {
+                        Some((known, session)) if known == key => session,
+                        Some(_) | None => {
+                            self.settle_heard(now, from_link);
+                            let session = self.session_at(key, arrival.from);
+                            from_link = Some((key, session));
+                            session
+                        }
                     };
-                    if let Some(link) = self.links.get_mut(key) {
-                        link.conn.recv(packet, peer_address(self.is_agent));
-                        link_heard = Some((key, session));
-                        *self.counters.rx_bytes.entry("forwarded").or_default() += packet.len() as u64;
-                        self.dirty_links.insert(key);
+                    match self.links.get_mut(key) {
+                        Some(link) if session.is_some() => {
+                            link.conn.recv(packet, peer_address(self.is_agent));
+                            self.counters.forwarded_rx += packet.len() as u64;
+                        }
+                        Some(_) | None => self.counters.drop_one("foreign"),
                     }
                 }
                 None => self.counters.drop_one("unknown"),
             }
         }
-        if let Some((key, session)) = link_heard {
+        self.settle_heard(now, from_link);
+    }
+
+    /// A run of forwarded packets of one link has been fed.
+    fn settle_heard(&mut self, now: Instant, run: Option<(usize, Option<usize>)>) {
+        if let Some((key, Some(session))) = run {
+            self.dirty_links.insert(key);
             self.note_heard(now, key, session, true, true);
         }
     }
@@ -134,7 +156,7 @@ impl Node {
             self.counters.drop_one("unknown");
             return;
         };
-        *self.counters.rx_bytes.entry("tunnel").or_default() += packet.len() as u64;
+        self.counters.tunnel_rx += packet.len() as u64;
         let rtt = self.legs.get(slot.leg).map_or(std::time::Duration::MAX, super::leg::Leg::rtt);
         let Some(link) = self.links.get_mut(key) else { return };
         link.conn.recv(packet, peer_address(self.is_agent));

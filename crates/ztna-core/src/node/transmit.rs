@@ -138,7 +138,7 @@ impl Node {
                 out.truncate(at);
                 continue;
             }
-            *self.counters.tx_bytes.entry("forwarded").or_default() += (out.len() - at) as u64;
+            self.counters.forwarded_tx += (out.len() - at) as u64;
             let to = self.sessions.get(path.session).and_then(|s| self.legs.get(s.slot.leg)).and_then(|l| l.address)?;
             return Some(Transmit { socket: None, to, from: None, segment });
         }
@@ -172,7 +172,7 @@ impl Node {
                 self.enqueue(slot, header, frame);
                 self.tunnel_packet(also, &copy);
             } else if outer.dgram_max().is_some_and(|max| frame.len() <= max) {
-                *self.counters.tx_bytes.entry("tunnel").or_default() += (frame.len() - header) as u64;
+                self.counters.tunnel_tx += (frame.len() - header) as u64;
                 outer.dgram_send(frame);
                 self.transmit.push_leg(slot.leg);
             } else {
@@ -205,7 +205,7 @@ impl Node {
             leg.send_capsule(slot.stream, &Capsule::Datagram(payload))
         };
         if sent {
-            *self.counters.tx_bytes.entry("tunnel").or_default() += bytes;
+            self.counters.tunnel_tx += bytes;
         } else {
             self.counters.drop_one("tunnel");
         }

@@ -27,9 +27,10 @@ pub const OUTER_STREAMS: u64 = 1_024;
 /// Connection receive window, inner: far larger than the sum of a few stalled streams, below the relay's DATAGRAM queue
 /// (8,192 packets of 1,320 bytes).
 const INNER_CONNECTION_WINDOW: u64 = 48 << 20;
-/// Stream receive window, inner: 200 Mbit/s × 80 ms is 2 MB; auto-tuning starts small and ends here.
-const INNER_STREAM_WINDOW: u64 = 6 << 20;
-const INNER_STREAM_INITIAL: u64 = 256 << 10;
+/// Stream receive window, inner: 200 Mbit/s × 80 ms is 2 MB, and a loss holds back a few of those; auto-tuning starts small and ends
+/// here, below the 8,192 packets that a relay queues.
+const INNER_STREAM_WINDOW: u64 = 10 << 20;
+const INNER_STREAM_INITIAL: u64 = 512 << 10;
 /// An outer stream carries capsules only.
 const OUTER_STREAM_WINDOW: u64 = 64 << 10;
 /// Received DATAGRAMs that wait for this end: one GRO batch of 8 × 64 KB must never overflow it (facts.md: below 2,048 loses).

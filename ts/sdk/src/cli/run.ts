@@ -64,13 +64,11 @@ async function operate(role: AnyRole, settings: Settings, logger: Logger, cleanu
     })()
   }
   cleanup.push(onSignals(role, logger, stopping))
-  const listening: string[] = []
-  let metrics: string | undefined
+  let local: Local | undefined
   const ready = new Promise<void>((resolve, reject) => {
     events.once('identity', () => {
       serveLocal(role, settings, forwards, cleanup, logger).then((served) => {
-        listening.push(...served.listen)
-        metrics = served.metrics
+        local = served
         resolve()
       }, reject)
     })
@@ -86,11 +84,27 @@ async function operate(role: AnyRole, settings: Settings, logger: Logger, cleanu
   online = true
   native().sdNotify('READY=1')
   cleanup.push(watchdog())
-  const listen = role instanceof ZtnaRelay ? role.address().map(format) : listening
+  const listen = role instanceof ZtnaRelay ? role.address().map(format) : (local?.listen ?? [])
+  const own = role instanceof ZtnaAgent ? { forwards: local?.forwards ?? [] } : {}
   if (!json) process.stdout.write('online\n')
-  else print({ event: 'online', role: settings.role, name: role.identity.name, listen, metrics: metrics ?? null })
+  else print({ event: 'online', role: settings.role, name: role.identity.name, listen, ...own, metrics: local?.metrics ?? null })
   await closed
   return death === undefined ? EXIT.ok : exitCodeOfDeath(death)
+}
+
+/** What a role offers on this machine. Addresses as `127.0.0.1:8080`, `[::1]:8080` or a unix socket's path. */
+interface Local {
+  readonly listen: readonly string[]
+  readonly forwards: readonly LocalForward[]
+  readonly metrics?: string
+}
+
+interface LocalForward {
+  readonly service: string
+  /** `null`: the only one that the service has. */
+  readonly port: number | null
+  readonly protocol: 'tcp' | 'udp'
+  readonly address: string
 }
 
 async function serveLocal(
@@ -99,8 +113,9 @@ async function serveLocal(
   forwards: readonly Parameters<ZtnaAgent['forward']>[0][],
   cleanup: (() => void)[],
   logger: Logger,
-): Promise<{ listen: string[]; metrics?: string }> {
+): Promise<Local> {
   const listen: string[] = []
+  const local: LocalForward[] = []
   const dir = runtimeDir()
   const path = settings.text('control') ?? (dir && join(dir, `${settings.role}-${role.identity.name}.sock`))
   if (path === undefined) logger.warn({}, 'XDG_RUNTIME_DIR is not set: no control socket; name one with --control PATH')
@@ -109,14 +124,20 @@ async function serveLocal(
   const served = at === undefined ? undefined : await serveMetrics(role, parseAs(settings, 'metrics', at, parseAddress))
   if (served !== undefined) cleanup.push(served.close)
   if (role instanceof ZtnaAgent) {
-    for (const options of forwards) listen.push(format((await role.forward(options)).address()))
+    for (const options of forwards) {
+      const address = format((await role.forward(options)).address())
+      listen.push(address)
+      if ('service' in options) {
+        local.push({ service: options.service, port: options.port ?? null, protocol: options.protocol ?? 'tcp', address })
+      }
+    }
     const socks = settings.text('socks5')
     if (socks !== undefined) {
       const forward = await role.forward({ socks5: parseAs(settings, 'socks5', socks, parseAddress) })
       listen.push(format(forward.address()))
     }
   }
-  return { listen, ...(served === undefined ? {} : { metrics: served.address }) }
+  return { listen, forwards: local, ...(served === undefined ? {} : { metrics: served.address }) }
 }
 
 function createRole(settings: Settings, options: RoleOptions): AnyRole {

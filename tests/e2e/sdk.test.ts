@@ -1,0 +1,240 @@
+import { once, type EventEmitter } from 'node:events'
+import { createServer, get, type IncomingMessage } from 'node:http'
+import { connect as h2connect, createServer as createH2 } from 'node:http2'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { identityOf, ZtnaAgent, ZtnaConnector, ZtnaDeniedError, ZtnaError, ZtnaRelay, type ZtnaSocket } from '@ztna/sdk'
+import { Loopback } from '../lib/loopback.ts'
+import { run } from '../lib/proc.ts'
+
+let lab: Loopback
+let relay: ZtnaRelay
+let connector: ZtnaConnector
+let agent: ZtnaAgent
+
+/** Flows that the `socket` handler of sink:1 has taken. */
+const taken: ZtnaSocket[] = []
+
+// Three roles in one process, each on its own threads.
+beforeAll(async () => {
+  lab = await Loopback.create({
+    services: [
+      { name: 'app', tcp: [80, 81, 82], udp: [53] },
+      { name: 'sink', tcp: [1, 2, 3] },
+      { name: 'locked', tcp: [80] },
+    ],
+    policy: ['app', 'sink']
+      .map((name) => `permit(principal in Group::"eng", action == Action::"connect", resource == Service::"${name}");\n`)
+      .join(''),
+  })
+  relay = await new ZtnaRelay({ network: `${lab.dir}/relay-r1`, listen: [{ udp: lab.relayAddress }] }).start()
+  connector = await new ZtnaConnector({ network: `${lab.dir}/connector-c1`, authorize }).start()
+  agent = await new ZtnaAgent({ network: `${lab.dir}/agent-alice` }).start()
+  const listener = (request: IncomingMessage, response: import('node:http').ServerResponse): void => {
+    response.end(JSON.stringify({ name: identityOf(request).name, ip: request.socket.remoteAddress, url: request.url }))
+  }
+  await connector.serve('app', { http: createServer(listener) }, { port: 80 })
+  await connector.serve(
+    'app',
+    { fetch: async (r) => new Response(`${identityOf(r).name}:${await r.text()}`, { status: 201 }) },
+    { port: 81 },
+  )
+  const h2 = createH2((request, response) => response.end(`h2 ${identityOf(request).name}`))
+  await connector.serve('app', { http: h2 }, { port: 82 })
+  await connector.serve('app', { udp: (socket) => void socket.on('message', (message) => socket.send(message)) })
+  await connector.serve('sink', { socket: (socket) => void taken.push(socket.resume()) }, { port: 1 })
+  await connector.serve('sink', { socket: (socket) => socket.pipe(socket) }, { port: 2 })
+})
+afterAll(async () => {
+  await agent?.close({ drainMs: 0 })
+  await connector?.close({ drainMs: 0 })
+  await relay?.close({ drainMs: 0 })
+  lab?.[Symbol.dispose]()
+})
+
+function authorize(_peer: unknown, flow: { readonly service: string; readonly port: number }): boolean {
+  return flow.service !== 'sink' || flow.port !== 3
+}
+
+test('fetch, httpAgent and the undici dispatcher reach an http server that knows who calls', async () => {
+  const body = (await (await agent.fetch('http://app.ztna.internal/by-fetch')).json()) as Record<string, string>
+  expect(body).toMatchObject({ name: 'alice', url: '/by-fetch' })
+  const httpAgent = agent.httpAgent()
+  const [response] = (await once(get('http://app.ztna.internal/by-agent', { agent: httpAgent }), 'response')) as [IncomingMessage]
+  expect(JSON.parse(await text(response))).toMatchObject({ name: 'alice', ip: body['ip'] })
+  const own = { dispatcher: agent.dispatcher() } as unknown as RequestInit
+  expect((await fetch('http://app.ztna.internal/by-dispatcher', own)).status).toBe(200)
+})
+
+test('a fetch handler answers with status and body', async () => {
+  const answer = await agent.fetch('http://app.ztna.internal:81/', { method: 'POST', body: 'x'.repeat(100_000) })
+  expect(answer.status).toBe(201)
+  expect(await answer.text()).toBe(`alice:${'x'.repeat(100_000)}`)
+})
+
+test('an http2 server is served over a flow', async () => {
+  const socket = await agent.connect('app:82')
+  const session = h2connect('http://app.ztna.internal:82', { createConnection: () => socket })
+  const request = session.request({ ':path': '/' })
+  expect(await text(request)).toBe('h2 alice')
+  session.close()
+  await once(session, 'close')
+})
+
+test('datagrams come back whole, up to the largest', async () => {
+  await using socket = await agent.datagram('app:53')
+  for (const size of [0, 1, 500, socket.maxDatagramSize]) {
+    const answer = once(socket, 'message')
+    expect(socket.send(Buffer.alloc(size, 7))).toBe(1)
+    expect(((await answer)[0] as Uint8Array).length).toBe(size)
+  }
+})
+
+test('createConnection takes writes before it is connected and carries 20 MB unchanged', async () => {
+  const socket = agent.createConnection('sink:2')
+  expect(socket.connecting).toBe(true)
+  const chunk = Buffer.from(Array.from({ length: 65_536 }, (_, i) => i % 251))
+  const sending = (async () => {
+    for (let i = 0; i < 320; i += 1) if (!socket.write(chunk)) await once(socket, 'drain')
+    socket.end()
+  })()
+  let received = 0
+  for await (const part of socket as AsyncIterable<Buffer>) {
+    for (let i = 0; i < part.length; i += 4_093) expect(part[i]).toBe(((received + i) % 65_536) % 251)
+    received += part.length
+  }
+  await sending
+  expect(received).toBe(320 * 65_536)
+})
+
+test('a reset by the peer is an error with ECONNRESET, never a clean end', async () => {
+  const socket = await agent.connect('sink:1')
+  const server = await lastTaken()
+  const failed = once(socket, 'error')
+  server.reset()
+  const [error] = (await failed) as [ZtnaError]
+  expect(error.code).toBe('ERR_ZTNA_STREAM_RESET')
+  expect((error.cause as NodeJS.ErrnoException).code).toBe('ECONNRESET')
+})
+
+test('a reset by the agent reaches the handler as an error', async () => {
+  const socket = await agent.connect('sink:1')
+  const server = await lastTaken()
+  const failed = once(server, 'error')
+  socket.reset()
+  expect(((await failed)[0] as ZtnaError).code).toBe('ERR_ZTNA_STREAM_RESET')
+})
+
+test('policy and authorize both deny, and say who', async () => {
+  const byPolicy = (await agent.connect('locked:80').catch((error: unknown) => error)) as ZtnaDeniedError
+  expect(byPolicy).toBeInstanceOf(ZtnaDeniedError)
+  expect(byPolicy.by).toBe('connector')
+  expect(byPolicy.decisionId).toMatch(/^d[0-9a-f]+$/)
+  expect((byPolicy.cause as NodeJS.ErrnoException).code).toBe('EACCES')
+  const byProgram = (await agent.connect('sink:3').catch((error: unknown) => error)) as ZtnaDeniedError
+  expect(byProgram.code).toBe('ERR_ZTNA_DENIED')
+})
+
+test('a port that nobody serves is unreachable at once, and a wrong one is refused before it is asked', async () => {
+  await expect(agent.connect('app:9')).rejects.toMatchObject({ code: 'ERR_ZTNA_DENIED' })
+  await expect(agent.connect('app')).rejects.toMatchObject({ code: 'ERR_ZTNA_CONFIG' })
+})
+
+test('check asks without opening a flow, ping times the way', async () => {
+  expect(await agent.check('app:80')).toMatchObject({ allowed: true, by: 'connector' })
+  expect(await agent.check('locked:80')).toMatchObject({ allowed: false })
+  const { rttMs, path } = await agent.ping('app')
+  expect(rttMs).toBeGreaterThan(0)
+  expect(path).toMatchObject({ kind: 'relay', relay: 'r1' })
+  await expect(agent.ping('locked')).rejects.toMatchObject({ code: 'ERR_ZTNA_DENIED' })
+})
+
+test('an AbortSignal ends connect, datagram, ping and check', async () => {
+  const signal = AbortSignal.abort()
+  for (const call of [
+    () => agent.connect({ service: 'app', port: 80, signal }),
+    () => agent.datagram({ service: 'app', port: 53, signal }),
+    () => agent.ping('app', { signal }),
+    () => agent.check('app:80', { signal }),
+    () => agent.forward({ service: 'app', port: 80, listen: {}, signal }),
+  ]) {
+    await expect(call()).rejects.toMatchObject({ code: 'ERR_ZTNA_ABORTED' })
+  }
+  const later = new AbortController()
+  const dialling = agent.connect({ service: 'app', port: 80, signal: later.signal })
+  later.abort()
+  await expect(dialling).rejects.toMatchObject({ code: 'ERR_ZTNA_ABORTED' })
+})
+
+test('statistics, status and metrics tell what runs', async () => {
+  const socket = await agent.connect('sink:1')
+  await lastTaken()
+  expect(agent.stats().flows.tcp).toBeGreaterThanOrEqual(1)
+  expect(agent.status()).toMatchObject({ name: 'alice', state: 'online', relays: [{ name: 'r1', state: 'online' }] })
+  expect(agent.status().certificate.expiresAt).toBeInstanceOf(Date)
+  expect(connector.status()).toMatchObject({ name: 'c1', state: 'online' })
+  expect(relay.status()).toMatchObject({ name: 'r1', listen: [lab.relayAddress], sessions: 1 })
+  const [session] = [...relay.sessions()]
+  expect(session).toMatchObject({ agent: 'alice', connector: 'c1' })
+  expect(session?.rxBytes).toBeGreaterThan(0)
+  for (const role of [agent, connector, relay]) expect(role.metrics()).toMatch(/^ztna_up 1$/m)
+  expect(agent.metrics().endsWith('# EOF\n')).toBe(true)
+  socket.destroy()
+})
+
+test('closing an agent with live sockets ends them, and everything it offered', async () => {
+  const other = await new ZtnaAgent({ network: `${lab.dir}/agent-alice` }).start()
+  const socket = await other.connect('sink:2')
+  const udp = await other.datagram('app:53')
+  const forward = await other.forward({ service: 'app', port: 80, listen: {} })
+  const codes: unknown[] = []
+  const ended = [socket, udp].map((each: EventEmitter) => {
+    each.on('error', (error: ZtnaError) => codes.push(error.code))
+    return new Promise((resolve) => each.once('close', resolve))
+  })
+  await other.close({ drainMs: 100 })
+  await Promise.all(ended)
+  expect(codes).toEqual(['ERR_ZTNA_CLOSED', 'ERR_ZTNA_CLOSED'])
+  expect(other.state).toBe('closed')
+  expect(forward.connections).toBe(0)
+  await expect(other.connect('sink:2')).rejects.toMatchObject({ code: 'ERR_ZTNA_CLOSED' })
+  await other.close()
+})
+
+test('a process with an http pool, an open socket and a forward ends by itself after close()', async () => {
+  const code = `
+    import { ZtnaAgent } from '@ztna/sdk'
+    const agent = await new ZtnaAgent({ network: process.argv[1] }).start()
+    await (await agent.fetch('http://app.ztna.internal/')).text()
+    const socket = await agent.connect('sink:2')
+    socket.on('error', () => {})
+    await agent.datagram('app:53')
+    await agent.forward({ service: 'app', port: 80, listen: {} })
+    await agent.close({ drainMs: 50 })
+    console.log('closed')`
+  const args = ['--input-type=module', '-e', code, `${lab.dir}/agent-alice`]
+  const { stdout } = await run(null, process.execPath, args, { cwd: new URL('..', import.meta.url).pathname, timeoutMs: 20_000 })
+  expect(stdout).toBe('closed\n')
+})
+
+test('a served service takes no more after close() while its open flows finish', async () => {
+  const served = await connector.serve('sink', { socket: (socket) => socket.pipe(socket) }, { port: 3 })
+  await served.close()
+  const echo = await agent.connect('sink:2')
+  echo.end('still here')
+  expect(await text(echo)).toBe('still here')
+  expect(served.connections).toBe(0)
+})
+
+async function lastTaken(): Promise<ZtnaSocket> {
+  for (;;) {
+    const socket = taken.shift()
+    if (socket !== undefined) return socket
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+}
+
+async function text(stream: AsyncIterable<unknown>): Promise<string> {
+  const chunks: Buffer[] = []
+  for await (const chunk of stream) chunks.push(Buffer.from(chunk as Uint8Array))
+  return Buffer.concat(chunks).toString()
+}
