@@ -1,8 +1,8 @@
 import { once, type EventEmitter } from 'node:events'
-import { createServer, get, type IncomingMessage } from 'node:http'
+import { createServer, get, type IncomingMessage, type ServerResponse } from 'node:http'
 import { connect as h2connect, createServer as createH2 } from 'node:http2'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { identityOf, ZtnaAgent, ZtnaConnector, ZtnaDeniedError, ZtnaError, ZtnaRelay, type ZtnaSocket } from '@ztna/sdk'
+import { identityOf, ZtnaAgent, ZtnaConnector, ZtnaDeniedError, type ZtnaError, ZtnaRelay, type ZtnaSocket } from '@ztna/sdk'
 import { Loopback } from '../lib/loopback.ts'
 import { run } from '../lib/proc.ts'
 
@@ -29,7 +29,7 @@ beforeAll(async () => {
   relay = await new ZtnaRelay({ network: `${lab.dir}/relay-r1`, listen: [{ udp: lab.relayAddress }] }).start()
   connector = await new ZtnaConnector({ network: `${lab.dir}/connector-c1`, authorize }).start()
   agent = await new ZtnaAgent({ network: `${lab.dir}/agent-alice` }).start()
-  const listener = (request: IncomingMessage, response: import('node:http').ServerResponse): void => {
+  const listener = (request: IncomingMessage, response: ServerResponse): void => {
     const { name, groups } = identityOf(request)
     response.end(JSON.stringify({ name, groups, ip: request.socket.remoteAddress, url: request.url }))
   }

@@ -25,7 +25,9 @@ describe.runIf(hasGo)('the relay', () => {
   })
   afterAll(() => t?.[Symbol.asyncDispose]())
 
-  test('answers the right ALPN', serves)
+  test('answers the right ALPN', async () => {
+    await serves()
+  })
 
   test('refuses another ALPN', async () => {
     const { error } = await ask({ alpn: 'ztna-1' })

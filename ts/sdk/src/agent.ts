@@ -2,7 +2,7 @@
 import type { Agent as HttpAgent } from 'node:http'
 import type { AgentOptions as HttpsAgentOptions, Agent as HttpsAgent } from 'node:https'
 import type { Dispatcher } from 'undici'
-import { ZtnaDeniedError, ZtnaError, fromNative } from './errors.js'
+import { ZtnaDeniedError, type ZtnaError, fromNative } from './errors.js'
 import { FlowTable } from './flows.js'
 import { type Forward, type ForwardOptions, openForward } from './forward.js'
 import { TunnelHttp } from './http.js'

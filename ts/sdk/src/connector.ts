@@ -301,7 +301,9 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
         path: toPath(event['path'] as NativePath),
       }
       const answer = this.#authorize?.(toIdentity(event['peer'] as NativeIdentity), flow) ?? false
-      allow = (await Promise.race([answer, late])) === true
+      // Whatever its type says: in JavaScript it may be anything.
+      const verdict: unknown = await Promise.race([answer, late])
+      allow = verdict === true
     } catch (error) {
       this.warn(fromNative(error))
     } finally {

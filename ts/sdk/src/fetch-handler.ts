@@ -2,7 +2,6 @@
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
-import type { ReadableStream } from 'node:stream/web'
 import { bindRequest, identityOf } from './identity-of.js'
 
 /** Hono's `app.fetch` and its like. A throw is answered with 500. */
@@ -38,7 +37,7 @@ async function answer(handler: FetchHandler, incoming: IncomingMessage, outgoing
     outgoing.end()
     return
   }
-  await pipeline(Readable.fromWeb(response.body as ReadableStream), outgoing)
+  await pipeline(Readable.fromWeb(response.body), outgoing)
 }
 
 function toRequest(incoming: IncomingMessage, signal: AbortSignal): Request {

@@ -1,5 +1,5 @@
 /** The flows of one role: who hears that native has reset one. */
-import { type NativeErrorJson, ZtnaError, fromNative } from './errors.js'
+import { type ZtnaError, fromNative } from './errors.js'
 import type { NativeRole } from './native.js'
 import { type NativePath, type PathInfo, toPath } from './types.js'
 
@@ -33,7 +33,7 @@ export class FlowTable {
     const flow = this.#flows.get(id)
     if (flow === undefined) return role.flowDone(id)
     this.#flows.delete(id)
-    flow.onFlowReset(fromNative(error as NativeErrorJson), () => role.flowDone(id))
+    flow.onFlowReset(fromNative(error), () => role.flowDone(id))
   }
 
   /** The `path` event, for every flow of that peer. */

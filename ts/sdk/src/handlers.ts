@@ -1,5 +1,5 @@
 /** What a connector does with the flows of a service it serves from this process. */
-import { type IncomingMessage, type RequestListener, Server as HttpServer, createServer } from 'node:http'
+import { type IncomingMessage, type RequestListener, type Server as HttpServer, createServer } from 'node:http'
 import type { Http2SecureServer, Http2Server } from 'node:http2'
 import type { Server as HttpsServer } from 'node:https'
 import { configError } from './errors.js'
@@ -33,8 +33,8 @@ export type Handler =
 /** A handler made ready: where its flows go. */
 export type Sink =
   | { readonly kind: 'target'; readonly protocol: 'tcp' | 'udp'; readonly target: string }
-  | { readonly kind: 'tcp'; readonly allowHalfOpen: boolean; take(socket: ZtnaSocket): void; close(): void }
-  | { readonly kind: 'udp'; take(socket: ZtnaUdpSocket): void }
+  | { readonly kind: 'tcp'; readonly allowHalfOpen: boolean; readonly take: (socket: ZtnaSocket) => void; readonly close: () => void }
+  | { readonly kind: 'udp'; readonly take: (socket: ZtnaUdpSocket) => void }
 
 const KINDS = ['http', 'fetch', 'socket', 'udp', 'target']
 const sanitized = new WeakSet<object>()

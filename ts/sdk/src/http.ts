@@ -1,5 +1,5 @@
 /** HTTP clients through the tunnel: `node:http`, `node:https`, undici and `fetch`. Nothing here dials the open network. */
-import { Agent as HttpAgent, type AgentOptions } from 'node:http'
+import { Agent as HttpAgent } from 'node:http'
 import { Agent as HttpsAgent, type AgentOptions as HttpsAgentOptions, type RequestOptions } from 'node:https'
 import type { Duplex } from 'node:stream'
 import { isIP } from 'node:net'
@@ -118,10 +118,6 @@ interface UndiciConnect extends Destination {
 
 class TunnelHttpAgent extends HttpAgent {
   dial!: (to: Destination) => Promise<ZtnaSocket>
-
-  constructor(options: AgentOptions) {
-    super(options)
-  }
 
   override createConnection(options: Destination, created?: Created): undefined {
     this.dial(options).then(

@@ -175,22 +175,23 @@ export function writeNetworkToml(network: NetworkConfig): string {
     trust_domain: network.trustDomain,
     zone: network.zone,
     ...(network.relayMode === undefined ? {} : { relay_mode: network.relayMode }),
-    relay: network.relays.map((relay) => ({ ...relay })),
-    service: network.services.map((service) => ({ ...service })),
-    agent: (network.agents ?? []).map((agent) => ({ ...agent })),
+    relay: network.relays,
+    service: network.services,
+    agent: network.agents ?? [],
   })
 }
 
 /** The parts of a `network.toml` that the SDK shows; native has validated it. */
 export function readNetworkToml(text: string): NetworkConfig {
   const table = parse(text) as Record<string, unknown>
-  const list = <T>(key: string): readonly T[] => (Array.isArray(table[key]) ? (table[key] as T[]) : [])
+  const string = (key: string, otherwise: string): string => (typeof table[key] === 'string' ? table[key] : otherwise)
+  const list = (key: string): readonly unknown[] => (Array.isArray(table[key]) ? table[key] : [])
   return {
-    trustDomain: String(table['trust_domain'] ?? ''),
-    zone: String(table['zone'] ?? 'ztna.internal'),
-    relays: list<RelayEntry>('relay'),
-    services: list<ServiceEntry>('service'),
-    agents: list<AgentEntry>('agent'),
+    trustDomain: string('trust_domain', ''),
+    zone: string('zone', 'ztna.internal'),
+    relays: list('relay') as readonly RelayEntry[],
+    services: list('service') as readonly ServiceEntry[],
+    agents: list('agent') as readonly AgentEntry[],
     ...(table['relay_mode'] === 'tunnel' ? { relayMode: 'tunnel' as const } : {}),
   }
 }

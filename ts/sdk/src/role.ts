@@ -199,7 +199,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
 
   /** @internal Emits, to listeners and to `events()`. */
   protected fire<K extends keyof E & string>(type: K, ...args: E[K]): void {
-    for (const tap of [...this.#taps]) tap.push({ type, args, at: new Date() })
+    for (const tap of this.#taps) tap.push({ type, args, at: new Date() })
     if (type === 'error' && (this as NodeJS.EventEmitter).listenerCount('error') === 0) return
     ;(this.emit as (type: string, ...args: unknown[]) => boolean).call(this, type, ...args)
   }
@@ -322,7 +322,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     await this.#end(drainMs, this.#closedError())
     this.#feed.close()
     this.#setState('closed')
-    for (const tap of [...this.#taps]) tap.end()
+    for (const tap of this.#taps) tap.end()
   }
 
   async #end(drainMs: number, why: ZtnaError): Promise<void> {

@@ -100,7 +100,7 @@ export class ZtnaSocket extends Socket implements Flow {
     const callback = args.at(-1)
     if (typeof callback !== 'function') return this
     if (this.connecting) this.once('connect', callback as () => void)
-    else process.nextTick(callback as () => void)
+    else process.nextTick(callback)
     return this
   }
 

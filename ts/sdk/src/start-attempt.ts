@@ -1,5 +1,5 @@
 /** One attempt to come online, shared by every caller of `start()` that overlaps with it. */
-import { ZtnaError, aborted, fromNative } from './errors.js'
+import { type ZtnaError, aborted, fromNative } from './errors.js'
 
 /** What an attempt does. */
 export interface AttemptSteps {
@@ -78,7 +78,7 @@ export class StartAttempt {
   succeed(): void {
     if (this.#over) return
     this.#over = true
-    for (const waiter of [...this.#waiters]) waiter.resolve()
+    for (const waiter of this.#waiters) waiter.resolve()
   }
 
   fail(error: ZtnaError): void {

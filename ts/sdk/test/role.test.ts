@@ -55,9 +55,7 @@ test('close during start rejects the start and ends closed', async () => {
   useFake((role) => (role.onStart = async () => {}))
   const a = agent()
   const start = a.start()
-  const failed = expect(start).rejects.toMatchObject({ code: 'ERR_ZTNA_CLOSED' })
-  await Promise.all([a.close(), a.close()])
-  await failed
+  await Promise.all([expect(start).rejects.toMatchObject({ code: 'ERR_ZTNA_CLOSED' }), a.close(), a.close()])
   expect(a.state).toBe('closed')
   await expect(a.start()).rejects.toMatchObject({ code: 'ERR_ZTNA_CLOSED' })
 })

@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import { assertType, expectTypeOf, test } from 'vitest'
-import { type EventOf, type AgentEvents, type PathInfo, ZtnaAgent, ZtnaConnector, type ZtnaSocket } from '../src/index.js'
+import type { EventOf, AgentEvents, PathInfo, ZtnaAgent, ZtnaConnector, ZtnaSocket } from '../src/index.js'
 
 test('sockets are net sockets and events are tagged', () => {
   expectTypeOf<ZtnaSocket>().toExtend<Socket>()

@@ -1,5 +1,5 @@
 /** Commands that ask a running role over its control socket. */
-import { Command } from 'commander'
+import type { Command } from 'commander'
 import type { CheckResult } from '../agent.js'
 import type { PathInfo } from '../types.js'
 import { type Request, ask, findControl } from './control.js'

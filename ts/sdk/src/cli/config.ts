@@ -146,7 +146,7 @@ function coerce(setting: Setting, value: unknown, source: string): Value {
     }
     case 'list': {
       const list = Array.isArray(value) ? value : [value]
-      return list.every((item) => typeof item === 'string') ? (list as string[]) : refuse('a list of strings')
+      return list.every((item) => typeof item === 'string') ? list : refuse('a list of strings')
     }
     case 'string':
       if (typeof value !== 'string' || value === '') return refuse(setting.choices?.join(', ') ?? 'a string')

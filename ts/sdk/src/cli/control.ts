@@ -22,7 +22,7 @@ export function runtimeDir(environment: NodeJS.ProcessEnv = process.env): string
 }
 
 /** Listens at `path` (0600), replacing a dead process's socket. Errors: ERR_ZTNA_CONFIG when a live one answers there. */
-export async function serveControl(path: string, answer: (request: Request) => Promise<unknown>): Promise<{ close(): void }> {
+export async function serveControl(path: string, answer: (request: Request) => Promise<unknown>): Promise<{ close: () => void }> {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
   if (await isAlive(path)) {
     throw configError(`control socket ${path}: another process answers there; stop it, or give this one --control PATH`)

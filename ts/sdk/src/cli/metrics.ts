@@ -20,7 +20,7 @@ export async function serveMetrics(
   role: Measured,
   at: HostPort,
   reason: Reason = () => undefined,
-): Promise<{ address: string; close(): void }> {
+): Promise<{ address: string; close: () => void }> {
   const server = createServer((request, response) => {
     const path = request.url?.split('?')[0]
     const healthy = role.state === 'online'

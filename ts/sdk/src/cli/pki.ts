@@ -1,5 +1,5 @@
 /** `ztna pki …` and `ztna policy check`: work on folders, no role needed. */
-import { Command } from 'commander'
+import type { Command } from 'commander'
 import { ZtnaDeniedError, configError, fromNative } from '../errors.js'
 import { type PkiCommand, native } from '../native.js'
 import { EXIT, UsageError } from './exit.js'

@@ -33,7 +33,7 @@ export async function runRole(settings: Settings): Promise<number> {
     return exitCodeOf(error)
   } finally {
     await role?.close({ drainMs: 0 })
-    for (const undo of cleanup.reverse()) undo()
+    for (const undo of cleanup.toReversed()) undo()
   }
 }
 
