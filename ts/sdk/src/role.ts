@@ -51,6 +51,8 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   #listen: readonly string[] = []
   #native: NativeRole | undefined
   #running = false
+  /** `onStarted` is done: `start()` may resolve. */
+  #prepared = false
   #attempt: StartAttempt | undefined
   #closing: Promise<void> | undefined
   #stopLogging: (() => void) | undefined
@@ -222,6 +224,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
       if (this.#native === role) this.#handle(JSON.parse(json) as NativeEvent)
     })
     this.#native = role
+    this.#prepared = false
     const answer = JSON.parse(await role.start()) as { identity: NativeIdentity; listen: string[] }
     if (attempt.over) return
     this.#running = true
@@ -232,6 +235,8 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     if (!this.#referenced) this.#keepAlive.unref()
     this.#follow()
     await this.onStarted()
+    if (attempt.over) return
+    this.#prepared = true
     this.fire('identity', ...([this.#identity] as E['identity']))
     this.#settleOnline()
   }
@@ -270,7 +275,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   }
 
   #settleOnline(): void {
-    if (this.#state !== 'online' || !this.#running || this.#attempt === undefined || this.#attempt.over) return
+    if (this.#state !== 'online' || !this.#prepared || this.#attempt === undefined || this.#attempt.over) return
     this.#attempt.succeed()
     this.#attempt = undefined
   }
