@@ -17,7 +17,7 @@ beforeAll(async () => {
       { name: 'alice', groups: ['eng'] },
       { name: 'bob', groups: ['eng'] },
     ],
-    services: [{ name: 'node', tcp: ['80-84'], udp: [7] }],
+    services: [{ name: 'node', tcp: ['80-84'], udp: [7], icmp: true }],
     policy: 'permit(principal in Group::"eng", action == Action::"connect", resource == Service::"node") when { context.port != 84 };\n',
   })
   alice = t.place('alice')
@@ -39,12 +39,11 @@ test('HTTP/1.1 reaches a handler that knows who asks', async () => {
 })
 
 test('HTTP/2 carries 50 requests on one flow', async () => {
-  const urls = Array.from({ length: 50 }, (_, i) => `http://127.0.0.1:81/${i}`)
-  const { stdout } = await alice.run('curl', ['-sS', '--http2-prior-knowledge', '--parallel', ...urls])
-  const answers = stdout
-    .replaceAll('}{', '}\n{')
-    .split('\n')
-    .map((line) => JSON.parse(line) as { version: string; path: string })
+  // Not curl: Debian's 7.88 breaks the framing of parallel requests by prior knowledge, without any tunnel too.
+  const { answers } = (await client(alice, 'http2.mjs', ['127.0.0.1:81', '50'])) as unknown as {
+    answers: readonly { status: number; version: string; path: string; from: string }[]
+  }
+  expect(new Set(answers.map(({ status, from }) => `${status} ${from}`))).toEqual(new Set(['200 alice']))
   expect(new Set(answers.map(({ path }) => path)).size).toBe(50)
   expect(new Set(answers.map(({ version }) => version))).toEqual(new Set(['2.0']))
 })

@@ -116,7 +116,7 @@ test('a key that others may read is refused', async () => {
   cpSync(t.trust.out('agent', 'alice'), folder, { recursive: true })
   chmodSync(join(folder, 'key.pem'), 0o644)
   const { proc } = startRole(t.lab, alice, 'agent', 'alice', folder)
-  expect((await proc.exited).code).toBe(78)
+  expect((await proc.exited).code).toBe(77)
   expect(proc.output).toMatch(/0600|644|permission/i)
 })
 

@@ -2,11 +2,13 @@ import { writeFileSync } from 'node:fs'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { Netns } from '../lib/netns.ts'
 import { udpClient, udpEcho } from '../lib/peers.ts'
+import type { Proc } from '../lib/proc.ts'
 import { dnsmasq, iperf3Server } from '../lib/programs.ts'
 import { Topology } from '../lib/topology.ts'
 
 let t: Topology
 let alice: Netns
+let server: Proc
 
 beforeAll(async () => {
   t = await Topology.create({
@@ -18,7 +20,9 @@ beforeAll(async () => {
   })
   alice = t.place('alice')
   const c1 = t.place('c1')
-  await Promise.all([dnsmasq(c1, 5353), udpEcho(c1, '127.0.0.1:7'), iperf3Server(c1, 5201)])
+  await Promise.all([dnsmasq(c1, 5353), udpEcho(c1, '127.0.0.1:7')])
+  server = await iperf3Server(c1, 5201)
+  await server.waitFor(/Server listening/)
   await t.start(
     ['dns=udp:53:127.0.0.1:5353', 'echo=udp:7:127.0.0.1:7', 'iperf=tcp:5201:127.0.0.1:5201', 'iperf=udp:5201:127.0.0.1:5201'],
     ['udp:127.0.0.1:5353=dns:53', 'udp:127.0.0.1:7=echo:7', 'tcp:127.0.0.1:5201=iperf:5201', 'udp:127.0.0.1:5201=iperf:5201'],
@@ -57,8 +61,11 @@ test.each(['', ' -R'])('iperf3 over UDP%s at 50 Mbit/s loses less than 1 %% on a
 })
 
 async function iperf(args: readonly string[]): Promise<Record<string, unknown>> {
+  const from = server.mark
   const { stdout } = await alice.run('iperf3', ['-c', '127.0.0.1', '-p', '5201', '-J', ...args], { timeoutMs: 60_000, codes: 'any' })
   const report = JSON.parse(stdout) as Record<string, unknown>
   expect(report['error']).toBeUndefined()
+  // It takes one client at a time, and says when it is free again.
+  await server.waitFor(/Server listening/, { from })
   return report
 }

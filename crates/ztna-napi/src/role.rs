@@ -314,6 +314,7 @@ impl NativeRole {
         let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
         let zone = self.bridge.snapshot().map(|s| s.network.zone.clone()).unwrap_or_default();
         let spec = ok(forward_spec(parse(&json)?, zone))?;
+        ok(self.known_service(&spec.to))?;
         self.post(deferred, move |d, deferred| {
             let result = d.forward(spec).map(|(id, at)| {
                 let address = match at {
@@ -325,6 +326,17 @@ impl NativeRole {
             settle(deferred, result);
         })?;
         Ok(promise)
+    }
+
+    /// A local port that could never lead anywhere is a mistake in its name.
+    fn known_service(&self, to: &Destination) -> std::result::Result<(), Error> {
+        let (Destination::Service { service, .. }, Some(snapshot)) = (to, self.bridge.snapshot()) else { return Ok(()) };
+        if snapshot.network.service(service).is_some() {
+            return Ok(());
+        }
+        let known: Vec<&str> = snapshot.network.services.keys().map(String::as_str).collect();
+        let name = service.escape_debug();
+        Err(Error::config("forward", format!("no service `{name}` in this network; known: {}", known.join(", "))))
     }
 
     #[napi(catch_unwind)]

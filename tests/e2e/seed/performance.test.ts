@@ -9,7 +9,7 @@ let t: Topology
 
 // Progress and bounds only: how fast it is, is a matter of `npm run bench`, for a busy machine must not fail a test.
 beforeAll(async () => {
-  t = await Topology.create({ services: [{ name: 'echo', udp: [7], tcp: [7] }] })
+  t = await Topology.create({ services: [{ name: 'echo', udp: [7], tcp: [7], icmp: true }] })
   await udpEcho(t.place('c1'), '127.0.0.1:7')
   await tcpServer(t.place('c1'), 'echo', '127.0.0.1:7')
   await t.start(SERVICES, FORWARDS)

@@ -242,6 +242,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
       if (this.#native === role) this.#handle(JSON.parse(json) as NativeEvent)
     })
     this.#native = role
+    this.#prepared = false
     const answer = JSON.parse(await role.start()) as { identity: NativeIdentity; listen: string[] }
     if (attempt.over) return
     this.#running = true
@@ -252,6 +253,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     if (!this.#referenced) this.#keepAlive.unref()
     this.#follow()
     await this.onStarted()
+    if (attempt.over) return
     this.#prepared = true
     this.fire('identity', ...([this.#identity] as E['identity']))
     this.#settleOnline()

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
+use crate::quic::tls::INNER_PAYLOAD;
 use crate::quic::{Connection, StreamId, Wrote};
 use crate::trust::RelayUrl;
 use crate::wire::capsule::{Capsule, CapsuleReader};
@@ -19,6 +20,11 @@ const SILENT: Duration = Duration::from_secs(3);
 /// Capsule bytes that wait for the stream's window, a stream. Inner packets on a narrow link travel here: 256 KB is the inner
 /// window of 200 Mbit/s over 10 ms; more only queues.
 const OUTBOX: usize = 256 << 10;
+
+/// How long a relay that answers may owe the acknowledgement of a full-sized probe: quiche tries each size three times.
+const WIDTH_PATIENCE: Duration = Duration::from_millis(600);
+/// Least time from one such probe to the next: a lossy link gives reasons all the time.
+const WIDTH_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LegState {
@@ -54,6 +60,9 @@ pub struct Leg {
     pub last_sent: Instant,
     last_heard: usize,
     silent_since: Option<Instant>,
+    /// A full-sized probe is under way: since when, and how much had been heard then.
+    width_probe: Option<(Instant, usize)>,
+    width_probed: Option<Instant>,
     /// It was up at least once: what failed is an outage, not a wrong address.
     pub ever_ready: bool,
     pub last_error: Option<String>,
@@ -82,6 +91,8 @@ impl Leg {
             last_sent: now,
             last_heard: 0,
             silent_since: None,
+            width_probe: None,
+            width_probed: None,
             ever_ready: false,
             last_error: None,
             ever_heard: false,
@@ -148,6 +159,34 @@ impl Leg {
         }
     }
 
+    /// A link above went silent: asks whether the way to the relay still carries full-sized packets.
+    pub fn probe_width(&mut self, now: Instant) {
+        let paused = self.width_probed.is_some_and(|t| now < t + WIDTH_PAUSE);
+        if !self.is_alive() || paused || self.width_probe.is_some() {
+            return;
+        }
+        if let Some(conn) = self.conn.as_mut().filter(|c| c.pmtu() >= INNER_PAYLOAD) {
+            conn.probe_pmtu();
+            conn.ping();
+            self.width_probe = Some((now, conn.received()));
+            self.width_probed = Some(now);
+        }
+    }
+
+    /// Small packets pass and full-sized ones no longer do.
+    pub fn is_narrowed(&mut self, now: Instant) -> bool {
+        let (Some((since, heard)), Some(conn)) = (self.width_probe, self.conn.as_ref()) else { return false };
+        if conn.pmtu() >= INNER_PAYLOAD {
+            self.width_probe = None;
+            return false;
+        }
+        conn.received() > heard && now >= since + self.width_patience()
+    }
+
+    fn width_patience(&self) -> Duration {
+        WIDTH_PATIENCE.max(self.rtt().min(Duration::from_secs(1)) * 8)
+    }
+
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let conn = self.conn.as_ref().and_then(Connection::timeout_instant);
         let own = match self.state {
@@ -160,7 +199,9 @@ impl Leg {
             }
             LegState::Replaced => None,
         };
-        conn.into_iter().chain(own).min()
+        // Past its time a probe is looked at with whatever else happens.
+        let width = self.width_probe.map(|(t, _)| t + self.width_patience()).filter(|t| *t > now);
+        conn.into_iter().chain(own).chain(width).min()
     }
 
     /// Drops everything of the connection that ended.
@@ -170,6 +211,7 @@ impl Leg {
         self.bound = false;
         self.streams.clear();
         self.silent_since = None;
+        self.width_probe = None;
         self.last_heard = 0;
         self.address = None;
     }

@@ -438,7 +438,7 @@ impl Node {
     fn settle_path(&mut self, now: Instant, key: usize) {
         let Some(link) = self.links.get_mut(key) else { return };
         let before = link.path_info.clone();
-        let mut changed = false;
+        let (mut changed, mut doubt) = (false, false);
         while let Some(event) = link.path.poll_event() {
             match event {
                 PathEvent::Switched { to, reason } => {
@@ -446,6 +446,7 @@ impl Node {
                     link.path_since = now;
                     if link.conn.is_established() && reason != Reason::Better {
                         link.conn.ping();
+                        doubt |= matches!(reason, Reason::Silent | Reason::Followed);
                     }
                     let label = if to.forwarded { "forwarded" } else { "tunnel" };
                     *self.counters.switches.entry((label, reason.as_str())).or_default() += 1;
@@ -453,9 +454,17 @@ impl Node {
                 PathEvent::PeerSwitched => {
                     if link.conn.is_established() {
                         link.conn.ping();
+                        doubt = true;
                     }
                 }
-                PathEvent::Suspect => self.events.push_back(NodeEvent::LinkSuspect(key)),
+                PathEvent::Suspect => {
+                    if link.conn.is_established() {
+                        // Small, and by both ways: where only full-sized packets are lost the peer learns of it.
+                        link.conn.ping();
+                        doubt = true;
+                    }
+                    self.events.push_back(NodeEvent::LinkSuspect(key));
+                }
                 PathEvent::Stalled => self.events.push_back(NodeEvent::LinkStalled(key)),
                 PathEvent::Revived => {}
                 PathEvent::Reregister { session } => {
@@ -468,6 +477,11 @@ impl Node {
         let paths: Vec<usize> = self.sessions.iter().filter(|(_, s)| s.link == Some(key)).map(|(k, _)| k).collect();
         for session in paths {
             self.register_cid(session);
+            let leg = self.sessions.get(session).map(|s| s.slot.leg).filter(|_| doubt);
+            if let Some((key, leg)) = leg.and_then(|key| Some((key, self.legs.get_mut(key)?))) {
+                leg.probe_width(now);
+                self.dirty_legs.insert(key);
+            }
         }
         if changed || before.is_none() {
             let info = self.describe_path(key);

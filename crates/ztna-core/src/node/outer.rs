@@ -42,6 +42,12 @@ impl Node {
             self.drop_leg(now, key, "the relay does not answer", false);
             return;
         }
+        if leg.is_narrowed(now) {
+            // quiche can't shrink packets that it holds, and the relay's end would have to learn it too: a new connection measures
+            // both ways from the start, and inner packets that don't fit travel as capsules (protocol.md, Sizes).
+            self.drop_leg(now, key, "the way to it no longer carries full-sized packets", false);
+            return;
+        }
         if leg.is_alive() && now >= leg.last_sent + super::leg::KEEP_ALIVE {
             if let Some(conn) = leg.conn.as_mut() {
                 conn.ping();

@@ -511,6 +511,10 @@ impl Connection {
     pub fn pmtu(&self) -> usize {
         self.q.pmtu().unwrap_or(0)
     }
+    /// Probes the largest payload again: until it has passed, [`pmtu`](Self::pmtu) gives 0 or what is known to pass.
+    pub fn probe_pmtu(&mut self) {
+        self.q.revalidate_pmtu();
+    }
     /// Bidirectional streams that we may still open.
     pub fn streams_left(&self) -> u64 {
         self.q.peer_streams_left_bidi()

@@ -147,7 +147,7 @@ async function serveLocal(
 
 function createRole(settings: Settings, options: RoleOptions): AnyRole {
   const network = settings.text('network')
-  if (network === undefined) throw configError('no network: give --network DIR, ZTNA_NETWORK or the key `network`')
+  if (network === undefined) throw new UsageError('no network: give --network DIR, ZTNA_NETWORK or the key `network`')
   const packetsPerKey = settings.number('packets_per_key')
   const base = { ...options, network, ...(packetsPerKey === undefined ? {} : { packetsPerKey }) }
   if (settings.role === 'agent') return new ZtnaAgent(base)
