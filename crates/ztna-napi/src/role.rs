@@ -330,7 +330,9 @@ impl NativeRole {
 
     /// A local port that could never lead anywhere is a mistake in its name.
     fn known_service(&self, to: &Destination) -> std::result::Result<(), Error> {
-        let (Destination::Service { service, .. }, Some(snapshot)) = (to, self.bridge.snapshot()) else { return Ok(()) };
+        let (Destination::Service { service, .. }, Some(snapshot)) = (to, self.bridge.snapshot()) else {
+            return Ok(());
+        };
         if snapshot.network.service(service).is_some() {
             return Ok(());
         }
