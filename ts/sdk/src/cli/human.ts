@@ -63,7 +63,8 @@ function text(key: string, value: unknown, now: number): string {
 
 /** `relay r1, 0.78 ms`. */
 export function describePath(path: Fields): string {
-  const by = path['kind'] === 'relay' ? `relay ${String(path['relay'] ?? '')}`.trimEnd() : String(path['kind'])
+  const { kind, relay } = path
+  const by = kind === 'relay' && typeof relay === 'string' ? `relay ${relay}` : String(kind)
   return `${by}, ${Number(path['rttMs']).toFixed(2)} ms`
 }
 
