@@ -194,8 +194,8 @@ impl NativeRole {
 
     #[napi(catch_unwind, ts_return_type = "Promise<void>")]
     pub fn update<'e>(&self, env: &'e Env, files_json: String) -> Result<Object<'e>> {
-        let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
         let files: Files = parse(&files_json)?;
+        let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
         let result = running::from_memory(files).and_then(|snapshot| {
             let started = lock(&self.started);
             let s = started.as_ref().ok_or_else(|| Error::Closed("the role is not running".into()))?;
@@ -242,8 +242,8 @@ impl NativeRole {
 
     #[napi(catch_unwind, ts_return_type = "Promise<NativeFlow>")]
     pub fn connect<'e>(&self, env: &'e Env, op: i64, json: String) -> Result<Object<'e>> {
-        let (deferred, promise): (Deferred<NativeFlow>, Object<'e>) = env.create_deferred()?;
         let open = ok(parse::<ConnectOptions>(&json)?.open(Protocol::Tcp))?;
+        let (deferred, promise): (Deferred<NativeFlow>, Object<'e>) = env.create_deferred()?;
         let bridge = self.bridge.clone();
         self.post(deferred, move |d, deferred| {
             let reply = move |result: std::result::Result<ztna_core::io::NodeStream, Error>| {
@@ -261,8 +261,8 @@ impl NativeRole {
 
     #[napi(catch_unwind, ts_return_type = "Promise<NativeDatagram>")]
     pub fn datagram<'e>(&self, env: &'e Env, op: i64, json: String) -> Result<Object<'e>> {
-        let (deferred, promise): (Deferred<NativeDatagram>, Object<'e>) = env.create_deferred()?;
         let open = ok(parse::<ConnectOptions>(&json)?.open(Protocol::Udp))?;
+        let (deferred, promise): (Deferred<NativeDatagram>, Object<'e>) = env.create_deferred()?;
         let bridge = self.bridge.clone();
         self.post(deferred, move |d, deferred| {
             let reply = move |result: std::result::Result<ztna_core::io::NodeDatagram, Error>| {
@@ -311,10 +311,11 @@ impl NativeRole {
 
     #[napi(catch_unwind, ts_return_type = "Promise<string>")]
     pub fn forward<'e>(&self, env: &'e Env, json: String) -> Result<Object<'e>> {
-        let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
         let zone = self.bridge.snapshot().map(|s| s.network.zone.clone()).unwrap_or_default();
         let spec = ok(forward_spec(parse(&json)?, zone))?;
         ok(self.known_service(&spec.to))?;
+        // Last of what can fail: a deferred that is never settled keeps the process alive.
+        let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
         self.post(deferred, move |d, deferred| {
             let result = d.forward(spec).map(|(id, at)| {
                 let address = match at {
@@ -375,8 +376,8 @@ impl NativeRole {
 
     #[napi(catch_unwind, ts_return_type = "Promise<number>")]
     pub fn serve<'e>(&self, env: &'e Env, json: String) -> Result<Object<'e>> {
-        let (deferred, promise): (Deferred<i64>, Object<'e>) = env.create_deferred()?;
         let o: ServeOptions = parse(&json)?;
+        let (deferred, promise): (Deferred<i64>, Object<'e>) = env.create_deferred()?;
         let result = (|| {
             let protocol = options::protocol(&o.protocol)?;
             let target = match &o.target {
