@@ -28,9 +28,9 @@ function lines(value: Fields, now: number): string[] {
   const shown = Object.entries(value).filter(([, item]) => !isEmpty(item))
   const width = Math.max(0, ...shown.map(([key]) => label(key).length)) + 2
   return shown.flatMap(([key, item]) => {
-    if (isTable(item)) return [label(key), ...table(item, now).map((line) => `  ${line}`)]
-    if (isSentences(item)) return [label(key), ...item.map((line) => `  ${line}`)]
-    if (isFields(item) && !isPath(item)) return [label(key), ...lines(item, now).map((line) => `  ${line}`)]
+    if (isTable(item)) return [label(key)].concat(table(item, now).map((line) => `  ${line}`))
+    if (isSentences(item)) return [label(key)].concat(item.map((line) => `  ${line}`))
+    if (isFields(item) && !isPath(item)) return [label(key)].concat(lines(item, now).map((line) => `  ${line}`))
     return [`${label(key).padEnd(width)}${text(key, item, now)}`]
   })
 }
