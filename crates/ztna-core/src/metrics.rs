@@ -4,12 +4,11 @@ use std::fmt::Write;
 use std::time::{Instant, SystemTime};
 
 use crate::node::Node;
-use crate::path::PathId;
 use crate::role::State;
 use crate::trust::Protocol;
 
 /// One family of samples: each is a label set, without braces, and a value.
-pub fn family(out: &mut String, name: &str, kind: &str, samples: &[(String, u64)]) {
+pub fn family<L: AsRef<str>>(out: &mut String, name: &str, kind: &str, samples: &[(L, u64)]) {
     if samples.is_empty() {
         return;
     }
@@ -17,6 +16,7 @@ pub fn family(out: &mut String, name: &str, kind: &str, samples: &[(String, u64)
     // Writing to a String can't fail.
     let _ = writeln!(out, "# TYPE {name} {kind}");
     for (labels, value) in samples {
+        let labels = labels.as_ref();
         let _ = if labels.is_empty() {
             writeln!(out, "{name}{suffix} {value}")
         } else {
@@ -67,9 +67,4 @@ pub fn node(node: &Node, now: Instant, extra_drops: u64) -> String {
 /// Milliseconds since the epoch of a time of day.
 pub fn epoch_ms(t: SystemTime) -> u64 {
     t.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// The label of a path in metrics.
-pub fn path_label(path: PathId) -> &'static str {
-    if path.forwarded { "forwarded" } else { "tunnel" }
 }

@@ -73,20 +73,18 @@ impl NativeRole {
             settle(deferred, Err(Error::Closed("already started".into())));
             return Ok(promise);
         }
-        let result = running::load(&self.options.network).and_then(|(snapshot, _)| {
-            self.bridge.set_snapshot(snapshot);
-            let bridge = self.bridge.clone();
-            let adopt: running::Adopt = Arc::new(move |snapshot| bridge.set_snapshot(snapshot));
-            let started = running::start(self.role, &self.options, &adopt, |index| self.bridge.observer(index))?;
+        let bridge = self.bridge.clone();
+        let adopt: running::Adopt = Arc::new(move |snapshot| bridge.set_snapshot(snapshot));
+        let started = running::start(self.role, &self.options, &adopt, |index| self.bridge.observer(index));
+        let result = started.map(|started| {
             self.bridge.begin(started.running.loops());
-            self.bridge.set_snapshot(started.snapshot.clone());
             let own = started.snapshot.identity();
             let text = json!({ "identity": dto::peer(own, &started.snapshot), "listen": started.listen }).to_string();
             for e in &started.warnings {
                 self.bridge.emit(&json!({ "event": "warning", "error": dto::error(e) }));
             }
             *lock(&self.started) = Some(started);
-            Ok(text)
+            text
         });
         settle(deferred, result);
         Ok(promise)

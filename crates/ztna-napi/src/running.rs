@@ -44,7 +44,7 @@ pub struct Started {
 static MEMORY_VERSION: AtomicU64 = AtomicU64::new(1);
 
 /// The snapshot that a source holds now.
-pub fn load(source: &NetworkSource) -> Result<(Arc<Snapshot>, Source)> {
+fn load(source: &NetworkSource) -> Result<(Arc<Snapshot>, Source)> {
     let now = SystemTime::now();
     match source {
         NetworkSource::Folder { folder } => {
@@ -60,7 +60,7 @@ pub fn from_memory(files: options::Files) -> Result<Arc<Snapshot>> {
     Ok(Arc::new(Snapshot::from_files(&files.into_node(version), SystemTime::now())?))
 }
 
-/// Hears of every snapshot that a loop takes from its folder.
+/// Hears of the snapshot that a role starts with and of every one that a loop takes from its folder.
 pub type Adopt = Arc<dyn Fn(Arc<Snapshot>) + Send + Sync>;
 
 fn watch(folder: &Path, adopt: &Adopt) -> Watch {
@@ -92,6 +92,8 @@ pub fn start(role: Role, o: &RoleOptions, adopt: &Adopt, observer: impl Fn(usize
             snapshot.identity().id
         )));
     }
+    // Before any loop runs: the first event of one is told in the terms of this snapshot.
+    adopt(snapshot.clone());
     let key_limit =
         o.limits.as_ref().and_then(|l| l.packets_per_key).map(|n| KeyLimit { successor: n, cut: n.saturating_mul(2) });
     let mut warnings = Vec::new();

@@ -215,7 +215,6 @@ impl Agent {
                 }
             }
             NodeEvent::BindRefused { error, .. } => self.node.warn(error),
-            NodeEvent::Bound(_) | NodeEvent::SessionUp(_) | NodeEvent::PathChanged(_) => {}
             NodeEvent::SessionEnded { link } => {
                 if let Some(link) = link {
                     self.session_ended(now, link);

@@ -113,7 +113,6 @@ impl Agent {
         let fields = request_fields(w, &zone, id);
         let Some(link) = self.node.links.get_mut(link_key) else { return false };
         let Ok(Some(stream)) = link.conn.request(&fields, false) else { return false };
-        link.last_used = now;
         let phase = match w.purpose {
             Purpose::Flow(_) => Phase::Asking,
             Purpose::Check(op) => Phase::Checking { op },

@@ -180,17 +180,8 @@ impl Connector {
                 }
             }
             NodeEvent::BindRefused { error, .. } => {
-                if let Error::Identity(text) = &error {
-                    self.replaced = true;
-                    self.node.actions.push_back(Action::Notice(crate::role::Notice::Warning(error.clone())));
-                    let _ = text;
-                } else {
-                    self.node.warn(error);
-                }
-            }
-            NodeEvent::LinkReady(link) => {
-                // A new inner connection of an agent: whatever its older one was asked last is over.
-                self.node.touch_link(link);
+                self.replaced |= matches!(error, Error::Identity(_));
+                self.node.warn(error);
             }
             NodeEvent::Stream { link, event } => self.stream_event(now, link, event),
             NodeEvent::LinkDatagram { link, stream, payload } => self.datagram(link, stream, payload),
@@ -204,11 +195,9 @@ impl Connector {
             }
             NodeEvent::LinkSuspect(_) => self.node.probe_legs(),
             NodeEvent::LegReady(_)
-            | NodeEvent::Bound(_)
-            | NodeEvent::SessionUp(_)
             | NodeEvent::SessionEnded { .. }
-            | NodeEvent::LinkStalled(_)
-            | NodeEvent::PathChanged(_) => {}
+            | NodeEvent::LinkReady(_)
+            | NodeEvent::LinkStalled(_) => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crate::id::FlowId;
 use crate::node::backoff::Backoff;
@@ -31,13 +31,11 @@ pub struct Link {
     /// No new flows: a successor takes them (key limit, GOAWAY, snapshot change).
     pub retiring: bool,
     pub last_sent: Instant,
-    pub last_used: Instant,
     pub heard: usize,
     pub path_since: Instant,
     pub path_info: Option<PathInfo>,
     /// The first destination connection ID a client chose, kept for late Initials.
     pub initial_dcid: Option<Vec<u8>>,
-    pub expires: Option<SystemTime>,
     /// Agent: relays that refused a session, so that each is asked once.
     pub refused: Vec<(String, crate::error::Error)>,
     /// Why we end it, for its flows; `None` where the close itself says it.
@@ -57,12 +55,10 @@ impl Link {
             flows: BTreeMap::new(),
             retiring: false,
             last_sent: now,
-            last_used: now,
             heard: 0,
             path_since: now,
             path_info: None,
             initial_dcid: None,
-            expires: None,
             refused: Vec::new(),
             cause: None,
             seek_at: None,

@@ -68,12 +68,10 @@ pub enum NodeEvent {
         relay: String,
         why: String,
     },
-    Bound(usize),
     BindRefused {
         leg: usize,
         error: Error,
     },
-    SessionUp(usize),
     /// The relay refused it or it ended: the link that it carried.
     SessionEnded {
         link: Option<usize>,
@@ -102,7 +100,6 @@ pub enum NodeEvent {
         refused: Vec<(String, Error)>,
         cause: Option<Error>,
     },
-    PathChanged(usize),
 }
 
 pub struct Node {
@@ -397,7 +394,6 @@ impl Node {
                         continue;
                     }
                     link.peer = peer.id.name().to_owned();
-                    link.expires = Some(peer.not_after);
                 }
                 Event::Ready => self.events.push_back(NodeEvent::LinkReady(key)),
                 Event::GoAway => link.retiring = true,
@@ -492,7 +488,6 @@ impl Node {
                 let peer = self.links.get(key).map(|l| l.peer.clone()).unwrap_or_default();
                 self.actions.push_back(Action::Notice(Notice::Path { peer, next, prev }));
             }
-            self.events.push_back(NodeEvent::PathChanged(key));
         }
     }
 

@@ -11,12 +11,11 @@ use crate::error::{DeniedBy, Error};
 use crate::quic::connection::{Closed, H3_NO_ERROR, H3_REQUEST_CANCELLED};
 use crate::quic::endpoint::random_cid;
 use crate::quic::{Connection, Event, Fields, StreamId, field};
+use crate::relay::REPLACED;
 use crate::wire::capsule::Capsule;
 use crate::wire::connect_udp;
 use crate::wire::proxy_status::ProxyStatus;
 
-/// Close code by which a relay tells a node that a newer process of its identity has bound (docs/decisions).
-pub const REPLACED: u64 = 0x7a01;
 /// Close code by which a relay tells a node that its certificate is revoked, expired or of a CA no longer trusted.
 pub const NOT_TRUSTED: u64 = 0x7a02;
 /// The TLS alert certificate_revoked (RFC 8446 §6) as a QUIC error (RFC 9001 §4.8).
@@ -289,7 +288,6 @@ impl Node {
             if ok {
                 leg.bound = true;
                 leg.backoff.reset();
-                self.events.push_back(NodeEvent::Bound(key));
             } else {
                 let error = refusal(status, fields, DeniedBy::Relay);
                 self.events.push_back(NodeEvent::BindRefused { leg: key, error: error.clone() });
@@ -307,7 +305,6 @@ impl Node {
                 }
                 self.dirty_links.extend(s.link);
             }
-            self.events.push_back(NodeEvent::SessionUp(session));
         } else {
             self.end_stream(now, key, stream, Some(refusal(status, fields, DeniedBy::Relay)));
         }
@@ -402,7 +399,6 @@ impl Node {
             leg.send_capsule(slot.stream, &Capsule::CompressionAck { context_id: slot.context });
             self.dirty_legs.insert(slot.leg);
         }
-        self.events.push_back(NodeEvent::SessionUp(session));
         session
     }
 

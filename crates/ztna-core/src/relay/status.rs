@@ -1,6 +1,5 @@
 //! What an operator sees of a relay: status, statistics, sessions, metrics.
 
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -8,6 +7,7 @@ use std::time::SystemTime;
 
 use super::counters::Denial;
 use super::shared::Shared;
+use crate::metrics::family;
 use crate::role::State;
 
 /// api.d.ts `RelayStatus`.
@@ -133,20 +133,6 @@ impl Shared {
         }
         out.push_str("# EOF\n");
         out
-    }
-}
-
-fn family<L: AsRef<str>>(out: &mut String, name: &str, kind: &str, samples: &[(L, u64)]) {
-    let suffix = if kind == "counter" { "_total" } else { "" };
-    // Writing to a String can't fail.
-    let _ = writeln!(out, "# TYPE {name} {kind}");
-    for (labels, value) in samples {
-        let labels = labels.as_ref();
-        let _ = if labels.is_empty() {
-            writeln!(out, "{name}{suffix} {value}")
-        } else {
-            writeln!(out, "{name}{suffix}{{{labels}}} {value}")
-        };
     }
 }
 
