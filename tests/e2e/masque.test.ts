@@ -184,8 +184,12 @@ describe.runIf(hasGo)('a MASQUE client that knows only the RFCs', () => {
     expect(await ask({ outer: mallory, target: WEB, get: '/hello' })).toMatchObject({ status: 200 })
     await t.trust.revoke('mallory')
     await t.trust.publish()
+    // Each end reads its own folder in its own time.
     await until('the relay refuses mallory', async () => (await ask({ outer: mallory })).status !== 200, 10_000)
-    refused(await ask({ outer: alice, inner: mallory, target: WEB }), 'inner')
+    const inner = { outer: alice, inner: mallory, target: WEB }
+    await until('the connector refuses mallory', async () => (await ask(inner)).status !== 200, 10_000)
+    refused(await ask({ outer: mallory }), 'outer')
+    refused(await ask(inner), 'inner')
   })
 })
 

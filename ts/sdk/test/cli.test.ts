@@ -1,5 +1,4 @@
-import { mkdtempSync, statSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeEach, expect, test } from 'vitest'
 import { loadSettings } from '../src/cli/config.js'
@@ -7,9 +6,9 @@ import { ask, serveControl } from '../src/cli/control.js'
 import { parseForward, parseListen, parseService } from '../src/cli/grammar.js'
 import { main } from '../src/cli/program.js'
 import { useFake } from './fake-native.js'
+import { tempDir } from './temp.js'
 
 beforeEach(() => useFake())
-const dir = (): string => mkdtempSync(join(tmpdir(), 'ztna-cli-'))
 
 test('services, forwards and addresses read as the contract writes them', () => {
   expect(parseService('app=tcp:8000-8010:127.0.0.1:9000')).toMatchObject({
@@ -34,7 +33,7 @@ test.each([
 })
 
 test('a flag hides a variable, which hides the file, and each is told', () => {
-  const file = join(dir(), 'ztna.toml')
+  const file = join(tempDir(), 'ztna.toml')
   writeFileSync(file, 'role = "agent"\nlog_level = "warn"\n')
   const settings = loadSettings(undefined, { logLevel: 'debug' }, { ZTNA_LOG_LEVEL: 'error' }, file)
   expect(settings.text('log_level')).toBe('debug')
@@ -48,7 +47,7 @@ test.each([
   ['role = "agent"\nlisten = ["x"]\n', ':2: listen: not a setting of a agent'],
   ['role = "boss"\n', ':1: role: role "boss" is not accepted'],
 ])('a mistake in the file is told with its line: %j', (content, message) => {
-  const file = join(dir(), 'ztna.toml')
+  const file = join(tempDir(), 'ztna.toml')
   writeFileSync(file, content)
   expect(() => loadSettings(undefined, {}, {}, file)).toThrow(message)
 })
@@ -58,7 +57,7 @@ test('an unknown variable is refused', () => {
 })
 
 test('a control socket is private, answers, and is not taken from a live process', async () => {
-  const path = join(dir(), 'a', 'agent-x.sock')
+  const path = join(tempDir(), 'a', 'agent-x.sock')
   const served = await serveControl(path, async ({ cmd }) => ({ cmd }))
   expect(statSync(path).mode & 0o777).toBe(0o600)
   expect(await ask(path, { cmd: 'status' })).toEqual({ cmd: 'status' })
@@ -69,6 +68,6 @@ test('a control socket is private, answers, and is not taken from a live process
 test('usage errors exit 64 and an absent role 75', async () => {
   expect(await main(['node', 'ztna', 'agent', '--bogus'])).toBe(64)
   expect(await main(['node', 'ztna', 'agent', '--network', '/x', '--forward', 'foo'])).toBe(64)
-  expect(await main(['node', 'ztna', 'status', '--control', join(dir(), 'none.sock')])).toBe(75)
+  expect(await main(['node', 'ztna', 'status', '--control', join(tempDir(), 'none.sock')])).toBe(75)
   expect(await main(['node', 'ztna', 'agent', '--help'])).toBe(0)
 })

@@ -1,9 +1,8 @@
 /** Test fixture: the native boundary in this process. Descriptors are real sockets; everything else is scripted by the test. */
-import { mkdtempSync } from 'node:fs'
 import { type Socket, connect, createServer } from 'node:net'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type NativeDatagram, type NativeFlow, type NativeModule, type NativeRole, setNative } from '../src/native.js'
+import { tempDir } from './temp.js'
 
 export const PEER = {
   id: 'spiffe://example.test/connector/c1',
@@ -36,7 +35,7 @@ const parked: unknown[] = []
 
 /** Two connected stream sockets: a bare descriptor, as native hands over, and the far end. */
 export async function socketPair(): Promise<{ fd: number; far: Socket }> {
-  const path = join(mkdtempSync(join(tmpdir(), 'ztna-pair-')), 's')
+  const path = join(tempDir(), 's')
   const server = createServer({ allowHalfOpen: true })
   await new Promise<void>((resolve) => server.listen(path, resolve))
   const accepted = new Promise<Socket>((resolve) => server.once('connection', resolve))

@@ -1,11 +1,11 @@
-import { mkdtempSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { loadSettings } from '../src/cli/config.js'
 import { ask } from '../src/cli/control.js'
 import { runRole } from '../src/cli/run.js'
 import { FakeRole, useFake } from './fake-native.js'
+import { tempDir } from './temp.js'
 
 let lines: string[]
 beforeEach(() => {
@@ -17,7 +17,7 @@ beforeEach(() => {
 afterEach(() => void vi.restoreAllMocks())
 
 function start(): { ended: Promise<number>; control: string } {
-  const network = mkdtempSync(join(tmpdir(), 'ztna-run-'))
+  const network = tempDir()
   writeFileSync(join(network, 'network.toml'), 'trust_domain = "example.test"\nzone = "ztna.internal"\n')
   const control = join(network, 'c.sock')
   const flags = { network, control, json: true, metrics: '127.0.0.1:0', forward: ['tcp:127.0.0.1:8080=web:80'] }
