@@ -8,13 +8,20 @@ import { run } from '../tests/lib/proc.ts'
 import { load, machine, table, type Measurement, type Row } from './lib/measure.ts'
 import { beside } from './rows/beside.ts'
 import { bulk, wan } from './rows/bulk.ts'
-import { request } from './rows/latency.ts'
+import { cold, connect, firstByte, request } from './rows/latency.ts'
+import { idleFlows } from './rows/memory.ts'
+import { node } from './rows/node.ts'
 
 const MEASUREMENTS: Readonly<Record<string, Measurement>> = {
   beside,
   forwarded: () => bulk('forwarded'),
   tunnel: () => bulk('tunnel'),
+  node,
+  connect,
+  cold,
   request,
+  'first-byte': firstByte,
+  'idle-flows': idleFlows,
   'wan-forwarded': () => wan('forwarded'),
   'wan-tunnel': () => wan('tunnel'),
 }
