@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::error::{DeniedBy, Error, Result};
 use crate::id::{FlowId, Role};
 use crate::node::flows::{Flow, Phase};
-use crate::node::{KeyLimit, Node};
+use crate::node::{KeyLimit, Node, ReceiveLimit};
 use crate::role::{Action, Answer, Notice, Open};
 use crate::trust::{Protocol, Snapshot};
 use crate::wire::icmp::{Echo, EchoKind, EchoPacket};
@@ -88,6 +88,11 @@ impl Agent {
     /// Lowers the packet limits of RFC 9001 B.1, for tests.
     pub fn set_key_limit(&mut self, limit: KeyLimit) {
         self.node.key_limit = limit;
+    }
+
+    /// Sets how much may wait for local readers.
+    pub fn set_receive_limit(&mut self, limit: ReceiveLimit) {
+        self.node.receive_limit = limit;
     }
 
     pub fn node(&self) -> &Node {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::error::{DeniedBy, Error, Result};
 use crate::id::{FlowId, Role};
 use crate::node::flows::{Flow, Phase};
-use crate::node::{KeyLimit, Node};
+use crate::node::{KeyLimit, Node, ReceiveLimit};
 use crate::quic::{Fields, StreamId};
 use crate::role::{Action, FlowInfo, Notice, Target};
 use crate::trust::{Decision, FlowContext, PathClass, PeerIdentity, PortRange, Protocol, Snapshot};
@@ -87,6 +87,11 @@ impl Connector {
 
     pub fn set_key_limit(&mut self, limit: KeyLimit) {
         self.node.key_limit = limit;
+    }
+
+    /// Sets how much may wait for the services.
+    pub fn set_receive_limit(&mut self, limit: ReceiveLimit) {
+        self.node.receive_limit = limit;
     }
 
     pub fn node(&self) -> &Node {

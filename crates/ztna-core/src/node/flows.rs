@@ -49,6 +49,8 @@ pub struct Flow {
     /// Agent: what was asked, for asking again elsewhere.
     pub open: Option<(Open, std::time::Instant)>,
     pub traceparent: Option<String>,
+    /// When the local side last took bytes, or the flow came to be.
+    pub(super) read_at: Option<std::time::Instant>,
     sent_fin: bool,
     read_fin: bool,
     early: Vec<Vec<u8>>,
@@ -65,6 +67,7 @@ impl Flow {
             phase,
             open: None,
             traceparent: None,
+            read_at: None,
             sent_fin: false,
             read_fin: false,
             early: Vec::new(),
@@ -77,7 +80,8 @@ fn owned(fields: &[(&str, &str)]) -> crate::quic::Fields {
 }
 
 impl Node {
-    pub fn add_flow(&mut self, id: FlowId, flow: Flow) {
+    pub fn add_flow(&mut self, id: FlowId, mut flow: Flow) {
+        flow.read_at = Some(self.now);
         if let Some(link) = self.links.get_mut(flow.link) {
             link.flows.insert(flow.stream, id);
         }
@@ -125,9 +129,14 @@ impl Node {
 
     /// Cuts a flow: the peer's stream is reset and the local side sees `error`.
     pub fn cut_flow(&mut self, id: FlowId, error: Error) {
+        self.cut_flow_with(id, H3_CONNECT_ERROR, error);
+    }
+
+    /// As [`cut_flow`](Self::cut_flow), with the code that the peer sees (RFC 9114 §8.1).
+    pub(super) fn cut_flow_with(&mut self, id: FlowId, code: u64, error: Error) {
         if let Some(flow) = self.remove_flow(id) {
             if let Some(link) = self.links.get_mut(flow.link) {
-                link.conn.reset(flow.stream, H3_CONNECT_ERROR);
+                link.conn.reset(flow.stream, code);
             }
             self.actions.push_back(Action::Reset { flow: id, error });
         }
@@ -170,6 +179,9 @@ impl Node {
         let n = link.conn.read(flow.stream, out);
         self.dirty_links.insert(flow.link);
         if n > 0 {
+            flow.read_at = Some(self.now);
+            let key = flow.link;
+            self.note_read(key, n as u64);
             return Read::Bytes(n);
         }
         if !link.conn.finished(flow.stream) {
@@ -256,8 +268,17 @@ impl Node {
         let Some(flow) = self.flows.get(&id) else { return };
         let Some(link) = self.links.get_mut(flow.link) else { return };
         let mut buf = [0u8; 2048];
-        while link.conn.read(flow.stream, &mut buf) > 0 {}
-        if finished || link.conn.finished(flow.stream) {
+        let mut read = 0;
+        loop {
+            match link.conn.read(flow.stream, &mut buf) {
+                0 => break,
+                n => read += n as u64,
+            }
+        }
+        let ended = finished || link.conn.finished(flow.stream);
+        let key = flow.link;
+        self.note_read(key, read);
+        if ended {
             let by = if self.is_agent { DeniedBy::Connector } else { DeniedBy::Agent };
             self.datagram_close(id);
             self.actions.push_back(Action::Reset {

@@ -28,6 +28,7 @@ pub struct Link {
     pub peer: String,
     pub policy: PathPolicy,
     pub flows: BTreeMap<StreamId, FlowId>,
+    pub(super) unread: super::budget::Gauge,
     /// No new flows: a successor takes them (key limit, GOAWAY, snapshot change).
     pub retiring: bool,
     pub last_sent: Instant,
@@ -53,6 +54,7 @@ impl Link {
             peer,
             policy,
             flows: BTreeMap::new(),
+            unread: super::budget::Gauge::default(),
             retiring: false,
             last_sent: now,
             heard: 0,

@@ -4,6 +4,7 @@
 //! A role feeds bursts and time in, calls `process`, and drains `poll_event`; then it acts through the methods here.
 
 pub mod backoff;
+pub mod budget;
 pub mod flows;
 pub mod leg;
 mod lifecycle;
@@ -33,6 +34,7 @@ use leg::{Leg, LegState};
 use link::Link;
 use session::Session;
 
+pub use budget::ReceiveLimit;
 pub use link::{AGENT_ADDRESS, CONNECTOR_ADDRESS};
 
 /// How often certificates' ends are looked at: they end connections, not packets.
@@ -106,6 +108,7 @@ pub struct Node {
     pub snapshot: Arc<Snapshot>,
     pub is_agent: bool,
     pub key_limit: KeyLimit,
+    pub receive_limit: ReceiveLimit,
     outer_tls: TlsConfig,
     inner_tls: TlsConfig,
     router: Router<Owner>,
@@ -125,6 +128,9 @@ pub struct Node {
     pub draining: Option<Instant>,
     pub counters: Counters,
     transmit: transmit::Queue,
+    unread: budget::Gauge,
+    /// The time of the last input.
+    now: Instant,
     wall: (Instant, SystemTime),
     next_expiry_check: Instant,
 }
@@ -158,6 +164,7 @@ impl Node {
             snapshot,
             is_agent,
             key_limit: KeyLimit::default(),
+            receive_limit: ReceiveLimit::default(),
             outer_tls,
             inner_tls,
             router: Router::default(),
@@ -175,6 +182,8 @@ impl Node {
             draining: None,
             counters: Counters::default(),
             transmit: transmit::Queue::default(),
+            unread: budget::Gauge::default(),
+            now,
             wall: (now, wall),
             next_expiry_check: now + EXPIRY_CHECK,
         };
@@ -370,13 +379,21 @@ impl Node {
 
     /// Settles everything that was touched since the last call.
     pub fn process(&mut self, now: Instant) {
+        self.now = now;
         // Legs first: their datagrams are the links' packets.
         while let Some(key) = self.dirty_legs.pop_first() {
             self.process_leg(now, key);
         }
+        let mut fed = Vec::new();
         while let Some(key) = self.dirty_links.pop_first() {
+            let bytes = self.links.get_mut(key).map_or(0, |l| l.conn.take_fed());
+            if bytes > 0 {
+                self.note_received(key, bytes);
+                fed.push(key);
+            }
             self.process_link(now, key);
         }
+        self.bound_unread(now, &fed);
     }
 
     fn process_link(&mut self, now: Instant, key: usize) {
@@ -407,9 +424,11 @@ impl Node {
                 | Event::Writable { .. } => self.events.push_back(NodeEvent::Stream { link: key, event }),
             }
         }
+        let mut datagrams = 0;
         while let Some(mut frame) = link.conn.dgram_recv() {
             let Some((stream, header)) = crate::wire::connect_udp::parse_datagram(&frame) else { continue };
             frame.drain(..header.min(frame.len()));
+            datagrams += frame.len() as u64;
             self.events.push_back(NodeEvent::LinkDatagram { link: key, stream, payload: frame });
         }
         if self.is_agent && link.conn.packets() >= self.key_limit.successor {
@@ -420,6 +439,8 @@ impl Node {
             }
         }
         link.path.set_rtt(link.conn.rtt());
+        link.unread.take(datagrams);
+        self.unread.take(datagrams);
         if closed.is_none() && !self.sessions.iter().any(|(_, s)| s.link == Some(key)) {
             // Nobody is left to be told: a close that can't be sent would keep its flows until the idle timeout.
             closed = link.conn.local_close().map(connection::Closed::Local);
@@ -527,6 +548,7 @@ impl Node {
             self.router.remove_initial(&dcid);
         }
         self.transmit.forget(key);
+        self.forget_unread(link.unread);
         let flows: Vec<_> = std::mem::take(&mut link.flows).into_values().collect();
         if let connection::Closed::Refused(r) = &why {
             *self.counters.handshakes.entry(r.as_str()).or_default() += 1;

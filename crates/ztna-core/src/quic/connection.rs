@@ -19,6 +19,7 @@ pub type StreamId = u64;
 
 /// HTTP/3 error codes that we send (RFC 9114 §8.1).
 pub const H3_NO_ERROR: u64 = 0x100;
+pub const H3_EXCESSIVE_LOAD: u64 = 0x107;
 pub const H3_REQUEST_CANCELLED: u64 = 0x10c;
 pub const H3_MESSAGE_ERROR: u64 = 0x10e;
 pub const H3_CONNECT_ERROR: u64 = 0x10f;
@@ -103,6 +104,8 @@ pub struct Connection {
     identity: Option<Arc<PeerIdentity>>,
     events: VecDeque<Event>,
     packets: u64,
+    /// Bytes of packets fed in since they were last asked for.
+    fed: u64,
     ready: bool,
     closed: bool,
     goaway_received: bool,
@@ -163,6 +166,7 @@ impl Connection {
             identity: None,
             events: VecDeque::new(),
             packets: 0,
+            fed: 0,
             ready: false,
             closed: false,
             goaway_received: false,
@@ -183,6 +187,7 @@ impl Connection {
     /// As [`recv`](Self::recv), naming the local address that it arrived at.
     pub fn recv_at(&mut self, packet: &mut [u8], from: SocketAddr, to: SocketAddr) {
         self.packets += 1;
+        self.fed += packet.len() as u64;
         let _ = self.q.recv(packet, quiche::RecvInfo { from, to });
     }
 
@@ -336,6 +341,16 @@ impl Connection {
     pub fn in_flight(&self, now: Instant) -> bool {
         const NEAR: Duration = Duration::from_secs(25);
         self.q.timeout_instant().is_some_and(|t| t.saturating_duration_since(now) < NEAR)
+    }
+
+    /// Bytes of packets fed in since the last call.
+    pub fn take_fed(&mut self) -> u64 {
+        std::mem::take(&mut self.fed)
+    }
+
+    /// Bytes of a stream that wait to be read, frame headers included. Walks every chunk of them.
+    pub fn unread(&self, stream: StreamId) -> u64 {
+        self.q.stream_readable_len(stream, usize::MAX) as u64
     }
 
     /// Whether all bytes up to the peer's FIN were read.

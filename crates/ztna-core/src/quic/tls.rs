@@ -26,7 +26,7 @@ pub const INNER_STREAMS: u64 = 4_096 + 8;
 pub const OUTER_STREAMS: u64 = 1_024;
 /// Connection receive window, inner: far larger than the sum of a few stalled streams, below the relay's DATAGRAM queue
 /// (8,192 packets of 1,320 bytes).
-const INNER_CONNECTION_WINDOW: u64 = 48 << 20;
+pub const INNER_CONNECTION_WINDOW: u64 = 48 << 20;
 /// Stream receive window, inner: 200 Mbit/s × 80 ms is 2 MB, and a loss holds back a few of those; auto-tuning starts small and ends
 /// here, below the 8,192 packets that a relay queues.
 const INNER_STREAM_WINDOW: u64 = 10 << 20;

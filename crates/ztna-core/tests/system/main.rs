@@ -7,6 +7,7 @@
     reason = "tests: the clock is real because quiche's is"
 )]
 
+mod budget;
 mod world;
 
 use std::time::{Duration, Instant};

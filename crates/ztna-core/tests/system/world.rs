@@ -1,14 +1,14 @@
 //! A whole network in memory: relays, connectors and agents as machines, packets handed from one to the other. Echo services are
 //! played by the connectors' side of this file. The only clock is the real one, which quiche reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use ztna_core::agent::Agent;
 use ztna_core::connector::{Connector, Serve};
-use ztna_core::node::KeyLimit;
+use ztna_core::node::{KeyLimit, ReceiveLimit};
 use ztna_core::quic::Wrote;
 use ztna_core::relay::{Relay, RelayConfig, Shared};
 use ztna_core::role::{Action, Answer, Arrival, Machine, Notice, Open, PathPolicy, Read, Target};
@@ -58,6 +58,10 @@ pub struct World {
     /// What connector flows hold to write back.
     echo: BTreeMap<(SocketAddr, FlowId), Vec<u8>>,
     next_flow: u64,
+    /// Agents whose flows the connectors' services do not read, and flows that an agent's programs do not read.
+    pub unread_agents: BTreeSet<String>,
+    pub unread_flows: BTreeSet<FlowId>,
+    deaf: BTreeSet<(SocketAddr, FlowId)>,
     /// Raw short-header packets that a relay sent on, by its address.
     pub packets: u64,
     /// Packets to drop: `true` loses it. From, to, bytes.
@@ -96,6 +100,9 @@ impl World {
             notices: Vec::new(),
             echo: BTreeMap::new(),
             next_flow: 1,
+            unread_agents: BTreeSet::new(),
+            unread_flows: BTreeSet::new(),
+            deaf: BTreeSet::new(),
             packets: 0,
             lose: Box::new(|_, _, _| false),
         }
@@ -150,6 +157,32 @@ impl World {
     /// A process killed: its machine is gone without a word.
     pub fn kill(&mut self, at: SocketAddr) {
         self.nodes.remove(&at);
+    }
+
+    /// Lowers what a running agent or connector may hold for its readers.
+    pub fn set_receive_limit(&mut self, at: SocketAddr, limit: ReceiveLimit) {
+        match self.nodes.get_mut(&at) {
+            Some(Node::Agent(a)) => a.set_receive_limit(limit),
+            Some(Node::Connector(c)) => c.set_receive_limit(limit),
+            Some(Node::Relay(_)) | None => panic!("no agent or connector at {at}"),
+        }
+    }
+
+    /// Bytes that wait for local readers at an agent or connector.
+    pub fn unread(&self, at: SocketAddr) -> u64 {
+        let node = match self.nodes.get(&at) {
+            Some(Node::Agent(a)) => a.node(),
+            Some(Node::Connector(c)) => c.node(),
+            Some(Node::Relay(_)) | None => panic!("no agent or connector at {at}"),
+        };
+        node.links.iter().flat_map(|(_, l)| l.flows.keys().map(|s| l.conn.unread(*s))).sum()
+    }
+
+    pub fn connector(&self, at: SocketAddr) -> &Connector {
+        match self.nodes.get(&at) {
+            Some(Node::Connector(c)) => c,
+            _ => panic!("no connector at {at}"),
+        }
     }
 
     pub fn agent(&self, at: SocketAddr) -> &Agent {
@@ -309,7 +342,12 @@ impl World {
             let is_agent = matches!(node, Node::Agent(_));
             let m = node.machine();
             match action {
-                Action::Dial { flow, .. } => m.flow_connected(now, flow),
+                Action::Dial { flow, info, .. } => {
+                    if self.unread_agents.contains(info.peer.id.name()) {
+                        self.deaf.insert((at, flow));
+                    }
+                    m.flow_connected(now, flow);
+                }
                 Action::Opened { flow, .. } => drop(self.outcomes.insert(flow, Outcome::Opened)),
                 Action::Failed { flow, error } => drop(self.outcomes.insert(flow, Outcome::Failed(error))),
                 Action::Reset { flow, error } if is_agent => drop(self.outcomes.insert(flow, Outcome::Reset(error))),
@@ -331,6 +369,9 @@ impl World {
     }
 
     fn read(&mut self, at: SocketAddr, flow: FlowId) {
+        if self.unread_flows.contains(&flow) {
+            return;
+        }
         let mut buf = [0u8; 16_384];
         while let Some(node) = self.nodes.get_mut(&at) {
             match node.machine().stream_read(flow, &mut buf) {
@@ -341,6 +382,9 @@ impl World {
     }
 
     fn echo_back(&mut self, at: SocketAddr, flow: FlowId) {
+        if self.deaf.contains(&(at, flow)) {
+            return;
+        }
         let mut buf = [0u8; 16_384];
         let Some(node) = self.nodes.get_mut(&at) else { return };
         let m = node.machine();
