@@ -69,6 +69,7 @@ pub struct Limits {
     pub handshakes_per_second: Option<u32>,
     pub handshakes_per_prefix_per_second: Option<u32>,
     pub packets_per_key: Option<u64>,
+    pub unread_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -12,7 +12,7 @@ use ztna_core::connector::{Connector, Serve};
 use ztna_core::error::{Error, Result};
 use ztna_core::io::folder::{FolderWatch, read_folder};
 use ztna_core::io::{Driver, Handle, Observer, Socket, Watch};
-use ztna_core::node::KeyLimit;
+use ztna_core::node::{KeyLimit, ReceiveLimit};
 use ztna_core::relay::{Relay, RelayConfig, Shared};
 use ztna_core::role::Machine;
 use ztna_core::trust::Snapshot;
@@ -76,6 +76,20 @@ fn watch(folder: &Path, adopt: &Adopt) -> Watch {
     })
 }
 
+/// Errors: so low that the first window of two flows (512 KB each) would pass it.
+fn receive_limit(o: &RoleOptions) -> Result<ReceiveLimit> {
+    const LEAST: u64 = 1 << 20;
+    let default = ReceiveLimit::default();
+    let node = o.limits.as_ref().and_then(|l| l.unread_bytes).unwrap_or(default.node);
+    if node < LEAST {
+        return Err(Error::config(
+            "limits.unreadBytes",
+            format!("{node} is not accepted; a whole number from {LEAST}"),
+        ));
+    }
+    Ok(ReceiveLimit { node, ..default })
+}
+
 /// Starts the role that the options and the identity ask for. `observer` makes one observer for each loop.
 pub fn start(role: Role, o: &RoleOptions, adopt: &Adopt, observer: impl Fn(usize) -> Observer) -> Result<Started> {
     let folder_watch = match &o.network {
@@ -96,6 +110,7 @@ pub fn start(role: Role, o: &RoleOptions, adopt: &Adopt, observer: impl Fn(usize
     adopt(snapshot.clone());
     let key_limit =
         o.limits.as_ref().and_then(|l| l.packets_per_key).map(|n| KeyLimit { successor: n, cut: n.saturating_mul(2) });
+    let receive_limit = receive_limit(o)?;
     let mut warnings = Vec::new();
     let (running, listen) = match role {
         Role::Agent => {
@@ -105,6 +120,7 @@ pub fn start(role: Role, o: &RoleOptions, adopt: &Adopt, observer: impl Fn(usize
                 if let Some(limit) = key_limit {
                     agent.set_key_limit(limit);
                 }
+                agent.set_receive_limit(receive_limit);
                 Ok(agent)
             };
             (Running::Agent(Driver::spawn("ztna-agent", node_sockets(&mut warnings)?, make, observer(0))?), Vec::new())
@@ -117,6 +133,7 @@ pub fn start(role: Role, o: &RoleOptions, adopt: &Adopt, observer: impl Fn(usize
                 if let Some(limit) = key_limit {
                     connector.set_key_limit(limit);
                 }
+                connector.set_receive_limit(receive_limit);
                 for serve in serves {
                     connector.serve(serve)?;
                 }

@@ -9,7 +9,7 @@ import { TunnelHttp } from './http.js'
 import type { NativeFlow } from './native.js'
 import type { ServiceEntry } from './network-source.js'
 import { callNative, nativeTimeout } from './ops.js'
-import { type NativeEvent, type RoleEvents, type RoleOptions, ZtnaRole } from './role.js'
+import { type NativeEvent, type NodeLimits, type NodeOptions, type RoleEvents, ZtnaRole } from './role.js'
 import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket, discardDatagram } from './datagram.js'
 import { type ConnectOptions, checkService, toTarget } from './target.js'
@@ -110,8 +110,11 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   /** `fetch` through the tunnel: `http://<service>.<zone>/…`. Any other host rejects with cause ERR_ZTNA_DENIED. */
   readonly fetch: typeof globalThis.fetch = (input, init) => this.#http.fetch(input, init)
 
-  constructor(options: RoleOptions = {}) {
+  readonly #limits: NodeLimits
+
+  constructor(options: NodeOptions = {}) {
     super('agent', options)
+    this.#limits = { ...options.limits }
   }
 
   /** Services of the network, by name. Empty until started. */
@@ -210,7 +213,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
 
   /** @internal */
   protected override nativeOptions(): Record<string, unknown> {
-    return {}
+    return { limits: this.#limits }
   }
 
   /** @internal */

@@ -5,7 +5,7 @@ import { FlowTable } from './flows.js'
 import { type Handler, type Sink, toSink } from './handlers.js'
 import type { NativeRole } from './native.js'
 import { timeoutOf } from './ops.js'
-import { DRAIN_MS, type NativeEvent, type RoleEvents, type RoleOptions, ZtnaRole } from './role.js'
+import { DRAIN_MS, type NativeEvent, type NodeLimits, type NodeOptions, type RoleEvents, ZtnaRole } from './role.js'
 import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket } from './datagram.js'
 import { checkPort, checkService } from './target.js'
@@ -62,7 +62,7 @@ export type Authorize = (
 ) => boolean | Promise<boolean>
 
 /** How to make a connector. */
-export interface ConnectorOptions extends RoleOptions {
+export interface ConnectorOptions extends NodeOptions {
   /** Can only narrow what policy allows; a throw, a rejection or 5 s without an answer is a denial. */
   authorize?: Authorize
   /** Services that need no handler in this process. */
@@ -133,6 +133,7 @@ interface Service {
 export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   readonly #authorize: Authorize | undefined
   readonly #static: readonly StaticService[]
+  readonly #limits: NodeLimits
   readonly #flows = new FlowTable()
   readonly #services = new Map<number, Service>()
   // Flows may arrive before the promise that tells their number: they wait for the calls in flight.
@@ -142,6 +143,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     super('connector', options)
     this.#authorize = options.authorize
     this.#static = [...(options.services ?? [])]
+    this.#limits = { ...options.limits }
   }
 
   /** Serves `service` from now on. Errors: ERR_ZTNA_CONFIG, CLOSED, ABORTED. */
@@ -194,7 +196,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
 
   /** @internal */
   protected override nativeOptions(): Record<string, unknown> {
-    return { services: this.#static, authorize: this.#authorize !== undefined }
+    return { services: this.#static, limits: this.#limits, authorize: this.#authorize !== undefined }
   }
 
   /** @internal */

@@ -20,7 +20,7 @@ export {
   type RelayStats,
   type RelayStatus,
 } from './relay.js'
-export { ZtnaRole, type ReloadResult, type RoleEvents, type RoleOptions } from './role.js'
+export { ZtnaRole, type NodeLimits, type NodeOptions, type ReloadResult, type RoleEvents, type RoleOptions } from './role.js'
 export { ZtnaSocket } from './socket.js'
 export { ZtnaUdpSocket, type UdpEvents } from './datagram.js'
 export { type Forward, type ForwardOptions, type ListenAt, type SocksOptions } from './forward.js'

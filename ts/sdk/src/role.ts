@@ -26,6 +26,21 @@ export interface RoleOptions {
   packetsPerKey?: number
 }
 
+/** What an agent or a connector allows. */
+export interface NodeLimits {
+  /**
+   * Bytes received and not yet read by local programs, over all flows, at least 1,048,576. Past it the slowest reader is reset
+   * with ERR_ZTNA_LIMIT. Default 268,435,456. One connection may hold 42 MiB of them.
+   */
+  unreadBytes?: number
+}
+
+/** How to make an agent. */
+export interface NodeOptions extends RoleOptions {
+  /** Default: those of the protocol. */
+  limits?: NodeLimits
+}
+
 /** What a reload found. */
 export interface ReloadResult {
   /** Version of the snapshot in force. */

@@ -16,11 +16,11 @@ beforeEach(() => {
 })
 afterEach(() => void vi.restoreAllMocks())
 
-function start(): { ended: Promise<number>; control: string } {
+function start(more: Readonly<Record<string, unknown>> = {}): { ended: Promise<number>; control: string } {
   const network = tempDir()
   writeFileSync(join(network, 'network.toml'), 'trust_domain = "example.test"\nzone = "ztna.internal"\n')
   const control = join(network, 'c.sock')
-  const flags = { network, control, json: true, metrics: '127.0.0.1:0', forward: ['tcp:127.0.0.1:8080=web:80'] }
+  const flags = { network, control, json: true, metrics: '127.0.0.1:0', forward: ['tcp:127.0.0.1:8080=web:80'], ...more }
   return { ended: runRole(loadSettings('agent', flags, {}, undefined)), control }
 }
 
@@ -41,4 +41,12 @@ test('a role whose identity was taken over ends with exit 78', async () => {
   await expect.poll(() => lines.length).toBeGreaterThan(0)
   FakeRole.last.emit({ event: 'error', error: { code: 'ERR_ZTNA_IDENTITY', message: 'taken over from 192.0.2.1' } })
   expect(await ended).toBe(78)
+})
+
+test('a limit on the command line reaches the native role', async () => {
+  const { ended } = start({ maxUnreadBytes: '4000000', packetsPerKey: '5000' })
+  await expect.poll(() => lines.length).toBeGreaterThan(0)
+  expect(FakeRole.last.options['limits']).toEqual({ unreadBytes: 4_000_000, packetsPerKey: 5_000 })
+  process.emit('SIGTERM')
+  expect(await ended).toBe(0)
 })

@@ -52,6 +52,13 @@ export const SETTINGS: readonly Setting[] = [
     value: 'N',
     help: 'packets before a connection gets a successor',
   },
+  {
+    key: 'max_unread_bytes',
+    type: 'number',
+    roles: ['agent', 'connector'],
+    value: 'N',
+    help: 'received bytes that wait for local readers (default: 268435456)',
+  },
   { key: 'service', type: 'list', roles: ['connector'], value: 'SPEC', help: 'NAME=tcp:PORT:HOST:PORT, repeatable' },
   { key: 'forward', type: 'list', roles: ['agent'], value: 'SPEC', help: 'tcp:HOST:PORT=SERVICE:PORT, repeatable' },
   {

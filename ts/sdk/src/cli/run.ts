@@ -150,10 +150,12 @@ function createRole(settings: Settings, options: RoleOptions): AnyRole {
   if (network === undefined) throw new UsageError('no network: give --network DIR, ZTNA_NETWORK or the key `network`')
   const packetsPerKey = settings.number('packets_per_key')
   const base = { ...options, network, ...(packetsPerKey === undefined ? {} : { packetsPerKey }) }
-  if (settings.role === 'agent') return new ZtnaAgent(base)
+  const unreadBytes = settings.number('max_unread_bytes')
+  const limits = unreadBytes === undefined ? {} : { unreadBytes }
+  if (settings.role === 'agent') return new ZtnaAgent({ ...base, limits })
   if (settings.role === 'connector') {
     const services = settings.list('service').map((text) => parseAs(settings, 'service', text, parseService))
-    return new ZtnaConnector({ ...base, services })
+    return new ZtnaConnector({ ...base, services, limits })
   }
   const stunAlt = settings.text('stun_alt')
   const loops = settings.number('loops')
