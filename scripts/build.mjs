@@ -1,4 +1,5 @@
-// Builds the addon (and, on Linux, the network lab), puts it where Node looks for it, and builds the SDK when its sources changed.
+// Builds the addon (and, on Linux, the network lab and the load generator), puts it where Node looks for it, and builds the SDK when
+// its sources changed.
 //
 // Called by ensure.mjs. With `release`: thin LTO and no symbols, as published; tests, demo and bench use the dev profile.
 import { copyFile, rename, rm, stat } from 'node:fs/promises'
@@ -17,7 +18,7 @@ export async function build({ release = false } = {}) {
 }
 
 async function buildRust(release) {
-  const packages = ['-p', 'ztna-napi', ...(process.platform === 'linux' ? ['-p', 'ztna-netlab'] : [])]
+  const packages = ['-p', 'ztna-napi', ...(process.platform === 'linux' ? ['-p', 'ztna-netlab', '-p', 'ztna-load'] : [])]
   const started = Date.now()
   let said = false
   await must('cargo', ['build', '--locked', ...packages, ...(release ? ['--release'] : [])], {

@@ -1,0 +1,118 @@
+// What a relay bears: new connections, idle nodes, and a flood of spoofed Initials.
+import { setTimeout as pause } from 'node:timers/promises'
+import { clients, crowd, flood, loadBinary, outside } from '../../tests/lib/load.ts'
+import { iperf3Server } from '../../tests/lib/programs.ts'
+import { run } from '../../tests/lib/proc.ts'
+import { Topology } from '../../tests/lib/topology.ts'
+import { privateBytes, quantile, row, type Row } from '../lib/measure.ts'
+import { transfer } from '../lib/transfer.ts'
+
+const SERVICES = [{ name: 'bulk', tcp: [5201] }]
+
+/** New connections with mutual TLS: a relay of one loop on one core, its clients on another. */
+export async function handshakes(): Promise<Row[]> {
+  const seconds = 10
+  await using t = await Topology.create({ services: SERVICES })
+  const from = await outside(t)
+  const relay = t.relay('r1', ['--loops', '1'])
+  await relay.online()
+  await run(null, 'taskset', ['-acp', '0', String(relay.proc.pid)])
+  const args = ['-c', '1', loadBinary(), ...clients('handshakes', t, t.trust.out('agent', 'alice')), '--seconds', String(seconds)]
+  const before = relay.proc.cpuSeconds()
+  const { stdout } = await from.run('taskset', args, { timeoutMs: (seconds + 30) * 1000 })
+  const cpu = relay.proc.cpuSeconds() - before
+  const result = JSON.parse(stdout) as { handshakes: number; perSecond: number; p50Ms: number; failures: number }
+  const figures = {
+    'a CPU-second of the relay': result.handshakes / cpu,
+    'a second': result.perSecond,
+    'CPU-s of the relay': cpu,
+    'ms p50': result.p50Ms,
+    failed: result.failures,
+  }
+  return [
+    row(
+      'new mutual-TLS connections, one core of relay',
+      figures,
+      [
+        ['a CPU-second of the relay', '>=', 1_000],
+        ['failed', '<=', 0],
+      ],
+      `64 at once for ${seconds} s; their clients have the other core to themselves, and are what limits the rate`,
+    ),
+  ]
+}
+
+/** Nodes that only keep alive, with the limits on that a relay has by default. */
+export async function idleNodes(): Promise<Row[]> {
+  const [count, seconds] = [1_000, 60]
+  await using t = await Topology.create({ services: SERVICES })
+  const from = await outside(t)
+  const relay = t.relay()
+  await relay.online()
+  const folder = t.trust.out('agent', 'alice')
+  // What the first connection makes and every later one shares is not a node's.
+  const first = await crowd(t, from, folder, 1)
+  first.endInput()
+  await first.exited
+  const before = privateBytes(relay.proc.pid)
+  const nodes = await crowd(t, from, folder, count)
+  await pause(5_000)
+  const cpu = relay.proc.cpuSeconds()
+  await pause(seconds * 1000)
+  const percent = (100 * (relay.proc.cpuSeconds() - cpu)) / seconds
+  const each = (privateBytes(relay.proc.pid) - before) / count / 1024
+  nodes.endInput()
+  await nodes.exited
+  const { lost } = JSON.parse(nodes.lines.at(-1) ?? '{}') as { lost: number }
+  return [
+    row(`relay, ${count} idle nodes in 256 networks`, { 'KB a node': each, '% CPU': percent, lost }, [
+      ['KB a node', '<=', 48],
+      ['% CPU', '<=', 1],
+      ['lost', '<=', 0],
+    ]),
+  ]
+}
+
+/** A bulk flow beside a flood to the relay's port, and beside the same flood to a port of the relay's where nobody listens. */
+export async function flooded(): Promise<Row[]> {
+  await using t = await Topology.create({ services: SERVICES })
+  const from = await outside(t)
+  await iperf3Server(t.place('c1'), 5201)
+  await t.start(['bulk=tcp:5201:127.0.0.1:5201'], ['tcp:127.0.0.1:5201=bulk:5201'])
+  const seconds = 10
+  const beside = async (port: number): Promise<Beside> => {
+    const flooding = flood(from, `${t.relayAddress('r1')}:${port}`, { seconds: seconds + 2 })
+    await pause(1_000)
+    const { gbitPerSecond } = await transfer(t.place('alice'), 5201, { seconds })
+    return { gbit: gbitPerSecond, rate: (await flooding).perSecond }
+  }
+  const [control, underFlood] = [[], []] as [Beside[], Beside[]]
+  for (let i = 0; i < 3; i += 1) {
+    control.push(await beside(4434))
+    underFlood.push(await beside(4433))
+  }
+  const figures = {
+    'of the control': median(underFlood, 'gbit') / median(control, 'gbit'),
+    'Gbit/s': median(underFlood, 'gbit'),
+    'Gbit/s control': median(control, 'gbit'),
+    'Initials/s': median(underFlood, 'rate'),
+    'Initials/s control': median(control, 'rate'),
+  }
+  return [
+    row(
+      "an established flow's rate under 100,000 spoofed Initials/s",
+      figures,
+      [['of the control', '>=', 0.8]],
+      'control: the same flood to a closed port of the relay; medians of 3 runs each, taken in turn',
+    ),
+  ]
+}
+
+interface Beside {
+  readonly gbit: number
+  readonly rate: number
+}
+
+function median(all: readonly Beside[], key: keyof Beside): number {
+  return quantile(all.map((one) => one[key]).toSorted((a, b) => a - b), 0.5)
+}
