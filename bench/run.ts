@@ -11,6 +11,7 @@ import { bulk, wan } from './rows/bulk.ts'
 import { cold, connect, firstByte, request } from './rows/latency.ts'
 import { idleFlows } from './rows/memory.ts'
 import { node } from './rows/node.ts'
+import { flooded, handshakes, idleNodes } from './rows/relay.ts'
 
 const MEASUREMENTS: Readonly<Record<string, Measurement>> = {
   beside,
@@ -22,6 +23,9 @@ const MEASUREMENTS: Readonly<Record<string, Measurement>> = {
   request,
   'first-byte': firstByte,
   'idle-flows': idleFlows,
+  handshakes,
+  'idle-nodes': idleNodes,
+  flood: flooded,
   'wan-forwarded': () => wan('forwarded'),
   'wan-tunnel': () => wan('tunnel'),
 }

@@ -114,5 +114,8 @@ interface Beside {
 }
 
 function median(all: readonly Beside[], key: keyof Beside): number {
-  return quantile(all.map((one) => one[key]).toSorted((a, b) => a - b), 0.5)
+  return quantile(
+    all.map((one) => one[key]).toSorted((a, b) => a - b),
+    0.5,
+  )
 }
