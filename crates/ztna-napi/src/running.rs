@@ -13,7 +13,7 @@ use ztna_core::error::{Error, Result};
 use ztna_core::io::folder::{FolderWatch, read_folder};
 use ztna_core::io::{Driver, Handle, Observer, Socket, Watch};
 use ztna_core::node::{KeyLimit, ReceiveLimit};
-use ztna_core::relay::{Relay, RelayConfig, Shared};
+use ztna_core::relay::{MIN_BPS, Relay, RelayConfig, Shared};
 use ztna_core::role::Machine;
 use ztna_core::trust::Snapshot;
 
@@ -243,9 +243,11 @@ fn start_relay(
         config.limits.handshakes = l.handshakes_per_second.unwrap_or(config.limits.handshakes);
         config.limits.handshakes_per_prefix =
             l.handshakes_per_prefix_per_second.unwrap_or(config.limits.handshakes_per_prefix);
-        if l.bps_per_session.is_some() {
-            return Err(Error::config("limits.bpsPerSession", "a session's rate is not limited in this release"));
+        if let Some(bps) = l.bps_per_session.filter(|bps| *bps < MIN_BPS) {
+            let accepted = format!("{bps} is not accepted; a whole number from {MIN_BPS}");
+            return Err(Error::config("limits.bpsPerSession", accepted));
         }
+        config.limits.bps_per_session = l.bps_per_session;
     }
     for _ in 1..count {
         sets.push(all.iter().map(|at| Socket::bind(*at, true)).collect::<Result<_>>()?);

@@ -69,7 +69,10 @@ export interface RelayStatus {
 export interface RelayLimits {
   /** Sessions at a time. */
   sessions?: number
-  /** Bits a second. */
+  /**
+   * Inner bits a second of one session, both directions together, at least 100,000; packets beyond it are dropped and counted as
+   * `rate`. Bursts of 100 ms (at least 64 KB) pass. Default: no limit.
+   */
   bpsPerSession?: number
   /** New connections a second, of everybody. */
   handshakesPerSecond?: number

@@ -50,3 +50,12 @@ test('a limit on the command line reaches the native role', async () => {
   process.emit('SIGTERM')
   expect(await ended).toBe(0)
 })
+
+test('limits of a relay reach the native role', async () => {
+  const flags = { network: tempDir(), listen: ['127.0.0.1:0'], control: join(tempDir(), 'c.sock'), bpsPerSession: '5000000' }
+  const ended = runRole(loadSettings('relay', flags, {}, undefined))
+  await expect.poll(() => lines.length).toBeGreaterThan(0)
+  expect(FakeRole.last.options['limits']).toEqual({ bpsPerSession: 5_000_000 })
+  process.emit('SIGTERM')
+  expect(await ended).toBe(0)
+})

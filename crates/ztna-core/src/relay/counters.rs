@@ -59,6 +59,8 @@ pub struct Drops {
     pub datagram: Count,
     /// Datagrams whose request has not arrived.
     pub early: Count,
+    /// Over a session's rate.
+    pub rate: Count,
     /// Another loop's inbox.
     pub inbox: Count,
     /// DATAGRAM capsules waiting for a leg with a small MTU.
@@ -75,11 +77,12 @@ pub struct Drops {
 
 impl Drops {
     /// Label and value of each.
-    pub fn all(&self) -> [(&'static str, u64); 9] {
+    pub fn all(&self) -> [(&'static str, u64); 10] {
         [
             ("forward", self.forward.get()),
             ("datagram", self.datagram.get()),
             ("early", self.early.get()),
+            ("rate", self.rate.get()),
             ("inbox", self.inbox.get()),
             ("capsule", self.capsule.get()),
             ("reply", self.reply.get()),

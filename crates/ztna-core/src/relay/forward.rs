@@ -312,6 +312,7 @@ mod tests {
             alias: random_alias(),
             rx,
             tx,
+            rate: None,
         })
     }
     fn route(n: u8) -> Route {

@@ -61,6 +61,8 @@ pub struct Relay {
     pub(super) deadlines: BTreeSet<(Instant, ConnKey)>,
     pub(super) outgoing: Outgoing,
     actions: VecDeque<Action>,
+    /// The time of the last input.
+    pub(super) now: Instant,
 }
 
 impl Relay {
@@ -100,6 +102,7 @@ impl Relay {
             deadlines: BTreeSet::new(),
             outgoing: Outgoing::default(),
             actions: VecDeque::new(),
+            now: epoch.0,
         };
         relay.notice(Notice::State { next: State::Online, prev: State::Starting, reason: "listening".into() });
         Ok(relay)
@@ -308,6 +311,7 @@ impl Machine for Relay {
     }
 
     fn process(&mut self, now: Instant) {
+        self.now = now;
         for message in self.shared.take_inbox(self.index) {
             self.on_message(now, message);
         }
@@ -332,6 +336,7 @@ impl Machine for Relay {
     }
 
     fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
+        self.now = now;
         let transmit = self.next_burst(out);
         if transmit.is_none() {
             self.phase.flushed(now);

@@ -20,6 +20,7 @@ mod forward;
 mod inbox;
 mod machine;
 mod packets;
+mod rate;
 mod registry;
 mod requests;
 mod session;
@@ -30,6 +31,7 @@ mod tunnel;
 
 pub use counters::Counters;
 pub use machine::Relay;
+pub use rate::MIN_BPS;
 pub use shared::{Shared, Wake};
 pub use status::{ConnectorStatus, RelayStats, RelayStatus, SessionStatus};
 
@@ -68,6 +70,9 @@ pub struct Limits {
     pub sessions_per_agent: usize,
     /// Sessions of one connector's bind. Default 8,192: context IDs stay within two bytes.
     pub sessions_per_bind: usize,
+    /// Inner bits a second of one session, both directions and both modes together; packets beyond it are dropped. At least
+    /// [`MIN_BPS`]. Default: no limit.
+    pub bps_per_session: Option<u64>,
     /// Handshakes per second and /24 (IPv4) or /48 (IPv6), address validated. Default 200 (protocol.md).
     pub handshakes_per_prefix: u32,
     /// Handshakes per second of the whole relay, address validated. Default 2,000: about two cores' worth.
@@ -87,6 +92,7 @@ impl Default for Limits {
             sessions: 65_536,
             sessions_per_agent: 256,
             sessions_per_bind: 8_192,
+            bps_per_session: None,
             handshakes_per_prefix: 200,
             handshakes: 2_000,
         }

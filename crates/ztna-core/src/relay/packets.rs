@@ -72,20 +72,20 @@ impl Relay {
                 if let Some(entry) = table.get(&(arrival.from, cid)) {
                     let next = Run { bytes, cid, to: entry.to, side: entry.side, session: entry.session.clone() };
                     if let Some(run) = run.replace(next) {
-                        self.forward(run, stride, burst);
+                        self.forward(now, run, stride, burst);
                     }
                     continue;
                 }
             }
             if let Some(run) = run.take() {
-                self.forward(run, stride, burst);
+                self.forward(now, run, stride, burst);
             }
             if let Some(packet) = burst.get_mut(bytes) {
                 self.take_packet(now, arrival, packet, stun_only, true);
             }
         }
         if let Some(run) = run {
-            self.forward(run, stride, burst);
+            self.forward(now, run, stride, burst);
         }
     }
 
@@ -242,12 +242,23 @@ impl Relay {
     }
 
     /// Queues a run for the other leg, whole.
-    fn forward(&mut self, run: Run, stride: usize, burst: &[u8]) {
+    fn forward(&mut self, now: Instant, run: Run, stride: usize, burst: &[u8]) {
         let Some(bytes) = burst.get(run.bytes) else { return };
         let counters = &self.shared.counters;
         let out = &mut self.outgoing;
         for part in bytes.chunks(stride.saturating_mul(MAX_SEGMENTS.min(MAX_BURST / stride).max(1))) {
             let packets = part.len().div_ceil(stride);
+            let passed = run.session.admit(now, packets, stride.min(part.len()));
+            let part = if passed == packets {
+                part
+            } else {
+                counters.drops.rate.add(packets - passed);
+                part.get(..passed * stride).unwrap_or_default()
+            };
+            let packets = passed;
+            if part.is_empty() {
+                continue;
+            }
             if out.forward_bytes + part.len() > MAX_FORWARD {
                 counters.drops.forward.add(packets);
                 continue;

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::counters::Count;
+use super::rate::Policer;
 use crate::id::SpiffeId;
 
 /// A connector's live bind.
@@ -30,6 +31,7 @@ pub(super) struct Session {
     /// Inner bytes from the agent, and to it.
     pub(super) rx: Count,
     pub(super) tx: Count,
+    pub(super) rate: Option<Policer>,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +41,13 @@ pub(super) struct Registry(Mutex<Tables>);
 struct Tables {
     binds: BTreeMap<String, BindEntry>,
     sessions: BTreeMap<u64, std::sync::Arc<Session>>,
+}
+
+impl Session {
+    /// How many of `packets` packets of `size` bytes the session's rate lets pass now.
+    pub(super) fn admit(&self, now: Instant, packets: usize, size: usize) -> usize {
+        self.rate.as_ref().map_or(packets, |r| r.admit(now, packets, size))
+    }
 }
 
 impl Registry {

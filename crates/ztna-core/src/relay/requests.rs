@@ -9,6 +9,7 @@ use super::counters::{Count, Denial};
 use super::drain::Phase;
 use super::inbox::LoopMessage;
 use super::machine::{AgentHalf, Relay};
+use super::rate::Policer;
 use super::registry::{BindEntry, Session};
 use super::shared::random_alias;
 use crate::error::{DeniedBy, Error};
@@ -188,6 +189,7 @@ impl Relay {
             alias: random_alias(),
             rx: Count::default(),
             tx: Count::default(),
+            rate: limits.bps_per_session.map(|bps| Policer::new(bps, self.now)),
         });
         if !self.shared.has_room(bind.owner) || !self.shared.registry.begin(session.clone(), limits.sessions) {
             return Err(limit("the relay is at its limit of sessions"));

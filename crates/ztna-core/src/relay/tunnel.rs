@@ -150,11 +150,15 @@ impl Relay {
             self.shared.counters.drops.unknown_context.add(1);
             return Sent::Done;
         };
-        let Some(conn) = self.conns.get_mut(key.0) else { return Sent::Done };
-        if conn.quic.dgram_full() {
+        if self.conns.get(key.0).is_some_and(|c| c.quic.dgram_full()) {
             return Sent::Full(frame);
         }
         let len = frame.bytes.len() - frame.prefix.min(frame.bytes.len());
+        if self.half_ref(session, to).is_some_and(|s| s.admit(self.now, 1, len) == 0) {
+            self.shared.counters.drops.rate.add(1);
+            return Sent::Done;
+        }
+        let Some(conn) = self.conns.get_mut(key.0) else { return Sent::Done };
         let mut header = Vec::with_capacity(16);
         connect_udp::datagram_header(stream, context, &mut header);
         let fits = conn.quic.dgram_max().is_some_and(|max| header.len() + len <= max);

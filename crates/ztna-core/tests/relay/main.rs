@@ -13,4 +13,5 @@ mod admission;
 mod forward;
 mod lifecycle;
 mod net;
+mod rate;
 mod tunnel;

@@ -42,7 +42,7 @@ export const SETTINGS: readonly Setting[] = [
   { key: 'public_addr', type: 'list', roles: ['relay'], value: 'ADDR', help: 'address to tell nodes, repeatable' },
   { key: 'loops', type: 'number', roles: ['relay'], value: 'N', help: 'event loops (default: one per core)' },
   { key: 'max_sessions', type: 'number', roles: ['relay'], value: 'N', help: 'sessions at a time' },
-  { key: 'bps_per_session', type: 'number', roles: ['relay'], value: 'N', help: 'bits a second of one session' },
+  { key: 'bps_per_session', type: 'number', roles: ['relay'], value: 'N', help: 'bits a second of one session (default: no limit)' },
   { key: 'handshakes_per_second', type: 'number', roles: ['relay'], value: 'N', help: 'new connections a second' },
   { key: 'handshakes_per_prefix', type: 'number', roles: ['relay'], value: 'N', help: 'the same of one /24 or /48' },
   {
