@@ -190,6 +190,7 @@ impl Agent {
             refused: BTreeMap::new(),
         };
         self.waiting.push_back(w);
+        self.node.probe_idle_legs(now);
         self.place_all(now);
     }
 

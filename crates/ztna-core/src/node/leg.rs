@@ -12,8 +12,10 @@ use crate::wire::capsule::{Capsule, CapsuleReader};
 
 /// A handshake that takes longer has failed (protocol.md, Timers).
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Keep-alive of outer connections.
+/// Keep-alive of an agent's outer connections (protocol.md, Timers). It learns of a lost relay when it next wants something.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Keep-alive of a connector's: nobody reaches it through a relay that was restarted before it has noticed (decision 0005).
+pub const KEEP_ALIVE_BOUND: Duration = Duration::from_secs(5);
 /// Silence, with something unacknowledged, after which a relay counts as gone: well past the 250 ms at which data moves to
 /// another path, so that a short outage costs no handshake.
 const SILENT: Duration = Duration::from_secs(3);
@@ -58,6 +60,7 @@ pub struct Leg {
     pub observed: Vec<SocketAddr>,
     pub streams: BTreeMap<StreamId, Capsules>,
     pub last_sent: Instant,
+    pub keep_alive: Duration,
     last_heard: usize,
     silent_since: Option<Instant>,
     /// A full-sized probe is under way: since when, and how much had been heard then.
@@ -70,7 +73,7 @@ pub struct Leg {
 }
 
 impl Leg {
-    pub fn new(relay: String, urls: Vec<RelayUrl>, now: Instant) -> Self {
+    pub fn new(relay: String, urls: Vec<RelayUrl>, now: Instant, keep_alive: Duration) -> Self {
         let addresses = urls
             .iter()
             .filter_map(|u| Some(SocketAddr::new(u.host.trim_matches(['[', ']']).parse().ok()?, u.port)))
@@ -89,6 +92,7 @@ impl Leg {
             observed: Vec::new(),
             streams: BTreeMap::new(),
             last_sent: now,
+            keep_alive,
             last_heard: 0,
             silent_since: None,
             width_probe: None,
@@ -194,7 +198,7 @@ impl Leg {
             LegState::Connecting { since } => Some(since + HANDSHAKE),
             LegState::Ready | LegState::Draining => {
                 let dead = self.silent_since.map(|t| t + SILENT.max(self.rtt().min(Duration::from_secs(2)) * 8));
-                let alive = self.last_sent + KEEP_ALIVE;
+                let alive = self.last_sent + self.keep_alive;
                 Some(dead.map_or(alive, |d| d.max(now).min(alive)))
             }
             LegState::Replaced => None,

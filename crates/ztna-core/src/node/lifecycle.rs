@@ -82,6 +82,19 @@ impl Node {
         warned
     }
 
+    /// Something new is about to be asked for: relays not spoken to lately are asked for a sign of life, so that one that has lost
+    /// us says so in a round trip (RFC 9000 §10.3) and not when the silence is noticed.
+    pub fn probe_idle_legs(&mut self, now: Instant) {
+        /// As often as a connector asks anyway.
+        const LATELY: Duration = super::leg::KEEP_ALIVE_BOUND;
+        for (key, leg) in self.legs.iter_mut().filter(|(_, l)| l.is_alive() && now >= l.last_sent + LATELY) {
+            if let Some(conn) = leg.conn.as_mut() {
+                conn.ping();
+                self.dirty_legs.insert(key);
+            }
+        }
+    }
+
     /// Asks every relay for a sign of life, so that one that went away in a quiet hour is known before it is needed.
     pub fn probe_legs(&mut self) {
         for (key, leg) in self.legs.iter_mut().filter(|(_, l)| l.is_alive()) {

@@ -287,7 +287,8 @@ impl Node {
         }
         for r in relays {
             if !self.legs.iter().any(|(_, l)| l.relay == r.name) {
-                let leg = Leg::new(r.name, r.urls, now);
+                let keep_alive = if self.is_agent { leg::KEEP_ALIVE } else { leg::KEEP_ALIVE_BOUND };
+                let leg = Leg::new(r.name, r.urls, now, keep_alive);
                 self.resolve.extend(leg.unresolved().map(str::to_owned));
                 self.legs.insert(leg);
             }

@@ -47,7 +47,7 @@ impl Node {
             self.drop_leg(now, key, "the way to it no longer carries full-sized packets", false);
             return;
         }
-        if leg.is_alive() && now >= leg.last_sent + super::leg::KEEP_ALIVE {
+        if leg.is_alive() && now >= leg.last_sent + leg.keep_alive {
             if let Some(conn) = leg.conn.as_mut() {
                 conn.ping();
             }
@@ -117,6 +117,14 @@ impl Node {
             self.end_session(now, session);
         }
         self.events.push_back(NodeEvent::LegDown { leg: key, relay, why: why.to_owned() });
+    }
+
+    /// The relay has told that it knows nothing of the connection: nobody is left to be told of its end.
+    pub(super) fn leg_reset(&mut self, now: Instant, key: usize) {
+        if let Some(conn) = self.legs.get_mut(key).and_then(|l| l.conn.take()) {
+            self.router.remove(&conn.scid());
+        }
+        self.drop_leg(now, key, "the relay has lost the connection (stateless reset)", false);
     }
 
     pub(super) fn process_leg(&mut self, now: Instant, key: usize) {

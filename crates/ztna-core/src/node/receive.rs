@@ -71,10 +71,23 @@ impl Node {
                         Some(_) | None => self.counters.drop_one("foreign"),
                     }
                 }
-                None => self.counters.drop_one("unknown"),
+                None => self.handle_stray(now, arrival.from, packet),
             }
         }
         self.settle_heard(now, from_link);
+    }
+
+    /// A packet of no connection that we know: from a relay it may be the word that it has lost ours (RFC 9000 §10.3.1).
+    fn handle_stray(&mut self, now: Instant, from: SocketAddr, packet: &[u8]) {
+        let lost = self
+            .legs
+            .iter()
+            .find(|(_, l)| l.address == Some(from) && l.conn.as_ref().is_some_and(|c| c.is_reset_by(packet)))
+            .map(|(k, _)| k);
+        match lost {
+            Some(key) => self.leg_reset(now, key),
+            None => self.counters.drop_one("unknown"),
+        }
     }
 
     /// A run of forwarded packets of one link has been fed.
@@ -186,7 +199,8 @@ impl Node {
         }
         s.handshakes += 1;
         let scid = random_cid(None);
-        let conn = Connection::accept(&mut self.inner_tls, scid, None, CONNECTOR_ADDRESS, super::AGENT_ADDRESS).ok()?;
+        let conn =
+            Connection::accept(&mut self.inner_tls, scid, None, None, CONNECTOR_ADDRESS, super::AGENT_ADDRESS).ok()?;
         let mut link = Link::new(conn, String::new(), PathPolicy::Auto, now);
         link.initial_dcid = Some(dcid.to_vec());
         let rtt = self.legs.get(s.slot.leg).map_or(std::time::Duration::MAX, super::leg::Leg::rtt);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::h3::{Fields, Http3};
+use super::reset;
 use super::tls::{Kind, TlsConfig};
 use crate::error::{Error, Result};
 use crate::trust::identity::{PeerIdentity, Refusal};
@@ -136,15 +137,18 @@ impl Connection {
     }
 
     /// A server connection for a first Initial. `retry` holds the original destination connection ID and the Retry's source
-    /// connection ID where the client's address was validated.
+    /// connection ID where the client's address was validated. `reset_token` goes with `scid` (RFC 9000 §10.3).
     pub fn accept(
         tls: &mut TlsConfig,
         scid: Cid,
+        reset_token: Option<[u8; reset::TOKEN]>,
         retry: Option<(&[u8], &[u8])>,
         local: SocketAddr,
         peer: SocketAddr,
     ) -> Result<Self> {
         let id = quiche::ConnectionId::from_ref(scid.as_bytes());
+        // A connection takes a copy of the configuration's transport parameters.
+        tls.quiche.set_stateless_reset_token(reset_token.map(u128::from_be_bytes));
         let q = match retry {
             None => quiche::accept(&id, None, local, peer, &mut tls.quiche),
             Some((odcid, rscid)) => {
@@ -497,6 +501,11 @@ impl Connection {
     }
     pub fn is_draining(&self) -> bool {
         self.q.is_draining()
+    }
+    /// Whether this datagram, which no connection ID led here, is the peer's word that it has lost the connection (RFC 9000 §10.3).
+    pub fn is_reset_by(&self, datagram: &[u8]) -> bool {
+        let token = self.q.peer_transport_params().and_then(|p| p.stateless_reset_token);
+        token.is_some_and(|token| reset::is_reset(datagram, &token.to_be_bytes()))
     }
     /// Our connection ID: the one peers address us by.
     pub fn scid(&self) -> Cid {

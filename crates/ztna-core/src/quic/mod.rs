@@ -8,6 +8,7 @@
 pub mod connection;
 pub mod endpoint;
 pub mod h3;
+pub mod reset;
 pub mod retry;
 pub mod tls;
 

@@ -41,13 +41,28 @@ struct Budget {
     swept: Option<Instant>,
 }
 
+/// A token bucket, a second deep.
 #[derive(Clone, Copy)]
-struct Bucket {
+pub(super) struct Bucket {
     tokens: f64,
     at: Instant,
 }
 
 impl Bucket {
+    pub(super) fn full(now: Instant, rate: f64) -> Self {
+        Bucket { tokens: rate, at: now }
+    }
+
+    /// Takes one of `rate` a second. `false`: none is left.
+    pub(super) fn take(&mut self, now: Instant, rate: f64) -> bool {
+        self.refill(now, rate);
+        let there = self.tokens >= 1.0;
+        if there {
+            self.tokens -= 1.0;
+        }
+        there
+    }
+
     fn refill(&mut self, now: Instant, rate: f64) {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         self.tokens = (self.tokens + passed * rate).min(rate);
@@ -67,9 +82,9 @@ impl Budget {
         if self.prefixes.len() >= MAX_PREFIXES && !self.prefixes.contains_key(&key) && !self.sweep(now) {
             return false;
         }
-        let global = self.global.get_or_insert(Bucket { tokens: self.all, at: now });
+        let global = self.global.get_or_insert(Bucket::full(now, self.all));
         global.refill(now, self.all);
-        let own = self.prefixes.entry(key).or_insert(Bucket { tokens: rate, at: now });
+        let own = self.prefixes.entry(key).or_insert(Bucket::full(now, rate));
         own.refill(now, rate);
         if own.tokens < 1.0 || global.tokens < 1.0 {
             return false;

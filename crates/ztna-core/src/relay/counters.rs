@@ -16,6 +16,8 @@ pub struct Counters {
     pub tunnel_packets: Count,
     pub tunnel_bytes: Count,
     pub retries: Count,
+    /// Stateless resets sent.
+    pub resets: Count,
     pub stun: Count,
     pub drops: Drops,
     pub denied: [Count; Denial::ALL.len()],

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use slab::Slab;
 
+use super::admission::Bucket;
 use super::conn::Conn;
 use super::drain::Phase;
 use super::forward::Fits;
@@ -14,10 +15,11 @@ use super::inbox::LoopMessage;
 use super::packets::Outgoing;
 use super::registry::Session;
 use super::shared::Shared;
-use super::{NOT_TRUSTED, requests};
+use super::{NOT_TRUSTED, RESETS, requests};
 use crate::error::{DeniedBy, Error, Result};
 use crate::id::Role;
 use crate::quic::connection::{Closed, H3_MESSAGE_ERROR, StreamId};
+use crate::quic::reset::ResetKeys;
 use crate::quic::{ConnKey, Event, Kind, Router, TlsConfig};
 use crate::role::{Action, Arrival, Machine, Notice, State, Transmit};
 use crate::trust::{PeerIdentity, Snapshot};
@@ -46,6 +48,9 @@ pub struct Relay {
     pub(super) index: usize,
     pub(super) snapshot: Arc<Snapshot>,
     tls: TlsConfig,
+    /// Of the private key; IDs and tokens issued under an older one are not answered.
+    pub(super) reset_keys: ResetKeys,
+    pub(super) resets: Bucket,
     epoch: (Instant, SystemTime),
     pub(super) phase: Phase,
     pub(super) conns: Slab<Conn>,
@@ -84,12 +89,15 @@ impl Relay {
             return Err(Error::Identity(format!("`{id}` is not a relay's certificate")));
         }
         let tls = TlsConfig::new(Kind::OuterServer, &snapshot)?;
+        let reset_keys = reset_keys(&snapshot)?;
         shared.set_identity(id.name(), snapshot.identity().not_after);
         let mut relay = Relay {
             shared,
             index: loop_index,
             snapshot,
             tls,
+            reset_keys,
+            resets: Bucket::full(epoch.0, RESETS),
             epoch,
             phase: Phase::Running,
             conns: Slab::new(),
@@ -347,8 +355,11 @@ impl Machine for Relay {
     fn handle_snapshot(&mut self, now: Instant, snapshot: Arc<Snapshot>) {
         self.snapshot = snapshot;
         self.shared.set_identity(self.snapshot.identity().id.name(), self.snapshot.identity().not_after);
-        match TlsConfig::new(Kind::OuterServer, &self.snapshot) {
-            Ok(tls) => self.tls = tls,
+        match TlsConfig::new(Kind::OuterServer, &self.snapshot).and_then(|t| Ok((t, reset_keys(&self.snapshot)?))) {
+            Ok((tls, keys)) => {
+                self.tls = tls;
+                self.reset_keys = keys;
+            }
             // A snapshot is checked before it comes here. Nobody is to get in under the old one.
             Err(error) => {
                 self.end_role(Err(error));
@@ -376,6 +387,10 @@ impl Machine for Relay {
     fn state(&self) -> State {
         self.phase.state()
     }
+}
+
+fn reset_keys(snapshot: &Snapshot) -> Result<ResetKeys> {
+    ResetKeys::new(&snapshot.credentials.key_pem).ok_or_else(|| Error::Internal("no memory for keys".into()))
 }
 
 impl Relay {

@@ -99,6 +99,9 @@ impl Default for Limits {
     }
 }
 
+/// Stateless resets that one loop sends a second: the keep-alives of 15,000 idle agents that it lost in a restart.
+const RESETS: f64 = 1_000.0;
+
 /// How long PMTU discovery may take on a leg before it counts as too small to forward raw packets: three lost probes at each
 /// of eight sizes on a 100 ms leg.
 const PMTU_SETTLE: Duration = Duration::from_secs(5);

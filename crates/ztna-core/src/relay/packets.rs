@@ -6,13 +6,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::RESETS;
 use super::conn::Conn;
 use super::drain::Phase;
 use super::forward::Route;
 use super::inbox::{LoopMessage, Side};
 use super::machine::Relay;
 use super::registry::Session;
-use crate::quic::endpoint::random_cid;
 use crate::quic::retry;
 use crate::quic::{ConnKey, Connection};
 use crate::role::{Arrival, Transmit};
@@ -101,8 +101,12 @@ impl Relay {
         if packet.first().copied().is_some_and(stun::is_stun) {
             return self.on_stun(arrival, packet);
         }
+        let mut short = false;
         let (key, owner) = match quic_header::parse(packet).filter(|_| !stun_only) {
-            Some(Header::Short { dcid }) => (self.router.get(&dcid), Some(dcid)),
+            Some(Header::Short { dcid }) => {
+                short = true;
+                (self.router.get(&dcid), Some(dcid))
+            }
             Some(Header::Long { version, dcid, scid, is_initial }) => match self.router.get_long(dcid) {
                 Some(key) => (Some(key), None),
                 None if is_initial => {
@@ -116,7 +120,8 @@ impl Relay {
         };
         match (key, owner) {
             (Some(key), _) => self.feed(key, arrival, packet),
-            (None, Some(cid)) if pass_on => self.hand_over(cid, arrival, packet),
+            (None, Some(cid)) if pass_on && self.is_of_another(cid) => self.hand_over(cid, arrival, packet),
+            (None, Some(cid)) if short => self.reset(now, arrival, cid, packet.len()),
             (None, _) => self.shared.counters.drops.stray.add(1),
         }
     }
@@ -128,15 +133,29 @@ impl Relay {
         }
     }
 
+    /// Whether a connection ID names another loop of this relay.
+    fn is_of_another(&self, cid: Cid) -> bool {
+        let owner = usize::from(cid.0[0]);
+        owner != self.index && owner < self.shared.loops()
+    }
+
     /// Gives a packet to the loop that its connection ID names.
     fn hand_over(&mut self, cid: Cid, arrival: Arrival, packet: &[u8]) {
-        let owner = usize::from(cid.0[0]);
-        if owner == self.index || owner >= self.shared.loops() {
-            self.shared.counters.drops.stray.add(1);
-            return;
-        }
         let arrival = Arrival { stride: packet.len(), ..arrival };
-        self.shared.post(owner, LoopMessage::Packet { arrival, bytes: packet.to_vec() });
+        self.shared.post(usize::from(cid.0[0]), LoopMessage::Packet { arrival, bytes: packet.to_vec() });
+    }
+
+    /// A packet of a connection that is not here. Only to one that a relay with our key has issued to that address is there an
+    /// answer, so that a stranger gets none, and nobody can have one sent to somebody else.
+    fn reset(&mut self, now: Instant, arrival: Arrival, cid: Cid, len: usize) {
+        let Some(packet) = self.reset_keys.answer(cid, arrival.from.ip(), len) else {
+            return self.shared.counters.drops.stray.add(1);
+        };
+        if !self.resets.take(now, RESETS) {
+            return self.shared.counters.drops.reply.add(1);
+        }
+        self.shared.counters.resets.add(1);
+        self.answer(arrival, packet);
     }
 
     /// A first Initial: Retry, or a new connection.
@@ -159,7 +178,7 @@ impl Relay {
                 return self.send_retry(now, arrival, dcid, scid);
             }
             let Some(cid) = Cid::from_slice(dcid) else { return counters.handshakes.bad_token.add(1) };
-            if usize::from(cid.0[0]) != self.index && pass_on {
+            if pass_on && self.is_of_another(cid) {
                 return self.hand_over(cid, arrival, packet);
             }
             let seconds = self.seconds(now);
@@ -167,7 +186,7 @@ impl Relay {
             let Some(odcid) = odcid else { return counters.handshakes.bad_token.add(1) };
             (cid, Some(odcid))
         } else {
-            (random_cid(Some(self.index as u8)), None)
+            (self.reset_keys.issue(self.index as u8, arrival.from.ip()), None)
         };
         let room = self.conns.len() < self.shared.config.limits.connections;
         if !room || !self.admission().admit(now, arrival.from) {
@@ -188,7 +207,8 @@ impl Relay {
         let listen = self.shared.config.listen.get(arrival.socket).copied();
         let Some(local) = listen else { return self.shared.counters.drops.stray.add(1) };
         let retry = odcid.map(|odcid| (odcid, cid.as_bytes().as_slice()));
-        let quic = match Connection::accept(self.tls(), cid, retry, local, arrival.from) {
+        let token = self.reset_keys.token(cid);
+        let quic = match Connection::accept(self.tls(), cid, token, retry, local, arrival.from) {
             Ok(quic) => quic,
             Err(error) => return tracing::warn!(%error, "a connection could not be made"),
         };
@@ -206,7 +226,7 @@ impl Relay {
 
     fn send_retry(&mut self, now: Instant, arrival: Arrival, dcid: &[u8], scid: &[u8]) {
         let seconds = self.seconds(now);
-        let rscid = random_cid(Some(self.index as u8));
+        let rscid = self.reset_keys.issue(self.index as u8, arrival.from.ip());
         let token = self.admission().keys(seconds).seal(seconds, arrival.from, dcid, rscid);
         if let Some(packet) = token.and_then(|token| retry::packet(scid, dcid, rscid, &token)) {
             self.shared.counters.retries.add(1);

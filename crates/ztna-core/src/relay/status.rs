@@ -126,6 +126,7 @@ impl Shared {
             ("result=\"bad_token\"", h.bad_token.get()),
         ];
         family(&mut out, "ztna_handshakes", "counter", &handshakes);
+        family(&mut out, "ztna_stateless_resets", "counter", &[("", c.resets.get())]);
         let expiry = *self.expiry.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = expiry {
             let left = at.duration_since(now).map_or(0, |d| d.as_secs());

@@ -14,4 +14,5 @@ mod forward;
 mod lifecycle;
 mod net;
 mod rate;
+mod reset;
 mod tunnel;

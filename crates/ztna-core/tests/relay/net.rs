@@ -51,6 +51,9 @@ pub type Id = usize;
 pub struct Net {
     pub ca: Ca,
     pub shared: Arc<Shared>,
+    /// What the relay was started with: a restart keeps its key.
+    snapshot: Arc<Snapshot>,
+    config: RelayConfig,
     pub loops: Vec<Relay>,
     pub clients: Vec<Client>,
     pub notices: Vec<Notice>,
@@ -109,13 +112,13 @@ impl Net {
 
     pub fn with(config: RelayConfig, loops: usize) -> Net {
         let ca = Ca::generate(DOMAIN, SystemTime::now()).unwrap();
-        let shared = Shared::new(config, loops, Arc::new(|_| ()));
         let snapshot = relay_snapshot(&ca, NETWORK, POLICY, "");
-        let epoch = (Instant::now(), SystemTime::now());
-        let loops = (0..loops).map(|i| Relay::new(shared.clone(), i, snapshot.clone(), epoch).unwrap()).collect();
+        let (shared, loops) = start(&config, &snapshot, loops);
         Net {
             ca,
             shared,
+            snapshot,
+            config,
             loops,
             clients: Vec::new(),
             notices: Vec::new(),
@@ -124,6 +127,11 @@ impl Net {
             elsewhere: Vec::new(),
             mtu: 1_500,
         }
+    }
+
+    /// The relay's process is killed and started again with that many loops, on the same folder.
+    pub fn restart(&mut self, loops: usize) {
+        (self.shared, self.loops) = start(&self.config, &self.snapshot, loops);
     }
 
     /// Gives every loop a new snapshot.
@@ -406,6 +414,13 @@ pub fn packet(cid: Cid, mark: u8, len: usize) -> Vec<u8> {
 
 pub fn cid(n: u8) -> Cid {
     Cid([n; 8])
+}
+
+fn start(config: &RelayConfig, snapshot: &Arc<Snapshot>, loops: usize) -> (Arc<Shared>, Vec<Relay>) {
+    let shared = Shared::new(config.clone(), loops, Arc::new(|_| ()));
+    let epoch = (Instant::now(), SystemTime::now());
+    let loops = (0..loops).map(|i| Relay::new(shared.clone(), i, snapshot.clone(), epoch).unwrap()).collect();
+    (shared, loops)
 }
 
 fn relay_snapshot(ca: &Ca, network: &str, policy: &str, revoked: &str) -> Arc<Snapshot> {

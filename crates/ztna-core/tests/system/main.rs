@@ -223,6 +223,41 @@ fn a_relay_that_was_killed_and_came_back_costs_no_flow() {
     assert!(back, "{:?}", w.outcomes.get(&flow));
 }
 
+/// Kills the relay in a quiet moment and starts it again; waits until the connector is bound there and tells how long that took.
+fn restart_while_idle(w: &mut World) -> Duration {
+    let quiet = Instant::now() + Duration::from_millis(500);
+    assert!(w.until(|_| Instant::now() > quiet));
+    w.kill(relay_at(1));
+    w.start_relay(1);
+    assert_eq!(w.connector(node_at(2)).node().bound_legs(), 1, "it can't know yet");
+    let restarted = Instant::now();
+    let bound = |w: &World| w.relay(relay_at(1)).status().connectors.len() == 1;
+    assert!(w.until(bound), "the connector did not come back");
+    restarted.elapsed()
+}
+
+#[test]
+fn an_idle_connector_is_bound_again_soon_after_its_relay_was_restarted() {
+    let mut w = up();
+    let _ = w.opened(node_at(1), "web");
+    let took = restart_while_idle(&mut w);
+    assert!(took < Duration::from_millis(5_700), "{took:?}");
+}
+
+#[test]
+fn a_flow_opened_after_an_unnoticed_restart_of_the_relay_opens_at_once() {
+    let mut w = up();
+    let first = w.opened(node_at(1), "web");
+    assert!(w.until(forwarded));
+    restart_while_idle(&mut w);
+    assert_eq!(w.relay(relay_at(1)).status().agents, 0, "the agent has noticed nothing yet");
+    let asked = Instant::now();
+    let _ = w.opened(node_at(1), "web");
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    w.write(node_at(1), first, b"the old one too", false);
+    assert!(w.until(|w| w.received.get(&first).is_some_and(|b| b == b"the old one too")));
+}
+
 #[test]
 fn an_older_process_of_the_same_connector_drains_and_does_not_come_back() {
     let mut w = up();

@@ -1,6 +1,7 @@
 //! A whole network in memory: relays, connectors and agents as machines, packets handed from one to the other. Echo services are
 //! played by the connectors' side of this file. The only clock is the real one, which quiche reads.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use ztna_core::node::{KeyLimit, ReceiveLimit};
 use ztna_core::quic::Wrote;
 use ztna_core::relay::{Relay, RelayConfig, Shared};
 use ztna_core::role::{Action, Answer, Arrival, Machine, Notice, Open, PathPolicy, Read, Target};
-use ztna_core::trust::pki::{Ca, LeafSpec};
+use ztna_core::trust::pki::{Ca, Issued, LeafSpec};
 use ztna_core::trust::{NodeFiles, Protocol, Secret, Snapshot};
 use ztna_core::{Error, FlowId, Role, SpiffeId};
 
@@ -47,9 +48,12 @@ pub enum Outcome {
 
 pub struct World {
     ca: Ca,
+    /// By identity: a process that starts again has the certificate and key that it had.
+    leaves: RefCell<BTreeMap<SpiffeId, Issued>>,
     network: String,
     policy: String,
     nodes: BTreeMap<SocketAddr, Node>,
+    relays: BTreeMap<SocketAddr, Arc<Shared>>,
     pub outcomes: BTreeMap<FlowId, Outcome>,
     /// Bytes that an agent's flow has received.
     pub received: BTreeMap<FlowId, Vec<u8>>,
@@ -91,9 +95,11 @@ impl World {
         network.push_str("[[agent]]\nname = \"alice\"\n[[agent]]\nname = \"bob\"\n");
         World {
             ca: Ca::generate(DOMAIN, SystemTime::now()).unwrap(),
+            leaves: RefCell::default(),
             network,
             policy: POLICY.into(),
             nodes: BTreeMap::new(),
+            relays: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             received: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -114,9 +120,12 @@ impl World {
 
     fn snapshot(&self, role: Role, name: &str) -> Arc<Snapshot> {
         let id = SpiffeId::new(DOMAIN, role, name).unwrap();
-        let leaf = self.ca.issue(&LeafSpec::node(&id, SystemTime::now(), HOUR)).unwrap();
+        let mut leaves = self.leaves.borrow_mut();
+        let leaf = leaves
+            .entry(id.clone())
+            .or_insert_with(|| self.ca.issue(&LeafSpec::node(&id, SystemTime::now(), HOUR)).unwrap());
         let files = NodeFiles {
-            cert_pem: leaf.cert_pem,
+            cert_pem: leaf.cert_pem.clone(),
             key_pem: Secret::new(leaf.key_pem.expose().to_owned()),
             ca_pem: self.ca.cert_pem.clone(),
             network_toml: self.network.clone(),
@@ -131,6 +140,7 @@ impl World {
     pub fn start_relay(&mut self, n: u8) {
         let shared = Shared::new(RelayConfig::new(vec![relay_at(n)]), 1, Arc::new(|_| ()));
         let epoch = (Instant::now(), SystemTime::now());
+        self.relays.insert(relay_at(n), shared.clone());
         let relay = Relay::new(shared, 0, self.snapshot(Role::Relay, &format!("r{n}")), epoch).unwrap();
         self.nodes.insert(relay_at(n), Node::Relay(Box::new(relay)));
     }
@@ -190,6 +200,10 @@ impl World {
             Some(Node::Agent(a)) => a,
             _ => panic!("no agent at {at}"),
         }
+    }
+
+    pub fn relay(&self, at: SocketAddr) -> &Shared {
+        &self.relays[&at]
     }
 
     /// Publishes another policy to relays and connectors.
