@@ -224,6 +224,11 @@ pub enum Notice {
 
 /// A role. Methods for flows have no meaning at a relay, whose defaults do nothing.
 pub trait Machine {
+    /// Where a burst goes that only passes through here, whole and unchanged: it is then sent from where it was received, counted
+    /// as passed, and not fed. `None`: feed it.
+    fn pass_on(&mut self, _arrival: Arrival, _burst: &[u8]) -> Option<Transmit> {
+        None
+    }
     /// Feeds one burst. Its bytes are scratch afterwards (decrypted in place).
     fn handle_packets(&mut self, now: Instant, arrival: Arrival, burst: &mut [u8]);
     /// Fires what is due.

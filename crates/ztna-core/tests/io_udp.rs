@@ -27,6 +27,8 @@ type Burst = (Transmit, Vec<u8>);
 struct Wire {
     out: VecDeque<Burst>,
     got: Sender<(Arrival, Vec<u8>)>,
+    /// Where all that arrives goes on to, unfed.
+    pass: Option<SocketAddr>,
     timer: Option<Instant>,
     fired: Arc<Mutex<Vec<Instant>>>,
     changes: Arc<Mutex<usize>>,
@@ -34,6 +36,10 @@ struct Wire {
 }
 
 impl Machine for Wire {
+    fn pass_on(&mut self, arrival: Arrival, burst: &[u8]) -> Option<Transmit> {
+        let to = self.pass?;
+        Some(Transmit { socket: Some(0), to, from: None, segment: arrival.stride.min(burst.len()) })
+    }
     fn handle_packets(&mut self, _: Instant, arrival: Arrival, burst: &mut [u8]) {
         for datagram in burst.chunks(arrival.stride) {
             self.got.send((arrival, datagram.to_vec())).unwrap();
@@ -84,6 +90,7 @@ impl Node {
         let changes = Arc::<Mutex<usize>>::default();
         let machine = Wire {
             out: VecDeque::new(),
+            pass: None,
             got: tx,
             timer: None,
             fired: fired.clone(),
@@ -166,6 +173,37 @@ fn far_more_than_the_kernels_buffer_holds_is_sent_in_order_and_nothing_is_skippe
         seen += 1;
     }
     assert!(seen > 1_000 && counters().refused == 0 && counters().too_large == 0);
+}
+
+#[test]
+fn a_burst_that_passes_arrives_as_it_came_and_is_not_fed() {
+    let [a, between, b] = std::array::from_fn(|_| Node::new(&["127.0.0.1:0"]));
+    let to = b.address;
+    between.handle.call(move |d| d.machine().pass = Some(to)).unwrap();
+    let bytes: Vec<u8> = (0..40 * 1_000 - 300).map(|i| (i % 249) as u8).collect();
+    a.send(vec![burst(between.address, 1_000, bytes.clone()), burst(between.address, 1_000, b"alone".to_vec())]);
+    for expected in bytes.chunks(1_000) {
+        let (arrival, datagram) = b.next();
+        assert!(datagram == expected && arrival.from == between.address);
+    }
+    assert_eq!(b.next().1, b"alone");
+    assert!(between.got.try_recv().is_err());
+}
+
+#[test]
+fn bursts_that_pass_wait_for_a_full_kernel_buffer_in_order() {
+    let [a, between, b] = std::array::from_fn(|_| Node::new(&["127.0.0.1:0"]));
+    let to = b.address;
+    between.handle.call(move |d| d.machine().pass = Some(to)).unwrap();
+    a.send((0..2_000u32).map(|i| burst(between.address, 1_200, i.to_be_bytes().repeat(300 * 40))).collect());
+    let (mut last, mut seen) = (0, 0);
+    while let Ok((_, datagram)) = b.got.recv_timeout(Duration::from_secs(1)) {
+        let n = u32::from_be_bytes(datagram[..4].try_into().unwrap());
+        assert!(n >= last && datagram.len() == 1_200);
+        (last, seen) = (n, seen + 1);
+    }
+    let counters = between.handle.call(|d| d.udp_counters()).unwrap();
+    assert!(seen > 1_000 && counters.refused == 0 && counters.too_large == 0, "{seen} {counters:?}");
 }
 
 #[test]

@@ -71,6 +71,55 @@ impl Socket {
             )
         })
     }
+
+    /// Sends `burst` from byte `from` on. A datagram that the system refuses is gone and counted: QUIC repairs what is lost.
+    fn send(&mut self, burst: &[u8], transmit: &Transmit, mut from: usize, counters: &mut UdpCounters) -> Sent {
+        let segment = transmit.segment.max(1);
+        // Set where a whole burst was refused: it is tried again one datagram at a time.
+        let mut singly_until = 0;
+        let mut too_large = false;
+        while let Some(rest) = burst.get(from..).filter(|r| !r.is_empty()) {
+            let segments = if from < singly_until { 1 } else { self.state.max_gso_segments().max(1) };
+            let len = rest.len().min(segment.saturating_mul(segments));
+            let contents = rest.get(..len).unwrap_or(rest);
+            let one = len <= segment;
+            let message = quinn_udp::Transmit {
+                destination: transmit.to,
+                ecn: None,
+                contents,
+                segment_size: (!one).then_some(segment),
+                src_ip: transmit.from,
+            };
+            match self.state.try_send((&self.socket).into(), &message) {
+                Ok(()) => {
+                    counters.bursts_sent += 1;
+                    counters.bytes_sent += len as u64;
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Sent::UpTo(from),
+                Err(e) if one => {
+                    if quinn_udp::is_msg_size_err(&e) {
+                        too_large = true;
+                        counters.too_large += 1;
+                    } else {
+                        counters.refused += 1;
+                    }
+                }
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE)) => {
+                    singly_until = from + len;
+                    continue;
+                }
+                Err(_) => counters.refused += len.div_ceil(segment) as u64,
+            }
+            from += len;
+        }
+        if too_large && self.state.max_gso_segments() <= 1 {
+            // Linux says EINVAL to a burst that is too large for the route, which looks like a missing GSO and switched it off.
+            if let Ok(state) = UdpSocketState::new((&self.socket).into()) {
+                self.state = state;
+            }
+        }
+        Sent::All
+    }
 }
 
 /// Grows both buffers, past the system's limit where we may; returns the receive buffer's size in bytes.
@@ -166,39 +215,62 @@ impl SocketSet {
     /// Feeds what has arrived, a bounded share of it. `true`: more waits.
     pub fn receive(&mut self, now: Instant, machine: &mut dyn Machine) -> bool {
         let mut more = false;
-        for (index, socket) in self.sockets.iter_mut().enumerate() {
-            let mut calls = 0;
-            while socket.readable && calls < CALLS_PER_TURN {
-                calls += 1;
-                let asked = self.buffers.len();
-                let mut slices = self.buffers.iter_mut().map(|b| IoSliceMut::new(b));
-                let mut slices: [IoSliceMut<'_>; BURSTS] =
-                    std::array::from_fn(|_| slices.next().unwrap_or(IoSliceMut::new(&mut [])));
-                let Some(slices) = slices.get_mut(..asked) else { break };
-                match socket.state.recv((&socket.socket).into(), slices, &mut self.meta) {
-                    Ok(n) => {
-                        // Fewer than asked for: the queue was empty, and what comes next raises a new event.
-                        socket.readable = n == asked;
-                        for (meta, buffer) in self.meta.iter().zip(self.buffers.iter_mut()).take(n) {
-                            let Some(burst) = buffer.get_mut(..meta.len) else { continue };
-                            if burst.is_empty() || meta.stride == 0 {
-                                continue;
-                            }
-                            self.counters.bursts_received += 1;
-                            self.counters.bytes_received += meta.len as u64;
-                            let arrival =
-                                Arrival { socket: index, from: meta.addr, to: meta.dst_ip, stride: meta.stride };
-                            machine.handle_packets(now, arrival, burst);
-                        }
-                    }
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => socket.readable = false,
-                    // An ICMP error of something that was sent: it takes the place of a datagram, and those behind it wait.
-                    Err(_) => self.counters.refused += 1,
+        for index in 0..self.sockets.len() {
+            for _ in 0..CALLS_PER_TURN {
+                if !self.receive_batch(index, now, machine) {
+                    break;
                 }
             }
-            more |= socket.readable;
+            more |= self.sockets.get(index).is_some_and(|s| s.readable);
         }
         more
+    }
+
+    /// One recvmmsg. `true`: the socket may have more.
+    fn receive_batch(&mut self, index: SocketIndex, now: Instant, machine: &mut dyn Machine) -> bool {
+        let Some(socket) = self.sockets.get_mut(index).filter(|s| s.readable) else { return false };
+        let asked = self.buffers.len();
+        let mut slices = self.buffers.iter_mut().map(|b| IoSliceMut::new(b));
+        let mut slices: [IoSliceMut<'_>; BURSTS] =
+            std::array::from_fn(|_| slices.next().unwrap_or(IoSliceMut::new(&mut [])));
+        let Some(slices) = slices.get_mut(..asked) else { return false };
+        let received = match socket.state.recv((&socket.socket).into(), slices, &mut self.meta) {
+            Ok(n) => n,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                socket.readable = false;
+                return false;
+            }
+            // An ICMP error of something that was sent: it takes the place of a datagram, and those behind it wait.
+            Err(_) => {
+                self.counters.refused += 1;
+                return true;
+            }
+        };
+        // Fewer than asked for: the queue was empty, and what comes next raises a new event.
+        socket.readable = received == asked;
+        for (meta, buffer) in self.meta.iter().zip(self.buffers.iter_mut()).take(received) {
+            let Some(burst) = buffer.get_mut(..meta.len).filter(|b| !b.is_empty() && meta.stride > 0) else { continue };
+            self.counters.bursts_received += 1;
+            self.counters.bytes_received += meta.len as u64;
+            let arrival = Arrival { socket: index, from: meta.addr, to: meta.dst_ip, stride: meta.stride };
+            let passed = if self.blocked.is_none() { machine.pass_on(arrival, burst) } else { None };
+            let Some(transmit) = passed else {
+                machine.handle_packets(now, arrival, burst);
+                continue;
+            };
+            let Some(way_out) = transmit.socket.and_then(|i| self.sockets.get_mut(i)) else {
+                self.counters.no_socket += 1;
+                continue;
+            };
+            if let Sent::UpTo(sent) = way_out.send(burst, &transmit, 0, &mut self.counters) {
+                // The rest waits as any other burst does.
+                self.counters.blocked += 1;
+                self.out.clear();
+                self.out.extend_from_slice(burst);
+                self.blocked = transmit.socket.map(|socket| Blocked { socket, transmit, sent });
+            }
+        }
+        received == asked
     }
 
     /// Sends what the machine has, a bounded share of it. `true`: it has more.
@@ -207,6 +279,7 @@ impl SocketSet {
             match self.send(blocked.socket, &blocked.transmit, blocked.sent) {
                 Sent::All => self.want_writable(registry, blocked.socket, false),
                 Sent::UpTo(sent) => {
+                    self.want_writable(registry, blocked.socket, true);
                     self.blocked = Some(Blocked { sent, ..blocked });
                     return false;
                 }
@@ -244,53 +317,8 @@ impl SocketSet {
         let _ = registry.reregister(&mut SourceFd(&socket.socket.as_raw_fd()), *token, interest);
     }
 
-    /// Sends `out` from byte `from` on. A datagram that the system refuses is gone and counted: QUIC repairs what is lost.
-    fn send(&mut self, index: SocketIndex, transmit: &Transmit, mut from: usize) -> Sent {
+    fn send(&mut self, index: SocketIndex, transmit: &Transmit, from: usize) -> Sent {
         let Some(socket) = self.sockets.get_mut(index) else { return Sent::All };
-        let segment = transmit.segment.max(1);
-        // Set where a whole burst was refused: it is tried again one datagram at a time.
-        let mut singly_until = 0;
-        let mut too_large = false;
-        while let Some(rest) = self.out.get(from..).filter(|r| !r.is_empty()) {
-            let segments = if from < singly_until { 1 } else { socket.state.max_gso_segments().max(1) };
-            let len = rest.len().min(segment.saturating_mul(segments));
-            let contents = rest.get(..len).unwrap_or(rest);
-            let one = len <= segment;
-            let message = quinn_udp::Transmit {
-                destination: transmit.to,
-                ecn: None,
-                contents,
-                segment_size: (!one).then_some(segment),
-                src_ip: transmit.from,
-            };
-            match socket.state.try_send((&socket.socket).into(), &message) {
-                Ok(()) => {
-                    self.counters.bursts_sent += 1;
-                    self.counters.bytes_sent += len as u64;
-                }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => return Sent::UpTo(from),
-                Err(e) if one => {
-                    if quinn_udp::is_msg_size_err(&e) {
-                        too_large = true;
-                        self.counters.too_large += 1;
-                    } else {
-                        self.counters.refused += 1;
-                    }
-                }
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE)) => {
-                    singly_until = from + len;
-                    continue;
-                }
-                Err(_) => self.counters.refused += len.div_ceil(segment) as u64,
-            }
-            from += len;
-        }
-        if too_large && socket.state.max_gso_segments() <= 1 {
-            // Linux says EINVAL to a burst that is too large for the route, which looks like a missing GSO and switched it off.
-            if let Ok(state) = UdpSocketState::new((&socket.socket).into()) {
-                socket.state = state;
-            }
-        }
-        Sent::All
+        socket.send(&self.out, transmit, from, &mut self.counters)
     }
 }

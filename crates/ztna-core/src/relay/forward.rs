@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use super::inbox::Side;
 use super::registry::Session;
-use crate::role::SocketIndex;
+use crate::role::{SocketIndex, Transmit};
 use crate::wire::Cid;
 
 /// Connection IDs an end may have registered in one session: the inner connections of the three path policies, and one that
@@ -22,6 +22,12 @@ pub(super) struct Route {
     pub(super) addr: SocketAddr,
     pub(super) socket: SocketIndex,
     pub(super) local: Option<IpAddr>,
+}
+
+impl Route {
+    pub(super) fn transmit(self, segment: usize) -> Transmit {
+        Transmit { socket: Some(self.socket), to: self.addr, from: self.local, segment }
+    }
 }
 
 /// Whether an inner packet of full size passes a leg raw.

@@ -294,6 +294,10 @@ impl Relay {
 }
 
 impl Machine for Relay {
+    fn pass_on(&mut self, arrival: Arrival, burst: &[u8]) -> Option<Transmit> {
+        self.cut_through(arrival, burst)
+    }
+
     fn handle_packets(&mut self, now: Instant, arrival: Arrival, burst: &mut [u8]) {
         self.take_burst(now, arrival, burst);
     }

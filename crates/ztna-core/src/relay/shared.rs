@@ -10,8 +10,8 @@ use super::RelayConfig;
 use super::admission::Admission;
 use super::counters::Counters;
 use super::forward::Forwarding;
-use super::inbox::{Inbox, LoopMessage};
-use super::registry::Registry;
+use super::inbox::{Inbox, LoopMessage, Side};
+use super::registry::{Registry, Session};
 use crate::wire::Cid;
 
 /// Wakes the loop of that index. Called from any loop's thread; must not block.
@@ -113,6 +113,16 @@ impl Shared {
 
     pub(super) fn is_own_cid(&self, cid: &Cid) -> bool {
         self.own.read().unwrap_or_else(PoisonError::into_inner).contains(cid)
+    }
+
+    /// Counts `bytes` of one session in datagrams of `stride` bytes (the last may be shorter), from the leg at `side`.
+    pub(super) fn count_forwarded(&self, side: Side, session: &Session, bytes: usize, stride: usize) {
+        self.counters.forwarded_packets.add(bytes.div_ceil(stride.max(1)));
+        self.counters.forwarded_bytes.add(bytes);
+        match side {
+            Side::Agent => session.tx.add(bytes),
+            Side::Connector => session.rx.add(bytes),
+        }
     }
 }
 

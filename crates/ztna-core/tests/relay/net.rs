@@ -9,7 +9,7 @@ use ztna_core::quic::connection::{Closed, StreamId};
 use ztna_core::quic::endpoint::random_cid;
 use ztna_core::quic::{Connection, Event, Fields, Kind, TlsConfig, field};
 use ztna_core::relay::{Relay, RelayConfig, Shared};
-use ztna_core::role::{Action, Arrival, Machine, Notice};
+use ztna_core::role::{Action, Arrival, Machine, Notice, Transmit};
 use ztna_core::trust::pki::{Ca, LeafSpec};
 use ztna_core::trust::{NodeFiles, Snapshot};
 use ztna_core::wire::capsule::{Capsule, CapsuleReader};
@@ -251,7 +251,11 @@ impl Net {
     pub fn raw(&mut self, from: SocketAddr, at: usize, packets: &[Vec<u8>]) {
         let mut burst = packets.concat();
         let stride = packets[0].len();
-        self.loops[at].handle_packets(Instant::now(), Arrival { socket: 0, from, to: None, stride }, &mut burst);
+        let arrival = Arrival { socket: 0, from, to: None, stride };
+        match self.loops[at].pass_on(arrival, &burst) {
+            Some(transmit) => self.carry(transmit, &mut burst),
+            None => self.loops[at].handle_packets(Instant::now(), arrival, &mut burst),
+        }
         self.settle();
     }
 
@@ -332,17 +336,21 @@ impl Net {
         while let Some(transmit) = self.loops[at].poll_transmit(Instant::now(), &mut out) {
             busy = true;
             assert!(out.len() <= 65_000 && out.chunks(transmit.segment).count() <= 64);
-            for packet in out.chunks_mut(transmit.segment) {
-                self.sent.push((transmit.to, packet.len()));
-                match self.clients.iter_mut().find(|c| c.addr == transmit.to) {
-                    Some(client) if packet.len() > client.mtu => {}
-                    Some(client) => client.take(packet),
-                    None => self.elsewhere.push((transmit.to, packet.to_vec())),
-                }
-            }
+            self.carry(transmit, &mut out);
             out.clear();
         }
         busy
+    }
+
+    fn carry(&mut self, transmit: Transmit, burst: &mut [u8]) {
+        for packet in burst.chunks_mut(transmit.segment) {
+            self.sent.push((transmit.to, packet.len()));
+            match self.clients.iter_mut().find(|c| c.addr == transmit.to) {
+                Some(client) if packet.len() > client.mtu => {}
+                Some(client) => client.take(packet),
+                None => self.elsewhere.push((transmit.to, packet.to_vec())),
+            }
+        }
     }
 }
 

@@ -345,7 +345,10 @@ impl World {
             }
             if let Some(node) = self.nodes.get_mut(&to) {
                 let arrival = Arrival { socket: 0, from, to: Some(to.ip()), stride: packet.len() };
-                node.machine().handle_packets(now, arrival, &mut packet.to_vec());
+                match node.machine().pass_on(arrival, packet) {
+                    Some(t) => self.deliver(now, to, t.to, t.segment, packet),
+                    None => node.machine().handle_packets(now, arrival, &mut packet.to_vec()),
+                }
             }
         }
     }
