@@ -21,6 +21,8 @@ export class NativeRole {
   status(): string
   /** OpenMetrics text. */
   metrics(): string
+  /** The event `turned` follows once every loop of the role has taken a turn; it does not while one hangs. */
+  turn(): void
   /** Reads the network folder now: `{ version, changed }`. On rejection the old snapshot stays in force. */
   reload(): Promise<string>
   /** The same for a network held in memory. */

@@ -33,6 +33,7 @@ const packages = {
     { name: 'bind9-dnsutils', command: 'dig' },
     { name: 'openssl', command: 'openssl' },
     { name: 'procps', command: 'ps' },
+    { name: 'python3-prometheus-client', present: () => hasEntry('/usr/lib/python3/dist-packages/prometheus_client') },
   ],
   bench: [{ name: 'stunnel4', command: 'stunnel4' }],
 }

@@ -24,6 +24,8 @@ export default function setup(): void {
   process.env['PATH'] = path
   const missing = Object.entries(PROGRAMS).filter(([name]) => !path.split(delimiter).some((dir) => existsSync(join(dir, name))))
   if (!existsSync('/usr/lib/postgresql')) missing.push(['initdb', 'postgresql'])
+  const parser = 'python3-prometheus-client'
+  if (!existsSync('/usr/lib/python3/dist-packages/prometheus_client')) missing.push([parser, parser])
   if (missing.length > 0) {
     const packages = [...new Set(missing.map(([, debian]) => debian))].join(' ')
     throw new Error(`missing: ${missing.map(([name]) => name).join(', ')}. Install them: apt-get install ${packages}`)

@@ -90,4 +90,20 @@ impl Error {
             Error::Peer(_) | Error::Internal(_) => "ERR_ZTNA_NATIVE",
         }
     }
+
+    /// Whether the same call may succeed later with nothing mended.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Error::Refused(_) | Error::Unreachable { .. } | Error::Timeout(_) | Error::Limit(_) => true,
+            Error::Config { .. }
+            | Error::Identity(_)
+            | Error::Denied { .. }
+            | Error::Aborted
+            | Error::StreamReset { .. }
+            | Error::Closed(_)
+            | Error::Permission(_)
+            | Error::Peer(_)
+            | Error::Internal(_) => false,
+        }
+    }
 }

@@ -7,11 +7,8 @@ use crate::node::Node;
 use crate::role::State;
 use crate::trust::Protocol;
 
-/// One family of samples: each is a label set, without braces, and a value.
+/// One family of samples: each is a label set, without braces, and a value. What has counted nothing yet is announced without one.
 pub fn family<L: AsRef<str>>(out: &mut String, name: &str, kind: &str, samples: &[(L, u64)]) {
-    if samples.is_empty() {
-        return;
-    }
     let suffix = if kind == "counter" { "_total" } else { "" };
     // Writing to a String can't fail.
     let _ = writeln!(out, "# TYPE {name} {kind}");

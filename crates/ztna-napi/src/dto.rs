@@ -11,22 +11,17 @@ use ztna_core::trust::{PeerIdentity, Snapshot};
 
 /// An error as `{code, message, retryable, details}`.
 pub fn error(e: &Error) -> Value {
-    let mut details = json!({});
-    let mut retryable = false;
-    match e {
-        Error::Config { at, .. } => details = json!({ "at": at }),
+    let details = match e {
+        Error::Config { at, .. } => json!({ "at": at }),
         Error::Denied { by, reason, decision, policy } => {
-            details = json!({ "by": by.to_string(), "reason": reason, "decisionId": decision, "policyId": policy });
+            json!({ "by": by.to_string(), "reason": reason, "decisionId": decision, "policyId": policy })
         }
-        Error::Unreachable { reason, tried, .. } => {
-            retryable = true;
-            details = json!({ "reason": reason, "tried": tried });
-        }
-        Error::StreamReset { by, code } => details = json!({ "by": by.to_string(), "code": code }),
-        Error::Refused(_) | Error::Timeout(_) | Error::Limit(_) => retryable = true,
-        _ => {}
-    }
-    json!({ "code": e.code(), "message": e.to_string(), "retryable": retryable, "details": details })
+        Error::Unreachable { reason, tried, .. } => json!({ "reason": reason, "tried": tried }),
+        Error::StreamReset { by, code } => json!({ "by": by.to_string(), "code": code }),
+        // The compiler asks for it: the enum of another crate may grow. What is not above has no details.
+        _ => json!({}),
+    };
+    json!({ "code": e.code(), "message": e.to_string(), "retryable": e.is_retryable(), "details": details })
 }
 
 /// An error as napi throws it: the JSON is the message.

@@ -157,6 +157,17 @@ impl NativeRole {
         }
     }
 
+    /// The event `turned` follows once every loop has taken a turn. Nothing follows while one hangs, or when one has ended.
+    #[napi(catch_unwind)]
+    pub fn turn(&self) {
+        if let Some(s) = lock(&self.started).as_ref() {
+            let bridge = self.bridge.clone();
+            s.running.turn(move || {
+                bridge.emit(&json!({ "event": "turned" }));
+            });
+        }
+    }
+
     #[napi(catch_unwind, ts_return_type = "Promise<string>")]
     pub fn reload<'e>(&self, env: &'e Env) -> Result<Object<'e>> {
         let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
@@ -411,7 +422,7 @@ impl NativeRole {
             Ok(h) if h.is_running() => {
                 unserve(&h, id as u64, Instant::now() + Duration::from_millis(drain_ms.into()), deferred)
             }
-            _ => settle(deferred, Ok(())),
+            Ok(_) | Err(_) => settle(deferred, Ok(())),
         }
         Ok(promise)
     }

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use ztna_core::Role;
@@ -17,6 +17,7 @@ use ztna_core::relay::{MIN_BPS, Relay, RelayConfig, Shared};
 use ztna_core::role::Machine;
 use ztna_core::trust::Snapshot;
 
+use crate::events::lock;
 use crate::options::{self, NetworkSource, RoleOptions};
 
 /// Where snapshots come from.
@@ -297,12 +298,38 @@ impl Running {
         }
     }
 
+    /// Runs a turn on every loop and calls `then` when all have: proof that none hangs. Not called when one has ended.
+    pub fn turn(&self, then: impl FnOnce() + Send + 'static) {
+        let left = Arc::new(Countdown { left: AtomicUsize::new(self.loops()), then: Mutex::new(Some(Box::new(then))) });
+        match self {
+            Running::Agent(h) => turn(h, left),
+            Running::Connector(h) => turn(h, left),
+            Running::Relay { loops, .. } => loops.iter().for_each(|h| turn(h, left.clone())),
+        }
+    }
+
     pub fn loops(&self) -> usize {
         match self {
             Running::Agent(_) | Running::Connector(_) => 1,
             Running::Relay { loops, .. } => loops.len(),
         }
     }
+}
+
+/// Calls `then` once `left` loops have turned.
+struct Countdown {
+    left: AtomicUsize,
+    then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+fn turn<M: Machine + 'static>(h: &Handle<M>, countdown: Arc<Countdown>) {
+    h.post(Box::new(move |_| {
+        if countdown.left.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(then) = lock(&countdown.then).take()
+        {
+            then();
+        }
+    }));
 }
 
 fn apply<M: Machine + 'static>(h: &Handle<M>, snapshot: &Arc<Snapshot>) {

@@ -8,6 +8,8 @@ export interface NativeRole {
   close(drainMs: number): Promise<void>
   status(): string
   metrics(): string
+  /** The event `turned` follows once every loop has taken a turn. */
+  turn(): void
   reload(): Promise<string>
   update(filesJson: string): Promise<void>
   connect(op: number, json: string): Promise<NativeFlow>

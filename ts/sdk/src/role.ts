@@ -87,6 +87,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   #lastWarning: ZtnaError | undefined
   #died: ZtnaError | undefined
   #keepAlive: NodeJS.Timeout | undefined
+  #onTurned: (() => void) | undefined
   #referenced = true
 
   protected constructor(role: Role, options: RoleOptions) {
@@ -184,6 +185,12 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     if (this.#state === 'closed') tap.end()
     else if (options.signal?.aborted !== true) this.#taps.add(tap)
     return iterator
+  }
+
+  /** @internal Calls `then` once every packet loop of the role has taken a turn: proof that none hangs. The latest call counts. */
+  turn(then: () => void): void {
+    this.#onTurned = then
+    this.#native?.turn()
   }
 
   /** @internal Where the native side listens, `ip:port`. */
@@ -296,6 +303,8 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
         return this.warn(fromNative(event['error']))
       case 'error':
         return this.#onDeath(fromNative(event['error']))
+      case 'turned':
+        return this.#onTurned?.()
       case 'closed':
         return this.#onNativeClosed()
       default:

@@ -44,7 +44,7 @@ test.each([
   ['role = "agent"\n\nlog_level = "loud"\n', ':3: log_level: "loud" is not accepted; one of trace'],
   ['role = "agent"\nforwrad = []\n', ':2: forwrad: unknown; accepted: role, network'],
   ['role = "agent"\nnetwork = \n', ':2: '],
-  ['role = "agent"\nlisten = ["x"]\n', ':2: listen: not a setting of a agent'],
+  ['role = "agent"\nlisten = ["x"]\n', ':2: listen: not a setting of an agent'],
   ['role = "boss"\n', ':1: role: role "boss" is not accepted'],
 ])('a mistake in the file is told with its line: %j', (content, message) => {
   const file = join(tempDir(), 'ztna.toml')

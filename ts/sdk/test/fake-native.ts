@@ -103,6 +103,11 @@ export class FakeRole implements NativeRole {
   metrics(): string {
     return '# EOF\n'
   }
+  /** Whether the data plane hangs. */
+  hangs = false
+  turn(): void {
+    if (!this.hangs) this.emit({ event: 'turned' })
+  }
   async reload(): Promise<string> {
     return JSON.stringify({ version: 2, changed: true })
   }
@@ -203,16 +208,20 @@ export class FakeDatagram implements NativeDatagram {
   }
 }
 
+/** What was said to systemd since the last `useFake`. */
+export const told: string[] = []
+
 /** Puts the fake in the addon's place; `prepare` scripts each role as it is made. */
 export function useFake(prepare: (role: FakeRole) => void = () => {}): void {
   FakeRole.prepare = prepare
   FakeRole.made = 0
+  told.length = 0
   const module: NativeModule = {
     NativeRole: FakeRole,
     pki: () => '{}',
     policyCheck: () => '{"ok":true,"findings":[]}',
     peerUid: () => process.getuid?.() ?? 0,
-    sdNotify: () => false,
+    sdNotify: (state) => told.push(state) > 0,
     setLogSink: () => {},
     version: () => '0.1.0',
   }

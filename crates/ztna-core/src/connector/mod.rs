@@ -349,7 +349,15 @@ impl Connector {
             Error::Unreachable { reason: Some("dns"), .. } => (502, ProxyError::DnsError),
             Error::Limit(_) => (429, ProxyError::ConnectionLimitReached),
             Error::Denied { .. } => (403, ProxyError::HttpRequestDenied),
-            _ => (503, ProxyError::DestinationUnavailable),
+            Error::Unreachable { .. }
+            | Error::Config { .. }
+            | Error::Identity(_)
+            | Error::Permission(_)
+            | Error::Aborted
+            | Error::StreamReset { .. }
+            | Error::Closed(_)
+            | Error::Peer(_)
+            | Error::Internal(_) => (503, ProxyError::DestinationUnavailable),
         };
         self.refuse(flow.link, flow.stream, status, kind, &error.to_string());
     }

@@ -159,13 +159,20 @@ fn presented_chain(ssl: &SslRef, is_server: bool) -> Vec<Vec<u8>> {
 }
 
 fn alert_of(refusal: &Refusal) -> SslAlert {
-    match refusal.as_str() {
-        "expired" | "not-yet-valid" => SslAlert::CERTIFICATE_EXPIRED,
-        "revoked" => SslAlert::CERTIFICATE_REVOKED,
-        "unknown-ca" => SslAlert::UNKNOWN_CA,
-        "no-certificate" => SslAlert::CERTIFICATE_REQUIRED,
-        "wrong-role" | "wrong-trust-domain" => SslAlert::ACCESS_DENIED,
-        _ => SslAlert::BAD_CERTIFICATE,
+    match refusal {
+        Refusal::Expired | Refusal::NotYetValid => SslAlert::CERTIFICATE_EXPIRED,
+        Refusal::Revoked => SslAlert::CERTIFICATE_REVOKED,
+        Refusal::UnknownCa => SslAlert::UNKNOWN_CA,
+        Refusal::NoCertificate => SslAlert::CERTIFICATE_REQUIRED,
+        Refusal::WrongRole | Refusal::WrongTrustDomain => SslAlert::ACCESS_DENIED,
+        Refusal::StrayCertificate
+        | Refusal::NoUriSan
+        | Refusal::SeveralUriSans
+        | Refusal::BadSpiffeId
+        | Refusal::WrongUsage
+        | Refusal::MissingDnsSan
+        | Refusal::NotALeaf
+        | Refusal::Malformed(_) => SslAlert::BAD_CERTIFICATE,
     }
 }
 

@@ -104,8 +104,9 @@ impl Shared {
         family(&mut out, "ztna_connections", "gauge", &connections);
         family(&mut out, "ztna_sessions", "gauge", &[("", self.registry.session_count() as u64)]);
         let bytes = [
-            ("direction=\"forwarded\",path=\"relay\"", c.forwarded_bytes.get()),
-            ("direction=\"tunnelled\",path=\"relay\"", c.tunnel_bytes.get()),
+            // What was passed on.
+            ("direction=\"tx\",path=\"forwarded\"", c.forwarded_bytes.get()),
+            ("direction=\"tx\",path=\"tunnel\"", c.tunnel_bytes.get()),
         ];
         family(&mut out, "ztna_bytes", "counter", &bytes);
         let drops = c.drops.all().map(|(queue, n)| (format!("queue=\"{queue}\""), n));

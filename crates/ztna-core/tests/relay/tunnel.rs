@@ -135,9 +135,6 @@ fn assigned(net: &Net, id: usize, stream: u64) -> Vec<u64> {
     let capsules = net.clients[id].capsules.get(&stream).map(Vec::as_slice).unwrap_or_default();
     capsules
         .iter()
-        .filter_map(|c| match c {
-            Capsule::CompressionAssign { context_id, .. } => Some(*context_id),
-            _ => None,
-        })
+        .filter_map(|c| if let Capsule::CompressionAssign { context_id, .. } = c { Some(*context_id) } else { None })
         .collect()
 }

@@ -198,7 +198,7 @@ impl World {
     pub fn agent(&self, at: SocketAddr) -> &Agent {
         match self.nodes.get(&at) {
             Some(Node::Agent(a)) => a,
-            _ => panic!("no agent at {at}"),
+            Some(Node::Connector(_) | Node::Relay(_)) | None => panic!("no agent at {at}"),
         }
     }
 

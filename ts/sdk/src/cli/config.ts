@@ -60,7 +60,9 @@ export function loadSettings(
   for (const [key, { source }] of file) {
     const setting = SETTINGS.find((known) => known.key === key)
     if (setting !== undefined && !setting.roles.includes(chosen as Role)) {
-      throw configError(`${source}: not a setting of a ${chosen}; it belongs to ${setting.roles.join(', ')}`)
+      throw configError(
+        `${source}: not a setting of ${chosen === 'agent' ? 'an' : 'a'} ${chosen}; it belongs to ${setting.roles.join(', ')}`,
+      )
     }
   }
   const get = (key: string): Value | undefined => settings.get(key)?.value

@@ -6,7 +6,6 @@ import { ZtnaConnector } from '../connector.js'
 import { ZtnaError, configError, fromNative } from '../errors.js'
 import type { LogLevel, Logger } from '../log.js'
 import { LOG_LEVELS } from '../log.js'
-import { native } from '../native.js'
 import { type RelayLimits, ZtnaRelay } from '../relay.js'
 import { DRAIN_MS, type RoleOptions } from '../role.js'
 import type { Settings } from './config.js'
@@ -15,6 +14,7 @@ import { EXIT, UsageError, exitCodeOf, exitCodeOfDeath } from './exit.js'
 import { parseAddress, parseForward, parseListen, parseService } from './grammar.js'
 import { type Reason, serveMetrics } from './metrics.js'
 import { createLogger, eventLine } from './output.js'
+import { startWatchdog, tellReady, tellReloading, tellStopping } from './systemd.js'
 
 type AnyRole = ZtnaAgent | ZtnaConnector | ZtnaRelay
 
@@ -48,7 +48,7 @@ async function operate(role: AnyRole, settings: Settings, logger: Logger, cleanu
   let online = false
   const closed = new Promise<void>((resolve) => {
     events.on('state', (state: string) => {
-      if (state === 'draining') native().sdNotify('STOPPING=1')
+      if (state === 'draining') tellStopping()
       if (state === 'closed') resolve()
     })
   })
@@ -86,8 +86,8 @@ async function operate(role: AnyRole, settings: Settings, logger: Logger, cleanu
     throw error
   }
   online = true
-  native().sdNotify('READY=1')
-  cleanup.push(watchdog())
+  tellReady()
+  cleanup.push(startWatchdog(role))
   const listen = role instanceof ZtnaRelay ? role.address().map(format) : (local?.listen ?? [])
   const own = role instanceof ZtnaAgent ? { forwards: local?.forwards ?? [] } : {}
   if (!json) process.stdout.write('online\n')
@@ -219,20 +219,21 @@ function onSignals(role: AnyRole, logger: Logger, stopping: AbortController): ()
     void role.close({ drainMs: DRAIN_MS })
   }
   const reload = (): void => {
-    role.reload().then(
-      ({ version, changed }) => logger.info({ version, changed }, 'reloaded'),
-      (error: unknown) => logger.error({ code: fromNative(error).code }, `not reloaded: ${fromNative(error).message}`),
-    )
+    // A role that is still starting has not said that it is ready, and must not by the end of a reload.
+    const wasOnline = role.state === 'online' || role.state === 'degraded'
+    if (wasOnline) tellReloading()
+    role
+      .reload()
+      .then(
+        ({ version, changed }) => logger.info({ version, changed }, 'reloaded'),
+        (error: unknown) => logger.error({ code: fromNative(error).code }, `not reloaded: ${fromNative(error).message}`),
+      )
+      .finally(() => {
+        if (wasOnline && !stopping.signal.aborted) tellReady()
+      })
   }
   process.on('SIGTERM', stop).on('SIGINT', stop).on('SIGHUP', reload)
   return () => process.off('SIGTERM', stop).off('SIGINT', stop).off('SIGHUP', reload)
-}
-
-function watchdog(): () => void {
-  const period = Number(process.env['WATCHDOG_USEC'] ?? 0) / 2_000
-  if (!(period >= 1)) return () => {}
-  const timer = setInterval(() => native().sdNotify('WATCHDOG=1'), period).unref()
-  return () => clearInterval(timer)
 }
 
 function atLevel(logger: Logger, level: LogLevel): Logger {

@@ -1,0 +1,253 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { Operator, parseMetrics, type Sample, scrape, spoil } from '../lib/operator.ts'
+import { run } from '../lib/proc.ts'
+import { until } from '../lib/programs.ts'
+import { type Json, ztna, ztnaCommand } from '../lib/ztna.ts'
+
+/** Long enough that a busy machine does not miss half of it by itself. */
+const WATCHDOG_USEC = 4_000_000
+/** Node's loop, one of its timers: far below any figure that is judged here. */
+const SLACK_MS = 1_500
+
+let echo: Server
+let target: string
+beforeAll(async () => {
+  echo = createServer((socket) => void socket.on('error', () => undefined).pipe(socket))
+  echo.listen(0, '127.0.0.1')
+  await once(echo, 'listening')
+  target = `127.0.0.1:${(echo.address() as AddressInfo).port}`
+})
+afterAll(() => void echo.close())
+
+test('all three roles run from their ztna.toml and carry traffic', async () => {
+  await using operator = await Operator.create()
+  const { relay, connector, agent, forward } = await operator.startAll(target)
+  expect(await sayThrough(forward, 'hello')).toBe('hello')
+  for (const { online } of [relay, connector, agent]) expect(online).toMatchObject({ event: 'online', metrics: expect.any(String) })
+  expect([relay, connector, agent].map(({ online }) => [online['role'], online['name']])).toEqual([
+    ['relay', 'r1'],
+    ['connector', 'c1'],
+    ['agent', 'alice'],
+  ])
+})
+
+test('a mistake in ztna.toml ends every role with 78, its file and line, and what is accepted', async () => {
+  await using operator = await Operator.create()
+  for (const [role, more, message] of [
+    ['relay', 'listen = [4433]\n', /relay\.toml:\d+: .*(redefine|listen)/],
+    ['relay', 'loops = "many"\n', /relay\.toml:\d+:/],
+    ['relay', 'stun_alt = "here"\n', /relay\.toml:8: stun_alt here: accepted: HOST:PORT/],
+    ['connector', 'service = ["echo=tcp:7"]\n', /connector\.toml:6: service echo=tcp:7: accepted: NAME=tcp\|udp:PORT/],
+    ['connector', 'log_level = "loud"\n', /connector\.toml:6: log_level: "loud" is not accepted; one of trace, debug, info/],
+    ['agent', 'forwrad = ["tcp:127.0.0.1:0=echo:7"]\n', /agent\.toml:6: forwrad: unknown; accepted: role, network, .*forward/],
+    ['agent', 'service = ["echo=tcp:7:127.0.0.1:1"]\n', /agent\.toml:6: service: not a setting of an agent; it belongs to connector/],
+  ] as const) {
+    const { stderr } = await ztna(['run', '--config', operator.configure(role, more)], { codes: [78] })
+    expect(stderr, role).toMatch(message)
+  }
+})
+
+test('SIGHUP reads the trust folder again, refuses a bad one with its reason, and flows go on', async () => {
+  await using operator = await Operator.create()
+  const { relay, connector, agent, forward } = await operator.startAll(target)
+  const { trust } = operator.lab
+  const flow = await open(forward)
+  expect(await ask(flow, 'one')).toBe('one')
+  for (const started of [relay, connector, agent]) {
+    const folder = trust.out(started.online['role'] as 'agent', String(started.online['name']))
+    const restore = spoil(folder)
+    const from = started.proc.mark
+    started.proc.signal('SIGHUP')
+    const [refusal] = await started.proc.waitFor(/^.*not reloaded: .*$/, { from })
+    expect(JSON.parse(refusal)).toMatchObject({ level: 'error', code: expect.stringMatching(/^ERR_ZTNA_(CONFIG|PERMISSION|IDENTITY)$/) })
+    expect(refusal).toContain('key.pem')
+    restore()
+  }
+  trust.addService({ name: 'later', tcp: [9] })
+  await trust.publish()
+  for (const started of [relay, connector, agent]) {
+    const folder = trust.out(started.online['role'] as 'agent', String(started.online['name']))
+    const { version } = JSON.parse(readFileSync(join(folder, 'snapshot.json'), 'utf8')) as { version: number }
+    const from = started.proc.mark
+    started.proc.signal('SIGHUP')
+    expect(JSON.parse((await started.proc.waitFor(/"message":"reloaded"/, { from })).input)).toMatchObject({ version })
+  }
+  expect(await ask(flow, 'two')).toBe('two')
+  flow.destroy()
+})
+
+test('metrics of every role satisfy the reference parser, have all families, and count while traffic flows', async () => {
+  await using operator = await Operator.create()
+  const { relay, connector, agent, forward } = await operator.startAll(target)
+  const before = await parseMetrics((await scrape(agent, '/metrics')).text)
+  const flow = await open(forward)
+  const block = 'x'.repeat(100_000)
+  expect(await ask(flow, block)).toBe(block)
+  for (const started of [relay, connector, agent]) {
+    const { status, type, text } = await scrape(started, '/metrics')
+    expect([status, type]).toEqual([200, 'application/openmetrics-text; version=1.0.0; charset=utf-8'])
+    const { families, samples } = await parseMetrics(text)
+    const own = started === relay ? RELAY_FAMILIES : NODE_FAMILIES
+    expect(families).toEqual({ ...FAMILIES, ...own })
+    expect(value(samples, 'ztna_up')).toBe(1)
+    expect(value(samples, 'ztna_certificate_expiry_seconds')).toBeGreaterThan(0)
+    expect(sum(samples, 'ztna_bytes_total')).toBeGreaterThan(100_000)
+    const health = await scrape(started, '/healthz')
+    expect([health.status, JSON.parse(health.text)]).toEqual([200, { state: 'online' }])
+  }
+  const after = await parseMetrics((await scrape(agent, '/metrics')).text)
+  expect(sum(after.samples, 'ztna_bytes_total') - sum(before.samples, 'ztna_bytes_total')).toBeGreaterThan(2 * block.length)
+  expect(sum(after.samples, 'ztna_flows')).toBe(sum(before.samples, 'ztna_flows') + 1)
+  expect(value((await parseMetrics((await scrape(relay, '/metrics')).text)).samples, 'ztna_sessions')).toBe(1)
+  flow.destroy()
+})
+
+test('health turns to 503 with a reason while the relay is gone, and back', async () => {
+  await using operator = await Operator.create()
+  const { relay, agent } = await operator.startAll(target)
+  await relay.proc.stop('SIGKILL')
+  await until('the agent is degraded', async () => (await scrape(agent, '/healthz')).status === 503, 60_000)
+  const health = JSON.parse((await scrape(agent, '/healthz')).text) as Json
+  expect(health).toMatchObject({ state: 'degraded', reason: expect.stringMatching(/./) })
+  expect(value((await parseMetrics((await scrape(agent, '/metrics')).text)).samples, 'ztna_up')).toBe(0)
+  await operator.start(join(operator.lab.dir, 'relay.toml'))
+  await until('the agent is online', async () => (await scrape(agent, '/healthz')).status === 200, 60_000)
+})
+
+test('SIGTERM with a flow that does not end drains for its time and exits 0; a second one stops at once', async () => {
+  await using operator = await Operator.create()
+  const { connector, agent, forward } = await operator.startAll(target)
+  const flow = await open(forward)
+  expect(await ask(flow, 'hello')).toBe('hello')
+  let started = performance.now()
+  connector.proc.signal('SIGTERM')
+  await connector.proc.waitFor(/draining; a second signal stops at once/)
+  expect(await connector.proc.exited).toEqual({ code: 0, signal: null })
+  expect(performance.now() - started).toBeLessThan(10_000 + 5_000)
+
+  const held = await operator.start(join(operator.lab.dir, 'connector.toml'))
+  const again = await open(forward)
+  expect(await ask(again, 'hello')).toBe('hello')
+  held.proc.signal('SIGTERM')
+  await held.proc.waitFor(/draining; a second signal stops at once/)
+  started = performance.now()
+  held.proc.signal('SIGTERM')
+  expect(await held.proc.exited).toEqual({ code: 1, signal: null })
+  expect(performance.now() - started).toBeLessThan(5_000)
+  expect(agent.proc.exit).toBeUndefined()
+  flow.destroy()
+  again.destroy()
+})
+
+test('logs are one JSON object a line where standard error is no terminal, and for reading where it is one', async () => {
+  await using operator = await Operator.create()
+  const { relay, connector, agent, forward } = await operator.startAll(target)
+  expect(await sayThrough(forward, 'hello')).toBe('hello')
+  for (const { proc } of [agent, connector, relay]) await proc.stop()
+  for (const { proc } of [relay, connector, agent]) {
+    const logged = proc.lines.map((line) => JSON.parse(line) as Json).filter((line) => !('event' in line))
+    expect(logged.length).toBeGreaterThan(0)
+    for (const line of logged) {
+      expect(line).toMatchObject({ level: expect.stringMatching(/^(debug|info|warn|error)$/), message: expect.any(String) })
+      expect(new Date(String(line['time'])).toISOString()).toBe(line['time'])
+    }
+  }
+  writeFileSync(join(operator.lab.dir, 'broken.toml'), 'role = "agent"\nnetwork = "/nowhere"\n')
+  const command = [...ztnaCommand(), 'run', '--config', join(operator.lab.dir, 'broken.toml')].join(' ')
+  // script(1) gives the program a terminal.
+  const { stdout } = await run(null, 'script', ['-qec', command, '/dev/null'], { codes: [78], env: { NO_COLOR: '' } })
+  expect(stdout).toContain(' \u001b[31mERROR\u001b[0m ')
+  const plain = await run(null, 'script', ['-qec', command, '/dev/null'], { codes: [78], env: { NO_COLOR: '1' } })
+  expect(plain.stdout).toMatch(/^\d\d:\d\d:\d\d\.\d{3} ERROR .*\/nowhere/m)
+})
+
+test('a service manager hears READY, RELOADING with the time, READY again, and STOPPING', async () => {
+  await using operator = await Operator.create()
+  const manager = await operator.serviceManager()
+  const relay = await operator.start(operator.configure('relay'), manager.env)
+  await manager.waitFor(/"READY": "1"/)
+  const before = process.hrtime.bigint() / 1_000n
+  relay.proc.signal('SIGHUP')
+  const reloading = await manager.waitFor(/"RELOADING": "1"/)
+  const time = BigInt(String(reloading['MONOTONIC_USEC']))
+  expect(time >= before && time <= BigInt(Number(reloading['atUsec']))).toBe(true)
+  await until('READY is told again', () => manager.told().length === 3)
+  expect((await relay.proc.stop()).code).toBe(0)
+  await manager.waitFor(/"STOPPING": "1"/)
+  const told = manager.told().map((message) => Object.keys(message).filter((key) => key !== 'atUsec'))
+  expect(told).toEqual([['READY'], ['RELOADING', 'MONOTONIC_USEC'], ['READY'], ['STOPPING']])
+})
+
+test('the watchdog is fed more often than twice its period, and not while the packet loop of a live Node process hangs', async () => {
+  await using operator = await Operator.create()
+  const manager = await operator.serviceManager()
+  const relay = await operator.start(operator.configure('relay'), { ...manager.env, WATCHDOG_USEC: String(WATCHDOG_USEC) })
+  const pings = (): number[] => manager.told().flatMap((message) => ('WATCHDOG' in message ? [Number(message['atUsec'])] : []))
+  await until('four pings came', () => pings().length >= 4)
+  const gaps = pings()
+    .slice(1)
+    .map((at, index) => at - (pings()[index] ?? 0))
+  expect(Math.max(...gaps)).toBeLessThan(WATCHDOG_USEC / 2)
+
+  const stopper = await operator.script('stop-thread.py', String(relay.proc.pid), 'ztna-relay-0')
+  await new Promise((resolve) => setTimeout(resolve, SLACK_MS))
+  const count = pings().length
+  await new Promise((resolve) => setTimeout(resolve, WATCHDOG_USEC / 1_000))
+  // The health page is Node's alone: the process lives, and is not believed.
+  expect((await scrape(relay, '/healthz')).status).toBe(200)
+  expect(pings()).toHaveLength(count)
+  await stopper.stop('SIGKILL')
+  await until('the loop goes on and the watchdog is fed', () => pings().length > count)
+})
+
+/** Of every role, by the reference parser's names: a counter's samples end in `_total`. */
+const FAMILIES = {
+  ztna_up: 'gauge',
+  ztna_connections: 'gauge',
+  ztna_bytes: 'counter',
+  ztna_drops: 'counter',
+  ztna_denied: 'counter',
+  ztna_handshakes: 'counter',
+  ztna_certificate_expiry_seconds: 'gauge',
+} as const
+const NODE_FAMILIES = { ztna_flows: 'gauge', ztna_reconnects: 'counter', ztna_path_switches: 'counter' } as const
+const RELAY_FAMILIES = { ztna_sessions: 'gauge' } as const
+
+const sum = (samples: readonly Sample[], name: string): number =>
+  samples.filter((sample) => sample.name === name).reduce((total, sample) => total + sample.value, 0)
+
+function value(samples: readonly Sample[], name: string): number {
+  const found = samples.filter((sample) => sample.name === name)
+  expect(found, name).toHaveLength(1)
+  return found[0]?.value ?? Number.NaN
+}
+
+async function open(address: string): Promise<Socket> {
+  const [host, port] = address.split(':')
+  const socket = connect(Number(port), host)
+  socket.on('error', () => undefined)
+  await once(socket, 'connect')
+  return socket
+}
+
+/** Sends `text` and reads as many bytes back. */
+async function ask(socket: Socket, text: string): Promise<string> {
+  socket.write(text)
+  let answer = ''
+  while (answer.length < text.length) {
+    const [chunk] = (await once(socket, 'data', { signal: AbortSignal.timeout(20_000) })) as [Buffer]
+    answer += chunk.toString()
+  }
+  return answer
+}
+
+async function sayThrough(address: string, text: string): Promise<string> {
+  const socket = await open(address)
+  const answer = await ask(socket, text)
+  socket.destroy()
+  return answer
+}
