@@ -247,6 +247,13 @@ pub trait Machine {
     fn poll_resolve(&mut self) -> Option<String> {
         None
     }
+    /// How many first Initials a second (QUIC, without a token of ours) the machine answers; the loop drops what is over, where
+    /// that costs least. Default: it answers all.
+    fn initial_budget(&self) -> Option<u32> {
+        None
+    }
+    /// About so many were dropped for it.
+    fn handle_shed(&mut self, _count: u64) {}
     /// The host's addresses or routes changed.
     fn handle_network_change(&mut self, _now: Instant) {}
     /// Stop taking new work, finish what runs, then `Action::End`; at once when `within` is zero.

@@ -68,6 +68,7 @@ pub struct Limits {
     pub bps_per_session: Option<u64>,
     pub handshakes_per_second: Option<u32>,
     pub handshakes_per_prefix_per_second: Option<u32>,
+    pub retries_per_second: Option<u32>,
     pub packets_per_key: Option<u64>,
     pub unread_bytes: Option<u64>,
 }

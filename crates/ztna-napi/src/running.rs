@@ -244,6 +244,7 @@ fn start_relay(
         config.limits.handshakes = l.handshakes_per_second.unwrap_or(config.limits.handshakes);
         config.limits.handshakes_per_prefix =
             l.handshakes_per_prefix_per_second.unwrap_or(config.limits.handshakes_per_prefix);
+        config.limits.retries = l.retries_per_second.unwrap_or(config.limits.retries);
         if let Some(bps) = l.bps_per_session.filter(|bps| *bps < MIN_BPS) {
             let accepted = format!("{bps} is not accepted; a whole number from {MIN_BPS}");
             return Err(Error::config("limits.bpsPerSession", accepted));

@@ -78,6 +78,8 @@ export interface RelayLimits {
   handshakesPerSecond?: number
   /** Per /24 or /48. Default 200. */
   handshakesPerPrefixPerSecond?: number
+  /** First packets answered with a Retry, a second: what is beyond is dropped, in the kernel where it can. Default 5,000. */
+  retriesPerSecond?: number
 }
 
 /** How to make a relay. */

@@ -208,6 +208,7 @@ impl<M: Machine + 'static> Driver<M> {
                 self.dispatch(event);
             }
             busy = self.sockets.receive(self.now, &mut self.machine);
+            self.sockets.shed(self.now, &mut self.machine);
             busy |= self.run_posts(posts);
             self.take_resolved();
             let due = self.machine.poll_timeout().is_some_and(|at| at <= self.now);
@@ -237,7 +238,8 @@ impl<M: Machine + 'static> Driver<M> {
         let now = Instant::now();
         let machine = self.machine.poll_timeout();
         let blocked = self.sockets.is_blocked().then(|| now + BLOCKED_RETRY);
-        let until = [machine, self.local.timers.next(), blocked].into_iter().flatten().min()?;
+        let until =
+            [machine, self.local.timers.next(), blocked, self.sockets.shed_deadline()].into_iter().flatten().min()?;
         let wait = until.saturating_duration_since(now);
         Some(if fired { wait.max(Duration::from_millis(1)) } else { wait })
     }

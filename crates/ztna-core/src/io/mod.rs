@@ -21,6 +21,7 @@ mod node_flow;
 pub mod pki_folder;
 mod resolve;
 mod ring;
+mod sieve;
 mod socks;
 mod socks_udp;
 mod splice;

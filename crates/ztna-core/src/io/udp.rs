@@ -10,6 +10,7 @@ use mio::{Interest, Registry, Token};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Type};
 
+use super::sieve::{self, Sieve};
 use super::sys::listen_error;
 use crate::error::Error;
 use crate::role::{Arrival, Machine, SocketIndex, Transmit};
@@ -32,6 +33,7 @@ pub struct Socket {
     local: SocketAddr,
     receive_buffer: usize,
     readable: bool,
+    sieve: Sieve,
 }
 
 impl Socket {
@@ -51,7 +53,7 @@ impl Socket {
             let socket = UdpSocket::from(socket);
             let state = UdpSocketState::new((&socket).into())?;
             let local = socket.local_addr()?;
-            Ok(Socket { socket, state, local, receive_buffer, readable: true })
+            Ok(Socket { socket, state, local, receive_buffer, readable: true, sieve: Sieve::default() })
         };
         bind().map_err(|e| listen_error(&format!("udp {address}"), &e))
     }
@@ -248,6 +250,9 @@ impl SocketSet {
         };
         // Fewer than asked for: the queue was empty, and what comes next raises a new event.
         socket.readable = received == asked;
+        for (meta, buffer) in self.meta.iter().zip(&self.buffers).take(received) {
+            socket.sieve.count(buffer.get(..meta.len).unwrap_or_default(), meta.stride);
+        }
         for (meta, buffer) in self.meta.iter().zip(self.buffers.iter_mut()).take(received) {
             let Some(burst) = buffer.get_mut(..meta.len).filter(|b| !b.is_empty() && meta.stride > 0) else { continue };
             self.counters.bursts_received += 1;
@@ -302,6 +307,27 @@ impl SocketSet {
             }
         }
         true
+    }
+
+    /// Holds the first Initials that arrive at each socket to the machine's budget.
+    pub fn shed(&mut self, now: Instant, machine: &mut dyn Machine) {
+        let Some(budget) = machine.initial_budget() else { return };
+        for socket in &mut self.sockets {
+            let Some(verdict) = socket.sieve.judge(now, budget) else { continue };
+            if verdict.shed > 0 {
+                machine.handle_shed(verdict.shed);
+            }
+            if let Some(share) = verdict.share {
+                // Without it the machine itself drops what is over its budget.
+                let installed = sieve::install((&socket.socket).into(), share);
+                tracing::info!(address = %socket.local, share, ?installed, "sieving first Initials");
+            }
+        }
+    }
+
+    /// When [`shed`](Self::shed) has to run even if nothing arrives.
+    pub fn shed_deadline(&self) -> Option<Instant> {
+        self.sockets.iter().filter_map(|s| s.sieve.deadline()).min()
     }
 
     /// Whether a burst waits for room.

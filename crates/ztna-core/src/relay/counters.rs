@@ -69,6 +69,8 @@ pub struct Drops {
     pub capsule: Count,
     /// Retry, Version Negotiation and STUN answers.
     pub reply: Count,
+    /// First Initials beyond what is answered a second; where the kernel dropped them, an estimate.
+    pub initial: Count,
     /// Datagrams of a context or stream that does not exist.
     pub unknown_context: Count,
     /// Datagrams for nobody here.
@@ -79,7 +81,7 @@ pub struct Drops {
 
 impl Drops {
     /// Label and value of each.
-    pub fn all(&self) -> [(&'static str, u64); 10] {
+    pub fn all(&self) -> [(&'static str, u64); 11] {
         [
             ("forward", self.forward.get()),
             ("datagram", self.datagram.get()),
@@ -88,6 +90,7 @@ impl Drops {
             ("inbox", self.inbox.get()),
             ("capsule", self.capsule.get()),
             ("reply", self.reply.get()),
+            ("initial", self.initial.get()),
             ("unknown_context", self.unknown_context.get()),
             ("stray", self.stray.get()),
             ("notice", self.notice.get()),

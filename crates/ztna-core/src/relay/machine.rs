@@ -51,6 +51,8 @@ pub struct Relay {
     /// Of the private key; IDs and tokens issued under an older one are not answered.
     pub(super) reset_keys: ResetKeys,
     pub(super) resets: Bucket,
+    /// This loop's part of the Retry packets that the relay sends a second.
+    pub(super) retries: Bucket,
     epoch: (Instant, SystemTime),
     pub(super) phase: Phase,
     pub(super) conns: Slab<Conn>,
@@ -91,6 +93,7 @@ impl Relay {
         let tls = TlsConfig::new(Kind::OuterServer, &snapshot)?;
         let reset_keys = reset_keys(&snapshot)?;
         shared.set_identity(id.name(), snapshot.identity().not_after);
+        let retries = f64::from(shared.retries_per_loop());
         let mut relay = Relay {
             shared,
             index: loop_index,
@@ -98,6 +101,7 @@ impl Relay {
             tls,
             reset_keys,
             resets: Bucket::full(epoch.0, RESETS),
+            retries: Bucket::full(epoch.0, retries),
             epoch,
             phase: Phase::Running,
             conns: Slab::new(),
@@ -382,6 +386,14 @@ impl Machine for Relay {
             self.close(key, NOT_TRUSTED, &why);
         }
         self.recheck_sessions();
+    }
+
+    fn initial_budget(&self) -> Option<u32> {
+        Some(self.shared.retries_per_loop())
+    }
+
+    fn handle_shed(&mut self, count: u64) {
+        self.shared.counters.drops.initial.add(usize::try_from(count).unwrap_or(usize::MAX));
     }
 
     fn shut_down(&mut self, now: Instant, within: Duration) {

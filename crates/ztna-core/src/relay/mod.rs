@@ -77,6 +77,10 @@ pub struct Limits {
     pub handshakes_per_prefix: u32,
     /// Handshakes per second of the whole relay, address validated. Default 2,000: about two cores' worth.
     pub handshakes: u32,
+    /// Retry packets per second of the whole relay, spread evenly over its loops. Each costs as much as twenty forwarded packets:
+    /// more let newcomers in faster under a flood of spoofed Initials, fewer leave more to established flows. Default 5,000: two
+    /// for each handshake of the budget, and some.
+    pub retries: u32,
 }
 
 impl RelayConfig {
@@ -95,6 +99,7 @@ impl Default for Limits {
             bps_per_session: None,
             handshakes_per_prefix: 200,
             handshakes: 2_000,
+            retries: 5_000,
         }
     }
 }

@@ -247,6 +247,9 @@ impl Relay {
     }
 
     fn send_retry(&mut self, now: Instant, arrival: Arrival, dcid: &[u8], scid: &[u8]) {
+        if !self.retries.take(now, f64::from(self.shared.retries_per_loop())) {
+            return self.shared.counters.drops.initial.add(1);
+        }
         let seconds = self.seconds(now);
         let rscid = self.reset_keys.issue(self.index as u8, arrival.from.ip());
         let token = self.admission().keys(seconds).seal(seconds, arrival.from, dcid, rscid);

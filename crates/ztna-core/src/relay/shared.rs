@@ -63,6 +63,11 @@ impl Shared {
         self.inboxes.len()
     }
 
+    /// First Initials that each loop answers a second: the kernel spreads senders evenly.
+    pub(super) fn retries_per_loop(&self) -> u32 {
+        (self.config.limits.retries / self.loops() as u32).max(1)
+    }
+
     pub fn counters(&self) -> &Counters {
         &self.counters
     }

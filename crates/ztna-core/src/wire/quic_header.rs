@@ -52,6 +52,22 @@ pub fn parse(datagram: &[u8]) -> Option<Header<'_>> {
     Some(Header::Long { version, dcid, scid, is_initial: version == VERSION_1 && first & TYPE == 0 })
 }
 
+/// Whether a datagram starts with an Initial of version 1 that no Retry has been answered for: without a token, or with one of 64
+/// bytes or more, which is none of ours. Says nothing about the rest of it.
+pub fn is_first_initial(datagram: &[u8]) -> bool {
+    let mut r = Reader::new(datagram);
+    let mut token_length = || {
+        (r.u8()? & (LONG | FIXED | TYPE) == LONG | FIXED && r.u32()? == VERSION_1).then_some(())?;
+        for _ in 0..2 {
+            let length = r.u8()?;
+            r.take(usize::from(length))?;
+        }
+        r.u8()
+    };
+    // The first two bits of a variable-length integer are its own length (RFC 9000 §16).
+    token_length().is_some_and(|byte| byte == 0 || byte & 0xc0 != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +91,19 @@ mod tests {
         assert!(!initial(&[0xff, 0, 0, 0, 1, 0, 0])); // Retry, RFC 9001 A.4
         assert!(!initial(&[0xc0, 0x6b, 0x33, 0x43, 0xcf, 0, 0])); // version 2
         assert!(!initial(&[0x80, 0, 0, 0, 0, 0, 0])); // Version Negotiation, fixed bit clear
+    }
+
+    #[test]
+    fn a_first_initial_has_no_token_that_could_be_ours() {
+        let initial = |token: u8| [0xc0, 0, 0, 0, 1, 2, 7, 7, 1, 9, token, 0, 0];
+        assert!(is_first_initial(&initial(0)) && is_first_initial(&initial(0x40)) && is_first_initial(&initial(0xc0)));
+        assert!(!is_first_initial(&initial(44)));
+        for (at, byte) in [(0, 0x40), (0, 0xd0), (0, 0x80), (4, 2), (5, 30)] {
+            let mut other = initial(0);
+            other[at] = byte;
+            assert!(!is_first_initial(&other), "byte {at} {byte:#x}");
+        }
+        assert!((0..10).all(|cut| !is_first_initial(&initial(0)[..cut])));
     }
 
     #[test]

@@ -54,6 +54,21 @@ fn only_initials_of_validated_addresses_are_counted_and_those_are_held_to_the_bu
 }
 
 #[test]
+fn a_flood_of_first_initials_is_answered_within_its_budget_and_a_client_gets_in_behind_it() {
+    let limits = Limits { retries: 5, ..Limits::default() };
+    let mut net = Net::with(RelayConfig { limits, ..config() }, 1);
+    let first = initial(&mut net);
+    for n in 100..200 {
+        deliver(&mut net, addr(n), &mut first.clone());
+    }
+    let counters = net.shared.counters();
+    let (answered, dropped) = (counters.retries.get(), counters.drops.initial.get());
+    assert!((5..=10).contains(&answered), "a second's worth, and what a slow machine takes longer for: {answered}");
+    assert_eq!(answered + dropped, 100);
+    net.connected(Role::Agent, "alice", 1);
+}
+
+#[test]
 fn a_token_from_another_address_begins_nothing() {
     let mut net = Net::new();
     let id = net.client(Role::Agent, "alice", 1);

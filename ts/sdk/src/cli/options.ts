@@ -45,6 +45,7 @@ export const SETTINGS: readonly Setting[] = [
   { key: 'bps_per_session', type: 'number', roles: ['relay'], value: 'N', help: 'bits a second of one session (default: no limit)' },
   { key: 'handshakes_per_second', type: 'number', roles: ['relay'], value: 'N', help: 'new connections a second' },
   { key: 'handshakes_per_prefix', type: 'number', roles: ['relay'], value: 'N', help: 'the same of one /24 or /48' },
+  { key: 'retries_per_second', type: 'number', roles: ['relay'], value: 'N', help: 'first packets answered a second (default: 5,000)' },
   {
     key: 'packets_per_key',
     type: 'number',

@@ -175,6 +175,7 @@ function limitsOf(settings: Settings): RelayLimits {
     bpsPerSession: settings.number('bps_per_session'),
     handshakesPerSecond: settings.number('handshakes_per_second'),
     handshakesPerPrefixPerSecond: settings.number('handshakes_per_prefix'),
+    retriesPerSecond: settings.number('retries_per_second'),
   }
   return Object.fromEntries(Object.entries(named).filter(([, value]) => value !== undefined))
 }
