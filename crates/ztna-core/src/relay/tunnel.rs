@@ -1,10 +1,12 @@
 //! Tunnel mode: inner packets from the DATAGRAM frames of one leg to those of the other.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::conn::Stream;
 use super::inbox::{Frame, LoopMessage, Side};
 use super::machine::Relay;
+use super::registry::Session;
 use crate::quic::ConnKey;
 use crate::quic::connection::StreamId;
 use crate::wire::connect_udp;
@@ -19,51 +21,92 @@ enum Sent {
     Full(Frame),
 }
 
+/// The way of a session's packets through this loop, looked up once for all that come one behind the other.
+struct Lane {
+    session: u64,
+    to: Side,
+    /// `None`: the other half belongs to another loop.
+    door: Option<Door>,
+}
+
+/// Where a session's packets leave this loop, and what goes before each.
+struct Door {
+    key: ConnKey,
+    stream: StreamId,
+    context: u64,
+    to: Side,
+    header: Vec<u8>,
+    session: Arc<Session>,
+}
+
 impl Relay {
     /// Moves what a connection has received to the other legs.
     pub(super) fn pump(&mut self, key: ConnKey) {
-        let mut batch: Option<(u64, Side, Vec<Frame>)> = None;
+        let mut lane: Option<(StreamId, u64, Lane)> = None;
+        let mut batch: Vec<Frame> = Vec::new();
         while let Some(conn) = self.conns.get_mut(key.0) {
             let Some(bytes) = conn.held.take().or_else(|| conn.quic.dgram_recv()) else { break };
-            let Some((frame, session, to)) = self.classify(key, bytes) else { continue };
-            let Some(owner) = self.owner(session, to) else { continue };
-            if owner != self.index {
-                match &mut batch {
-                    Some((s, _, frames)) if *s == session && frames.len() < BATCH => frames.push(frame),
-                    Some(_) | None => {
-                        if let Some((session, to, frames)) = batch.replace((session, to, vec![frame])) {
-                            self.hand_frames(session, to, frames);
-                        }
+            let Some((stream, context, frame)) = split(bytes) else {
+                self.shared.counters.drops.unknown_context.add(1);
+                continue;
+            };
+            if lane.as_ref().is_none_or(|(s, c, _)| (*s, *c) != (stream, context)) {
+                if let Some((_, _, Lane { session, to, door: None })) = lane.take() {
+                    self.hand_frames(session, to, std::mem::take(&mut batch));
+                }
+                let Some(next) = self.lane(key, stream, context, &frame) else { continue };
+                lane = Some((stream, context, next));
+            }
+            match &lane {
+                None => {}
+                Some((_, _, Lane { session, to, door: None })) => {
+                    batch.push(frame);
+                    if batch.len() >= BATCH {
+                        self.hand_frames(*session, *to, std::mem::take(&mut batch));
                     }
                 }
-            } else if let Sent::Full(frame) = self.send_frame(session, to, frame) {
-                // With one session the packet, and all behind it, waits where the sender's congestion control sees it. With
-                // several it goes, or one slow leg would stall the others.
-                let out = self.place(session, to).map(|(out, _, _)| out);
-                let Some(conn) = self.conns.get_mut(key.0) else { break };
-                if let (1, Some(out)) = (conn.sessions(), out) {
-                    conn.held = Some(frame.bytes);
-                    if let Some(way_out) = self.conns.get_mut(out.0)
-                        && !way_out.waiters.contains(&key)
+                Some((_, _, Lane { door: Some(door), .. })) => {
+                    if let Sent::Full(frame) = self.send_frame(door, frame)
+                        && !self.hold(key, door.key, frame)
                     {
-                        way_out.waiters.push(key);
+                        break;
                     }
-                    break;
                 }
-                self.shared.counters.drops.datagram.add(1);
             }
         }
-        if let Some((session, to, frames)) = batch {
-            self.hand_frames(session, to, frames);
+        if let Some((_, _, Lane { session, to, door: None })) = lane {
+            self.hand_frames(session, to, batch);
         }
+    }
+
+    /// A packet for a leg that takes no more now. With one session it, and all behind it, waits where the sender's congestion
+    /// control sees it: `false`, no more should come. With several it goes, or one slow leg would stall the others.
+    fn hold(&mut self, key: ConnKey, out: ConnKey, frame: Frame) -> bool {
+        let Some(conn) = self.conns.get_mut(key.0) else { return false };
+        if conn.sessions() != 1 {
+            self.shared.counters.drops.datagram.add(1);
+            return true;
+        }
+        conn.held = Some(frame.bytes);
+        if let Some(way_out) = self.conns.get_mut(out.0)
+            && !way_out.waiters.contains(&key)
+        {
+            way_out.waiters.push(key);
+        }
+        false
     }
 
     /// Packets for a session's half, here or on another loop.
     pub(super) fn deliver(&mut self, session: u64, to: Side, frames: Vec<Frame>) {
         match self.owner(session, to) {
             Some(owner) if owner == self.index => {
+                let door = self.door(session, to);
                 for frame in frames {
-                    if let Sent::Full(_) = self.send_frame(session, to, frame) {
+                    let Some(door) = &door else {
+                        self.shared.counters.drops.unknown_context.add(1);
+                        continue;
+                    };
+                    if let Sent::Full(_) = self.send_frame(door, frame) {
                         self.shared.counters.drops.datagram.add(1);
                     }
                 }
@@ -93,34 +136,28 @@ impl Relay {
             .into_iter()
             .partition(|f| connect_udp::parse_datagram(f).is_some_and(|(id, _)| id == stream));
         conn.early = rest;
-        for bytes in mine {
-            if let Some((frame, session, to)) = self.classify(key, bytes) {
-                // The connector's half is still on its way: the message queues behind the one that makes it.
-                if let Some(s) = self.half(session, to.other()) {
-                    self.post(s.connector_loop, LoopMessage::Tunnelled { session, to, frames: vec![frame] });
-                }
+        for (stream, context, frame) in mine.into_iter().filter_map(split) {
+            // The connector's half is still on its way: the message queues behind the one that makes it.
+            if let Some((session, to)) = self.session_of(key, stream, context)
+                && let Some(s) = self.half(session, to.other())
+            {
+                self.post(s.connector_loop, LoopMessage::Tunnelled { session, to, frames: vec![frame] });
             }
         }
     }
 
-    fn classify(&mut self, key: ConnKey, bytes: Vec<u8>) -> Option<(Frame, u64, Side)> {
-        let split = connect_udp::parse_datagram(&bytes).and_then(|(stream, quarter)| {
-            let (context, len) = connect_udp::split_context(bytes.get(quarter..)?)?;
-            Some((stream, context, quarter + len))
-        });
-        let Some((stream, context, prefix)) = split else {
-            self.shared.counters.drops.unknown_context.add(1);
-            return None;
-        };
+    /// The way of a datagram with this stream and context. `None`: it was kept, because its request is still to come, or counted.
+    fn lane(&mut self, key: ConnKey, stream: StreamId, context: u64, frame: &Frame) -> Option<Lane> {
         let conn = self.conn(key)?;
         if !conn.streams.contains_key(&stream) {
-            if !conn.keep_early(stream, bytes) {
+            if !conn.keep_early(stream, frame.bytes.clone()) {
                 self.shared.counters.drops.early.add(1);
             }
             return None;
         }
         let (session, to) = self.session_of(key, stream, context)?;
-        Some((Frame { bytes, prefix }, session, to))
+        let door = if self.owner(session, to)? == self.index { Some(self.door(session, to)?) } else { None };
+        Some(Lane { session, to, door })
     }
 
     /// The loop that has the session's half at `to`, asked at the loop that has either.
@@ -138,59 +175,58 @@ impl Relay {
         }
     }
 
-    fn place(&self, session: u64, to: Side) -> Option<(ConnKey, StreamId, u64)> {
-        match to {
-            Side::Agent => self.agents.get(&session).map(|h| (h.key, h.stream, 0)),
-            Side::Connector => self.connectors.get(&session).map(|h| (h.key, h.stream, h.context)),
-        }
+    fn door(&self, session: u64, to: Side) -> Option<Door> {
+        let (key, stream, context, session) = match to {
+            Side::Agent => self.agents.get(&session).map(|h| (h.key, h.stream, 0, &h.session)),
+            Side::Connector => self.connectors.get(&session).map(|h| (h.key, h.stream, h.context, &h.session)),
+        }?;
+        let mut header = Vec::new();
+        connect_udp::datagram_header(stream, context, &mut header);
+        Some(Door { key, stream, context, to, header, session: session.clone() })
     }
 
-    fn send_frame(&mut self, session: u64, to: Side, mut frame: Frame) -> Sent {
-        let Some((key, stream, context)) = self.place(session, to) else {
-            self.shared.counters.drops.unknown_context.add(1);
-            return Sent::Done;
-        };
-        if self.conns.get(key.0).is_some_and(|c| c.quic.dgram_full()) {
+    fn send_frame(&mut self, door: &Door, mut frame: Frame) -> Sent {
+        let Some(conn) = self.conns.get_mut(door.key.0) else { return Sent::Done };
+        if conn.quic.dgram_full() {
             return Sent::Full(frame);
         }
-        let len = frame.bytes.len() - frame.prefix.min(frame.bytes.len());
-        if self.half_ref(session, to).is_some_and(|s| s.admit(self.now, 1, len) == 0) {
-            self.shared.counters.drops.rate.add(1);
+        let prefix = frame.prefix.min(frame.bytes.len());
+        let len = frame.bytes.len() - prefix;
+        let counters = &self.shared.counters;
+        if door.session.admit(self.now, 1, len) == 0 {
+            counters.drops.rate.add(1);
             return Sent::Done;
         }
-        let Some(conn) = self.conns.get_mut(key.0) else { return Sent::Done };
-        let mut header = Vec::with_capacity(16);
-        connect_udp::datagram_header(stream, context, &mut header);
-        let fits = conn.quic.dgram_max().is_some_and(|max| header.len() + len <= max);
-        if fits {
+        if conn.quic.dgram_max().is_some_and(|max| door.header.len() + len <= max) {
             // In place: the buffer of the way in goes out.
-            frame.bytes.splice(..frame.prefix.min(frame.bytes.len()), header);
+            match frame.bytes.get_mut(..prefix).filter(|p| p.len() == door.header.len()) {
+                Some(same) => same.copy_from_slice(&door.header),
+                None => drop(frame.bytes.splice(..prefix, door.header.iter().copied())),
+            }
             if !conn.quic.dgram_send(frame.bytes) {
-                self.shared.counters.drops.datagram.add(1);
+                counters.drops.datagram.add(1);
                 return Sent::Done;
             }
-            self.want_send(key);
+            self.want_send(door.key);
         } else {
             let mut payload = Vec::with_capacity(len + 8);
-            crate::wire::varint::encode(context, &mut payload);
-            payload.extend_from_slice(frame.bytes.get(frame.prefix..).unwrap_or_default());
-            self.send_datagram_capsule(key, stream, &payload);
+            crate::wire::varint::encode(door.context, &mut payload);
+            payload.extend_from_slice(frame.bytes.get(prefix..).unwrap_or_default());
+            self.send_datagram_capsule(door.key, door.stream, &payload);
         }
-        let counters = &self.shared.counters;
-        counters.tunnel_packets.add(1);
-        counters.tunnel_bytes.add(len);
-        match (to, self.half_ref(session, to)) {
-            (Side::Agent, Some(s)) => s.tx.add(len),
-            (Side::Connector, Some(s)) => s.rx.add(len),
-            (Side::Agent | Side::Connector, None) => {}
+        self.shared.counters.tunnel_packets.add(1);
+        self.shared.counters.tunnel_bytes.add(len);
+        match door.to {
+            Side::Agent => door.session.tx.add(len),
+            Side::Connector => door.session.rx.add(len),
         }
         Sent::Done
     }
+}
 
-    fn half_ref(&self, session: u64, side: Side) -> Option<&super::registry::Session> {
-        match side {
-            Side::Agent => self.agents.get(&session).map(|h| &*h.session),
-            Side::Connector => self.connectors.get(&session).map(|h| &*h.session),
-        }
-    }
+/// Stream and context ID of a received DATAGRAM frame's payload. `None`: cut short.
+fn split(bytes: Vec<u8>) -> Option<(StreamId, u64, Frame)> {
+    let (stream, quarter) = connect_udp::parse_datagram(&bytes)?;
+    let (context, len) = connect_udp::split_context(bytes.get(quarter..)?)?;
+    Some((stream, context, Frame { bytes, prefix: quarter + len }))
 }
