@@ -73,6 +73,35 @@ impl Error {
         Error::Config { at: at.into(), message: message.into() }
     }
 
+    /// Shorthand for [`Error::Unreachable`] without a reason.
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Error::Unreachable { message: message.into(), reason: None, tried: Vec::new() }
+    }
+
+    /// The text without the kind in front: for the wire, where the status tells the kind, and inside other texts.
+    pub fn detail(&self) -> String {
+        match self {
+            Error::Refused(text) | Error::Timeout(text) | Error::Limit(text) | Error::Closed(text) => text.clone(),
+            Error::Unreachable { message, .. } => message.clone(),
+            other => other.to_string(),
+        }
+    }
+
+    /// Names who said it, where the text does not.
+    #[must_use]
+    pub fn said_by(self, who: &str) -> Self {
+        let named = |text: String| format!("{who}: {text}");
+        match self {
+            Error::Refused(text) => Error::Refused(named(text)),
+            Error::Timeout(text) => Error::Timeout(named(text)),
+            Error::Limit(text) => Error::Limit(named(text)),
+            Error::Unreachable { message, reason, tried } => {
+                Error::Unreachable { message: named(message), reason, tried }
+            }
+            other => other,
+        }
+    }
+
     /// The stable code of the SDK (api.d.ts `ZtnaErrorCode`).
     pub fn code(&self) -> &'static str {
         match self {

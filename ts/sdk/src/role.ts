@@ -382,10 +382,22 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     return new ZtnaError('ERR_ZTNA_CLOSED', `the ${this.#role} is ${state}`)
   }
 
+  /** What native says of the relays that it has no connection to. */
+  #silentRelays(): readonly string[] {
+    if (!this.#running) return []
+    const relays = (this.nativeStatus()['relays'] ?? []) as readonly { readonly state: string; readonly detail?: string }[]
+    return relays.filter(({ state }) => state !== 'online').map(({ detail }) => detail ?? '')
+  }
+
   #notOnline(timeoutMs: number): ZtnaError {
     const last = this.#lastWarning
     const message = `not online within ${timeoutMs} ms`
-    if (last === undefined) return new ZtnaError('ERR_ZTNA_TIMEOUT', message)
+    if (last === undefined) {
+      const tried = this.#silentRelays()
+      if (tried.length === 0) return new ZtnaError('ERR_ZTNA_TIMEOUT', message)
+      const advice = 'check that the relay runs there and that no firewall drops UDP to it'
+      return new ZtnaError('ERR_ZTNA_UNREACHABLE', `${message}: ${tried.join('; ')}; ${advice}`, { details: { tried } })
+    }
     const code = ['ERR_ZTNA_UNREACHABLE', 'ERR_ZTNA_IDENTITY'].includes(last.code) ? last.code : 'ERR_ZTNA_TIMEOUT'
     return new ZtnaError(code, `${message}: ${last.message}`, { cause: last.cause, details: last.details })
   }

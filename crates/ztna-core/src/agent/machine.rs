@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::tried::{self, SILENT};
 use super::{Agent, Purpose};
 use crate::error::{DeniedBy, Error};
 use crate::id::FlowId;
@@ -36,14 +37,8 @@ impl Machine for Agent {
             .map(|(k, _)| *k)
             .collect();
         for id in late {
-            self.refuse(
-                id,
-                Error::Unreachable {
-                    message: "the connector did not answer in time".into(),
-                    reason: None,
-                    tried: Vec::new(),
-                },
-            );
+            let error = self.unanswered(id);
+            self.refuse(id, error);
         }
     }
 
@@ -207,11 +202,7 @@ impl Agent {
             }
             NodeEvent::LegDown { relay, why, .. } => {
                 if self.node.draining.is_none() {
-                    self.node.warn(Error::Unreachable {
-                        message: format!("relay `{relay}`: {why}"),
-                        reason: None,
-                        tried: Vec::new(),
-                    });
+                    self.node.warn(Error::unreachable(format!("relay `{relay}`: {why}")));
                 }
             }
             NodeEvent::BindRefused { error, .. } => self.node.warn(error),
@@ -233,6 +224,10 @@ impl Agent {
                 if up {
                     self.ask_again(now, &flows);
                 } else {
+                    let cause = tried::silence(&self.node, link);
+                    if let Some(l) = self.node.links.get_mut(link) {
+                        l.cause = cause;
+                    }
                     self.node.close_link(link, H3_NO_ERROR, "the connector did not answer");
                 }
             }
@@ -265,25 +260,19 @@ impl Agent {
             Closed::Refused(r) => Error::Identity(format!("the certificate of connector `{peer}` was refused: {r}")),
             Closed::ByPeer { app: false, code, .. } if (0x100..0x200).contains(code) => Error::Denied {
                 by: DeniedBy::Connector,
-                reason: format!("connector `{peer}` refused our certificate (TLS alert {})", code - 0x100),
+                reason: format!("connector `{peer}` refused our certificate: {}", outer::alert(code - 0x100, "")),
                 decision: None,
                 policy: None,
             },
-            Closed::ByPeer { reason, .. } => Error::Unreachable {
-                message: format!("connector `{peer}` closed: {reason}"),
-                reason: None,
-                tried: Vec::new(),
-            },
+            Closed::ByPeer { reason, .. } => Error::unreachable(format!("connector `{peer}` closed: {reason}")),
             Closed::TimedOut => Error::Unreachable {
                 message: format!("connector `{peer}` does not answer"),
-                reason: None,
+                reason: Some(SILENT),
                 tried: Vec::new(),
             },
-            Closed::Local(reason) => Error::Unreachable {
-                message: format!("connection to `{peer}` ended: {reason}"),
-                reason: None,
-                tried: Vec::new(),
-            },
+            Closed::Local(reason) => {
+                Error::unreachable(format!("the connection to connector `{peer}` ended: {reason}"))
+            }
         });
         self.ask_again(now, flows);
         let open: Vec<FlowId> = flows
@@ -294,11 +283,27 @@ impl Agent {
         for id in open {
             self.node.cut_flow(id, error.clone());
         }
-        let mut errors: Vec<Error> = refused.into_iter().map(|(_, e)| e).collect();
+        let mut errors: Vec<(Option<String>, Error)> = refused.into_iter().map(|(r, e)| (Some(r), e)).collect();
         if errors.is_empty() {
-            errors.push(error);
+            errors.push((None, error));
         }
         self.link_failed(now, peer, &errors);
+    }
+
+    /// The error of a request that a connection took, whose time is over.
+    fn unanswered(&self, id: FlowId) -> Error {
+        let Some(flow) = self.node.flows.get(&id) else { return Error::Aborted };
+        let Some(link) = self.node.links.get(flow.link) else { return Error::Aborted };
+        let (peer, service) = (&link.peer, &flow.service);
+        if !link.is_usable() || link.path.is_doubtful() {
+            let message = format!(
+                "connector `{peer}` no longer answers; see whether its process hangs or its host has lost the network"
+            );
+            return Error::Unreachable { message, reason: Some(SILENT), tried: Vec::new() };
+        }
+        Error::Timeout(format!(
+            "connector `{peer}` has the request and still tries to reach service `{service}`; allow it more time, or see why the service's host is slow to answer"
+        ))
     }
 
     fn stream_event(&mut self, now: Instant, link: usize, event: Event) {
@@ -306,8 +311,9 @@ impl Agent {
             Event::Headers { stream, fields, fin } => {
                 let Some(id) = self.node.flow_at(link, stream) else { return };
                 let status = field(&fields, ":status").and_then(|s| s.parse().ok()).unwrap_or(0);
-                let error =
-                    (!(100..300).contains(&status)).then(|| outer::refusal(status, &fields, DeniedBy::Connector));
+                let peer = self.node.links.get(link).map(|l| format!("connector `{}`", l.peer)).unwrap_or_default();
+                let error = (!(100..300).contains(&status))
+                    .then(|| outer::refusal(status, &fields, DeniedBy::Connector).said_by(&peer));
                 self.answer(now, id, status, error, fin);
             }
             Event::Malformed { stream } | Event::Reset { stream, .. } if self.node.flow_at(link, stream).is_some() => {

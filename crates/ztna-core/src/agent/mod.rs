@@ -5,6 +5,7 @@
 
 mod machine;
 mod place;
+mod tried;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use crate::node::{KeyLimit, Node, ReceiveLimit};
 use crate::role::{Action, Answer, Notice, Open};
 use crate::trust::{Protocol, Snapshot};
 use crate::wire::icmp::{Echo, EchoKind, EchoPacket};
+
+use tried::Tried;
 
 /// Flows that wait for a connection at once. Each holds a few hundred bytes; the peer's stream limit is of the same order.
 const MAX_WAITING: usize = 8_192;
@@ -41,7 +44,7 @@ struct Waiting {
     deadline: Instant,
     retry_at: Instant,
     pause: Duration,
-    tried: Vec<String>,
+    tried: Tried,
     /// Connectors that said no for good.
     refused: BTreeMap<String, Error>,
 }
@@ -117,11 +120,8 @@ impl Agent {
             )));
         };
         if service.connectors.is_empty() {
-            return Err(Error::Unreachable {
-                message: format!("service `{}` has no connector", open.service),
-                reason: None,
-                tried: Vec::new(),
-            });
+            let text = format!("service `{}` has no connector: network.toml must name one", open.service);
+            return Err(Error::unreachable(text));
         }
         let ranges = match open.protocol {
             Protocol::Tcp => &service.tcp,
@@ -186,7 +186,7 @@ impl Agent {
             deadline,
             retry_at: now,
             pause: RETRY_MIN,
-            tried: Vec::new(),
+            tried: Tried::default(),
             refused: BTreeMap::new(),
         };
         self.waiting.push_back(w);

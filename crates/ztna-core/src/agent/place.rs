@@ -20,7 +20,10 @@ impl Agent {
         for _ in 0..self.waiting.len() {
             let Some(mut w) = self.waiting.pop_front() else { break };
             if now >= w.deadline {
-                let error = self.give_up(&w);
+                let service = self.node.snapshot.network.service(&w.open.service);
+                let connectors = service.map(|s| s.connectors.clone()).unwrap_or_default();
+                w.tried.note_pending(&self.node, &connectors);
+                let error = w.tried.give_up(&self.node, &w.open.service);
                 self.fail(w.purpose, error);
                 continue;
             }
@@ -29,22 +32,6 @@ impl Agent {
             }
             self.waiting.push_back(w);
         }
-    }
-
-    /// The error of a request whose time is over: who was tried, and whether anything ever came back.
-    fn give_up(&self, w: &Waiting) -> Error {
-        let mut tried = w.tried.clone();
-        let mut heard = false;
-        for (_, leg) in self.node.legs.iter() {
-            heard |= leg.ever_heard;
-            if !leg.is_ready() {
-                let at = leg.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                let why = leg.last_error.as_deref().unwrap_or("no answer yet");
-                tried.push(format!("relay {} ({at}): {why}", leg.relay));
-            }
-        }
-        let reason = (!heard).then_some("udp-blocked");
-        Error::Unreachable { message: format!("service `{}`: nothing answered in time", w.open.service), reason, tried }
     }
 
     /// `true`: the request is on its way, or has failed for good.
@@ -86,7 +73,7 @@ impl Agent {
                     Ok(link) => {
                         self.seek_session(now, link);
                     }
-                    Err(e) => w.tried.push(format!("connector {connector}: {e}")),
+                    Err(e) => w.tried.add(None, &e.said_by(&format!("connector `{connector}`"))),
                 }
             }
         }
@@ -189,17 +176,15 @@ impl Agent {
     }
 
     /// The connection that would have taken requests for `connector` is gone before it was of use.
-    pub(super) fn link_failed(&mut self, now: Instant, connector: &str, errors: &[Error]) {
+    pub(super) fn link_failed(&mut self, now: Instant, connector: &str, errors: &[(Option<String>, Error)]) {
         let network = self.node.snapshot.network.clone();
         for w in &mut self.waiting {
             let serves = network.service(&w.open.service).is_some_and(|s| s.connectors.iter().any(|c| c == connector));
             if !serves {
                 continue;
             }
-            for e in errors {
-                if w.tried.len() < 16 {
-                    w.tried.push(format!("connector {connector}: {e}"));
-                }
+            for (relay, e) in errors {
+                w.tried.add(relay.as_deref(), e);
                 if matches!(e, Error::Denied { .. } | Error::Identity(_)) {
                     w.refused.insert(connector.to_owned(), e.clone());
                 }
@@ -234,7 +219,7 @@ impl Agent {
                 deadline,
                 retry_at: now,
                 pause: super::RETRY_MIN,
-                tried: Vec::new(),
+                tried: Default::default(),
                 refused: Default::default(),
             });
         }

@@ -172,11 +172,7 @@ impl Connector {
         match event {
             NodeEvent::LegDown { relay, why, .. } => {
                 if self.node.draining.is_none() && !self.replaced {
-                    self.node.warn(Error::Unreachable {
-                        message: format!("relay `{relay}`: {why}"),
-                        reason: None,
-                        tried: Vec::new(),
-                    });
+                    self.node.warn(Error::unreachable(format!("relay `{relay}`: {why}")));
                 }
             }
             NodeEvent::BindRefused { error, .. } => {

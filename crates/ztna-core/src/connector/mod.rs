@@ -253,24 +253,17 @@ impl Connector {
         let Some((serve_id, serve)) = found.map(|(k, s)| (*k, s.clone())) else {
             return self.answer_refusal(
                 id,
-                &Error::Unreachable {
-                    message: format!("nothing serves `{service}` here"),
-                    reason: None,
-                    tried: Vec::new(),
-                },
+                &Error::unreachable(format!(
+                    "it serves no {} port {port} of `{service}`: start it with --service {service}={}:{port}:HOST:PORT",
+                    probed.as_str(),
+                    probed.as_str(),
+                )),
             );
         };
         let full =
             serve.max_connections.is_some_and(|max| self.served.values().filter(|s| **s == serve_id).count() >= max);
         if serve.closing {
-            return self.answer_refusal(
-                id,
-                &Error::Unreachable {
-                    message: format!("service `{service}` is closing"),
-                    reason: None,
-                    tried: Vec::new(),
-                },
-            );
+            return self.answer_refusal(id, &Error::unreachable(format!("service `{service}` is closing")));
         }
         if full {
             return self
@@ -359,7 +352,7 @@ impl Connector {
             | Error::Peer(_)
             | Error::Internal(_) => (503, ProxyError::DestinationUnavailable),
         };
-        self.refuse(flow.link, flow.stream, status, kind, &error.to_string());
+        self.refuse(flow.link, flow.stream, status, kind, &error.detail());
     }
 
     /// Judges every flow again: what is no longer permitted is cut now.

@@ -122,7 +122,7 @@ impl Local {
                 self.next_attempt(machine, now, flow);
             }
             Err(why) => {
-                let message = format!("{}: {why}", dial.target);
+                let message = format!("{}: {why}; check the host in --service, and the resolver here", dial.target);
                 self.dial_failed(
                     machine,
                     now,
@@ -140,7 +140,7 @@ impl Local {
             let shares = u32::try_from(dial.left.len()).unwrap_or(u32::MAX).max(1);
             let Some(address) = dial.left.pop_front() else {
                 let error = dial.last_error.take();
-                let error = error.unwrap_or_else(|| Error::Timeout(format!("{} did not answer", dial.target)));
+                let error = error.unwrap_or_else(|| sys::no_answer(&dial.target));
                 return self.dial_failed(machine, now, flow, error);
             };
             let before = dial.attempt_deadline;
@@ -244,7 +244,7 @@ impl Local {
     /// The present attempt has had its time.
     pub(super) fn dial_timeout(&mut self, machine: &mut dyn Machine, now: Instant, flow: FlowId) {
         let Some(dial) = self.dialing(flow).filter(|d| d.attempt_deadline <= now) else { return };
-        dial.last_error = Some(Error::Timeout(format!("{} did not answer", dial.target)));
+        dial.last_error = Some(sys::no_answer(&dial.target));
         if dial.deadline <= now {
             dial.left.clear();
         }

@@ -94,14 +94,21 @@ pub(super) fn take_error(fd: &OwnedFd) -> Option<io::Error> {
     }
 }
 
+/// The error of a connect to `target` that nobody answers.
+pub(super) fn no_answer(target: &str) -> Error {
+    Error::Timeout(format!("{target} did not answer: is its host up, and does a firewall drop packets to it?"))
+}
+
 /// What a failed connect to `target` says about it.
 pub(super) fn dial_error(target: &str, error: &io::Error) -> Error {
     match Errno::from_io_error(error) {
-        Some(Errno::CONNREFUSED | Errno::NOENT | Errno::CONNRESET) => Error::Refused(format!("{target}: {error}")),
-        Some(Errno::TIMEDOUT) => Error::Timeout(format!("{target} did not answer")),
+        Some(Errno::CONNREFUSED) => Error::Refused(format!("{target} refused the connection: is the service running?")),
+        Some(Errno::NOENT) => Error::Refused(format!("{target} does not exist: is the service running?")),
+        Some(Errno::CONNRESET) => Error::Refused(format!("{target}: {error}")),
+        Some(Errno::TIMEDOUT) => no_answer(target),
         Some(Errno::ACCESS | Errno::PERM) => Error::Permission(format!("{target}: {error}")),
         Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Error::Limit(format!("{target}: {error}")),
-        Some(_) | None => Error::Unreachable { message: format!("{target}: {error}"), reason: None, tried: Vec::new() },
+        Some(_) | None => Error::unreachable(format!("{target}: {error}")),
     }
 }
 

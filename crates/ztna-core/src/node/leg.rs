@@ -103,6 +103,16 @@ impl Leg {
         }
     }
 
+    /// Which relay it is, where, and what is wrong with it.
+    pub fn describe(&self) -> String {
+        let at = if self.addresses.is_empty() {
+            self.urls.iter().map(|u| format!("{}:{}", u.host, u.port)).collect::<Vec<_>>().join(", ")
+        } else {
+            self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        format!("relay {} ({at}): {}", self.relay, self.last_error.as_deref().unwrap_or("no answer yet"))
+    }
+
     /// Host names that must be resolved before this leg can connect.
     pub fn unresolved(&self) -> impl Iterator<Item = &str> {
         let named = self.urls.iter().filter(|u| u.host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_err());

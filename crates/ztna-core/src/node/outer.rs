@@ -213,11 +213,7 @@ impl Node {
                 reason.clone()
             }
             Closed::ByPeer { app: false, code, reason } if (0x100..0x200).contains(code) => {
-                format!(
-                    "the relay refused our certificate (TLS alert {}){}{reason}",
-                    code - 0x100,
-                    if reason.is_empty() { "" } else { ": " }
-                )
+                format!("the relay refused our certificate: {}", alert(code - 0x100, reason))
             }
             Closed::ByPeer { code, reason, .. } => format!("the relay closed the connection: {reason} ({code:#x})"),
             Closed::Local(reason) => reason.clone(),
@@ -443,6 +439,25 @@ fn connect_fields(relay: &str, domain: &str, path: &str, more: &[(&str, &str)]) 
     base.iter().chain(more).map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
 }
 
+/// What a peer's TLS alert (RFC 8446 §6.2) says about our certificate.
+pub fn alert(code: u64, more: &str) -> String {
+    let text = match code {
+        42 => "it is damaged, or not what that end asks for",
+        43 => "it is of a kind that is not taken",
+        44 => "it is revoked",
+        45 => "it has expired, or the clocks differ",
+        46 => "it is not acceptable there",
+        48 => "its CA is not trusted there",
+        116 => "it was not shown",
+        _ => "the handshake failed",
+    };
+    let more = if more.is_empty() { String::new() } else { format!(": {more}") };
+    format!("{text} (TLS alert {code}){more}")
+}
+
+/// `reason` of the error when a relay answers 404: the connector is not bound there.
+pub const NOT_BOUND: &str = "not-bound";
+
 /// An answer that is no 2xx, as an error (contract.md, Status to error).
 pub fn refusal(status: u16, fields: &Fields, by: DeniedBy) -> Error {
     let proxy = field(fields, "proxy-status").and_then(|v| ProxyStatus::parse(v).ok());
@@ -461,6 +476,9 @@ pub fn refusal(status: u16, fields: &Fields, by: DeniedBy) -> Error {
         (504, _) => Error::Timeout(details),
         (429, _) => Error::Limit(details),
         (409, _) => Error::Identity(details),
-        _ => Error::Unreachable { message: details, reason: None, tried: Vec::new() },
+        (404, _) if by == DeniedBy::Relay => {
+            Error::Unreachable { message: details, reason: Some(NOT_BOUND), tried: Vec::new() }
+        }
+        _ => Error::unreachable(details),
     }
 }

@@ -109,6 +109,8 @@ pub struct Connection {
     fed: u64,
     ready: bool,
     closed: bool,
+    /// Our reason, from `close` on. Before the handshake is done it may not travel (RFC 9000 §10.2.3), and quiche drops it.
+    closing: Option<String>,
     goaway_received: bool,
     scid: Cid,
     /// A packet that did not fit the last burst because it was larger than the burst's segments.
@@ -173,6 +175,7 @@ impl Connection {
             fed: 0,
             ready: false,
             closed: false,
+            closing: None,
             goaway_received: false,
             scid,
             stash: Vec::new(),
@@ -261,6 +264,9 @@ impl Connection {
                 code: e.error_code,
                 reason: String::from_utf8_lossy(&e.reason).into_owned(),
             };
+        }
+        if let Some(reason) = &self.closing {
+            return Closed::Local(reason.clone());
         }
         match self.q.local_error() {
             Some(e) => Closed::Local(format!("{} (code {:#x})", String::from_utf8_lossy(&e.reason), e.error_code)),
@@ -497,7 +503,9 @@ impl Connection {
     }
     /// Why we closed it, from the call of [`close`](Self::close) on.
     pub fn local_close(&self) -> Option<String> {
-        self.q.local_error().map(|e| String::from_utf8_lossy(&e.reason).into_owned())
+        self.q
+            .local_error()
+            .map(|e| self.closing.clone().unwrap_or_else(|| String::from_utf8_lossy(&e.reason).into_owned()))
     }
     pub fn is_draining(&self) -> bool {
         self.q.is_draining()
@@ -551,6 +559,7 @@ impl Connection {
 
     /// Closes with an application error (RFC 9114 §8.1 code).
     pub fn close(&mut self, code: u64, reason: &str) {
+        self.closing.get_or_insert_with(|| reason.to_owned());
         let _ = self.q.close(true, code, reason.as_bytes());
     }
 }

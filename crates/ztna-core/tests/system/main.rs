@@ -8,6 +8,7 @@
 )]
 
 mod budget;
+mod unreachable;
 mod world;
 
 use std::time::{Duration, Instant};

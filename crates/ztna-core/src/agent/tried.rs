@@ -1,0 +1,106 @@
+//! What a request has tried in vain, in words for whoever has to mend it.
+
+use crate::error::Error;
+use crate::node::Node;
+
+/// Lines that one request keeps: each relay and connector, with the few things that go wrong with it.
+const MAX_LINES: usize = 16;
+/// Causes named in the message itself; all are in `tried`.
+const NAMED: usize = 3;
+
+/// Why the connections that were to take a request came to nothing.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    lines: Vec<String>,
+    last: Option<Error>,
+}
+
+impl Tried {
+    /// `relay`: the one that said so, where it was one. The same failure again changes nothing.
+    pub(super) fn add(&mut self, relay: Option<&str>, error: &Error) {
+        let line = match relay {
+            Some(relay) => format!("relay {relay}: {}", error.detail()),
+            None => error.detail(),
+        };
+        self.last = Some(error.clone());
+        if self.lines.len() < MAX_LINES && !self.lines.contains(&line) {
+            self.lines.push(line);
+        }
+    }
+
+    /// Where nothing has failed yet: what the connections to `connectors` wait for.
+    pub(super) fn note_pending(&mut self, node: &Node, connectors: &[String]) {
+        if !self.lines.is_empty() {
+            return;
+        }
+        let pending = node.links.iter().filter(|(_, l)| connectors.contains(&l.peer) && !l.conn.is_established());
+        for error in pending.filter_map(|(key, _)| silence(node, key)) {
+            self.add(None, &error);
+        }
+    }
+
+    /// The error of a request whose time is over: who was tried, what each said, and what to do about it.
+    pub(super) fn give_up(&self, node: &Node, service: &str) -> Error {
+        let down: Vec<String> = node.legs.iter().filter(|(_, l)| !l.is_ready()).map(|(_, l)| l.describe()).collect();
+        let heard = node.legs.iter().any(|(_, l)| l.ever_heard);
+        let mut tried = self.lines.clone();
+        tried.extend(down.iter().cloned());
+        let said = |lines: &[String]| lines.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+        if node.ready_legs().next().is_none() {
+            let (reason, advice) = relay_advice(node, heard);
+            let message = format!("service `{service}`: no relay answers: {}; {advice}", said(&down));
+            return Error::Unreachable { message, reason, tried };
+        }
+        let (reason, advice) = match &self.last {
+            Some(Error::Limit(_)) => {
+                let text = format!("service `{service}`: {}; try again later, or raise the limit", said(&self.lines));
+                return Error::Limit(text);
+            }
+            Some(Error::Unreachable { reason: Some(NOT_BOUND), .. }) => {
+                (Some(NOT_BOUND), "start `ztna connector` for it, or see its log for why it is not online")
+            }
+            Some(Error::Unreachable { reason: Some(SILENT), .. }) => {
+                (Some(SILENT), "see whether its process hangs or its host has lost the network")
+            }
+            Some(_) => (None, "`ztna status` shows what is connected"),
+            None => (None, "it may only need more time; `ztna status` shows what is connected"),
+        };
+        let causes = if self.lines.is_empty() { "nothing answered in time".to_owned() } else { said(&self.lines) };
+        Error::Unreachable { message: format!("service `{service}`: {causes}; {advice}"), reason, tried }
+    }
+}
+
+/// The connector is not at the relay that was asked.
+pub(super) const NOT_BOUND: &str = crate::node::outer::NOT_BOUND;
+/// It is there, and gives no sign.
+pub(super) const SILENT: &str = "silent";
+
+fn relay_advice(node: &Node, heard: bool) -> (Option<&'static str>, &'static str) {
+    let mut named = node.legs.iter().map(|(_, l)| l.addresses.is_empty());
+    if node.legs.is_empty() {
+        (None, "network.toml names no relay")
+    } else if named.all(|unresolved| unresolved) {
+        (Some("dns"), "check the relay's URL in network.toml, and this host's resolver")
+    } else if heard {
+        (None, "see the relay's log, and `ztna status` for our certificate")
+    } else {
+        (
+            Some("udp-blocked"),
+            "nothing ever came back: check that the relay runs there and that no firewall drops UDP to it",
+        )
+    }
+}
+
+/// Why a connection that is not established yet has gone silent.
+pub(super) fn silence(node: &Node, link: usize) -> Option<Error> {
+    let peer = &node.links.get(link)?.peer;
+    let mut sessions = node.sessions.iter().filter(|(_, s)| s.link == Some(link)).map(|(_, s)| s);
+    let session = sessions.clone().find(|s| s.confirmed).or_else(|| sessions.next())?;
+    let relay = &node.legs.get(session.slot.leg)?.relay;
+    Some(if session.confirmed {
+        let message = format!("relay {relay}: connector `{peer}` is bound there and does not answer");
+        Error::Unreachable { message, reason: Some(SILENT), tried: Vec::new() }
+    } else {
+        Error::unreachable(format!("relay {relay}: does not answer the request for connector `{peer}`"))
+    })
+}

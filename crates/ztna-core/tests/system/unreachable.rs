@@ -1,0 +1,94 @@
+//! What a user is told when a service can't be reached: the cause, and what to do.
+
+use std::time::{Duration, Instant};
+
+use super::world::{Outcome, World, node_at, relay_at};
+use ztna_core::trust::Protocol;
+use ztna_core::{Error, FlowId};
+
+/// Opens a flow that fails, and gives why.
+fn failed(w: &mut World, timeout: Duration) -> Error {
+    let flow: FlowId = w.open(node_at(1), "web", Protocol::Tcp, timeout);
+    assert!(w.until(|w| w.outcomes.contains_key(&flow)), "no outcome");
+    match w.outcomes.get(&flow) {
+        Some(Outcome::Failed(error)) => error.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn settle(w: &mut World, time: Duration) {
+    let until = Instant::now() + time;
+    assert!(w.until(|_| Instant::now() > until));
+}
+
+#[test]
+fn a_relay_that_is_down_is_named_with_its_address_and_what_to_check() {
+    let mut w = World::new(1, &["c1"]);
+    w.start_agent(node_at(1), "alice", None);
+    let error = failed(&mut w, Duration::from_millis(300));
+    let Error::Unreachable { message, reason: Some("udp-blocked"), tried } = error else { panic!("{error:?}") };
+    assert_eq!(
+        message,
+        "service `web`: no relay answers: relay r1 (192.0.2.1:4433): no answer yet; nothing ever came back: check that the \
+         relay runs there and that no firewall drops UDP to it"
+    );
+    assert_eq!(tried, ["relay r1 (192.0.2.1:4433): no answer yet"]);
+}
+
+#[test]
+fn a_connector_that_is_not_bound_is_named_with_the_relay_that_said_so() {
+    let mut w = World::new(1, &["c1"]);
+    w.start_relay(1);
+    w.start_agent(node_at(1), "alice", None);
+    let error = failed(&mut w, Duration::from_millis(700));
+    let Error::Unreachable { message, reason: Some("not-bound"), tried } = error else { panic!("{error:?}") };
+    assert_eq!(
+        message,
+        "service `web`: relay r1: connector `c1` is not bound at this relay; start `ztna connector` for it, or see its log \
+         for why it is not online"
+    );
+    assert_eq!(tried, ["relay r1: connector `c1` is not bound at this relay"], "each cause once");
+}
+
+#[test]
+fn a_connector_that_is_bound_and_silent_is_told_from_one_that_is_gone() {
+    let mut w = World::new(1, &["c1"]);
+    w.start_relay(1);
+    w.start_connector(node_at(2), "c1");
+    w.start_agent(node_at(1), "alice", None);
+    settle(&mut w, Duration::from_millis(300));
+    w.kill(node_at(2));
+    let error = failed(&mut w, Duration::from_millis(2_500));
+    let Error::Unreachable { message, reason: Some("silent"), .. } = error else { panic!("{error:?}") };
+    assert!(message.contains("relay r1: connector `c1` is bound there and does not answer"), "{message}");
+    assert!(message.contains("see whether its process hangs"), "{message}");
+}
+
+#[test]
+fn a_relay_that_dies_is_what_the_error_is_about() {
+    let mut w = World::new(1, &["c1"]);
+    w.start_relay(1);
+    w.start_connector(node_at(2), "c1");
+    w.start_agent(node_at(1), "alice", None);
+    let _ = w.opened(node_at(1), "web");
+    w.kill(relay_at(1));
+    let error = failed(&mut w, Duration::from_millis(6_000));
+    let Error::Unreachable { message, reason: None, .. } = error else { panic!("{error:?}") };
+    assert!(message.contains("no relay answers: relay r1 (192.0.2.1:4433): the relay does not answer"), "{message}");
+}
+
+#[test]
+fn a_service_that_the_connector_was_not_started_for_names_the_flag() {
+    let mut w = World::new(1, &["c1"]);
+    w.set_policy("permit(principal, action, resource);");
+    w.start_relay(1);
+    w.start_connector(node_at(2), "c1");
+    w.start_agent(node_at(1), "alice", None);
+    let flow = w.open(node_at(1), "secret", Protocol::Tcp, Duration::from_secs(3));
+    assert!(w.until(|w| w.outcomes.contains_key(&flow)));
+    let Some(Outcome::Failed(error)) = w.outcomes.get(&flow) else { panic!("{:?}", w.outcomes.get(&flow)) };
+    assert_eq!(
+        error.to_string(),
+        "unreachable: connector `c1`: it serves no tcp port 80 of `secret`: start it with --service secret=tcp:80:HOST:PORT"
+    );
+}
