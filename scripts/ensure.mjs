@@ -9,12 +9,12 @@ import { Failure, isMain, main, must, root, say } from './lib/process.mjs'
 import { hashOf, isStamped, stamp } from './lib/stamp.mjs'
 import { checkToolchains, ensurePackages } from './lib/system.mjs'
 
-/** `groups`: which of Debian's packages the job needs ('build' always comes along). */
-export async function ensure(groups = []) {
+/** `groups`: which of Debian's packages the job needs ('build' always comes along). `release`: the build as published. */
+export async function ensure(groups = [], { release = false } = {}) {
   await checkToolchains()
   await ensurePackages([...new Set(['build', ...groups])])
   await ensureModules()
-  await build()
+  await build({ release })
 }
 
 /** `npm ci`, when node_modules is missing or older than package-lock.json. */

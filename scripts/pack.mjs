@@ -4,7 +4,6 @@
 import { copyFile, cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
-import { build } from './build.mjs'
 import { ensure } from './ensure.mjs'
 import { isMain, main, must, root, say } from './lib/process.mjs'
 import { addonFile, hostTarget } from './lib/target.mjs'
@@ -69,8 +68,7 @@ async function manifestOf(folder) {
 
 if (isMain(import.meta.url)) {
   await main(async () => {
-    await ensure()
-    if (process.argv.includes('--release')) await build({ release: true })
+    await ensure([], { release: process.argv.includes('--release') })
     for (const tarball of await pack(join(root, 'dist', 'packages'))) say(tarball)
   })
 }

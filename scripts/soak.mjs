@@ -1,9 +1,9 @@
-// What is too long for `npm test`: long soaks, big simulations, floods. Arguments after `--` go to the soak itself.
+// What is too long for `npm test`: long flows under churn, simulations, fuzzing. Arguments after `--` go to the soak itself.
 import { ensure } from './ensure.mjs'
 import { main, run } from './lib/process.mjs'
 
 await main(async () => {
   await ensure(['test'])
-  const { code } = await run('npm', ['run', '--silent', 'soak', '-w', 'tests', '--', ...process.argv.slice(2)], { passThrough: true })
+  const { code } = await run('npm', ['run', '--silent', 'soak', '-w', 'bench', '--', ...process.argv.slice(2)], { passThrough: true })
   return code ?? 1
 })

@@ -165,6 +165,31 @@ test('logs are one JSON object a line where standard error is no terminal, and f
   expect(plain.stdout).toMatch(/^\d\d:\d\d:\d\d\.\d{3} ERROR .*\/nowhere/m)
 })
 
+test('an admitted flow is in the log with who opened it, a refused one in the logs of both ends under one decision ID', async () => {
+  const policy = 'permit(principal in Group::"eng", action == Action::"connect", resource) when { context.port == 7 };'
+  await using operator = await Operator.create({ policy })
+  const { connector, agent, forward, other } = await operator.startAll(target)
+  expect(await sayThrough(forward, 'hello')).toBe('hello')
+  const alice = 'spiffe://example.test/agent/alice'
+  const admitted = JSON.parse((await connector.proc.waitFor(/"message":"flow admitted"/)).input) as Json
+  expect(admitted).toMatchObject({ level: 'info', peer: alice, service: 'echo', protocol: 'tcp' })
+  // It may be reset before it has told that it was accepted.
+  const [host, port] = other.split(':')
+  const refused = connect(Number(port), host).on('error', () => undefined)
+  const [theirs, ours] = await Promise.all(
+    [connector, agent].map(async ({ proc }) => JSON.parse((await proc.waitFor(/"message":"denied: /)).input) as Json),
+  )
+  expect(theirs).toMatchObject({
+    level: 'warn',
+    code: 'ERR_ZTNA_DENIED',
+    peer: alice,
+    by: 'connector',
+    decisionId: expect.stringMatching(/./),
+  })
+  expect(ours).toMatchObject({ level: 'warn', by: 'connector', decisionId: theirs?.['decisionId'] })
+  refused.destroy()
+})
+
 test('a service manager hears READY, RELOADING with the time, READY again, and STOPPING', async () => {
   await using operator = await Operator.create()
   const manager = await operator.serviceManager()

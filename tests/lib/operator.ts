@@ -28,8 +28,9 @@ export class Operator implements AsyncDisposable {
 
   private constructor(readonly lab: Loopback) {}
 
-  static async create(): Promise<Operator> {
-    return new Operator(await Loopback.create({ services: [{ name: 'echo', tcp: [7] }] }))
+  /** Service `echo` has the ports 7 and 8; by default group eng may use both. */
+  static async create(o: { policy?: string } = {}): Promise<Operator> {
+    return new Operator(await Loopback.create({ services: [{ name: 'echo', tcp: ['7-8'] }], ...o }))
   }
 
   /** Writes `<role>.toml` with what every test needs and `more`, and returns its path. */
@@ -63,14 +64,14 @@ ${own[role]}${more}`,
     return { proc, online: JSON.parse(line) as Json }
   }
 
-  /** Relay, connector and agent, where the agent's one forward leads to `target` (host:port). */
-  async startAll(target: string): Promise<{ relay: Started; connector: Started; agent: Started; forward: string }> {
+  /** Relay, connector and agent, whose forwards `forward` and `other` lead to ports 7 and 8, both `target` (host:port). */
+  async startAll(target: string): Promise<{ relay: Started; connector: Started; agent: Started; forward: string; other: string }> {
     const relay = await this.start(this.configure('relay'))
-    const connector = await this.start(this.configure('connector', `service = ["echo=tcp:7:${target}"]\n`))
-    const agent = await this.start(this.configure('agent', 'forward = ["tcp:127.0.0.1:0=echo:7"]\n'))
-    const [forward] = agent.online['listen'] as string[]
-    if (forward === undefined) throw new Error(`no forward in ${JSON.stringify(agent.online)}`)
-    return { relay, connector, agent, forward }
+    const connector = await this.start(this.configure('connector', `service = ["echo=tcp:7:${target}", "echo=tcp:8:${target}"]\n`))
+    const agent = await this.start(this.configure('agent', 'forward = ["tcp:127.0.0.1:0=echo:7", "tcp:127.0.0.1:0=echo:8"]\n'))
+    const [forward, other] = agent.online['listen'] as string[]
+    if (forward === undefined || other === undefined) throw new Error(`no forward in ${JSON.stringify(agent.online)}`)
+    return { relay, connector, agent, forward, other }
   }
 
   /** A program that ends with the test. */

@@ -8,6 +8,7 @@
 )]
 
 mod budget;
+mod chaos;
 mod unreachable;
 mod world;
 

@@ -146,6 +146,7 @@ impl World {
     }
 
     pub fn start_connector(&mut self, at: SocketAddr, name: &str) {
+        self.kill(at);
         let snapshot = self.snapshot(Role::Connector, name);
         let mut c = Connector::new(snapshot, false, Instant::now(), SystemTime::now()).unwrap();
         for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -167,6 +168,9 @@ impl World {
     /// A process killed: its machine is gone without a word.
     pub fn kill(&mut self, at: SocketAddr) {
         self.nodes.remove(&at);
+        // What its services held for flows dies with it; its successor counts flows from the start.
+        self.echo.retain(|(of, _), _| *of != at);
+        self.deaf.retain(|(of, _)| *of != at);
     }
 
     /// Lowers what a running agent or connector may hold for its readers.
@@ -267,6 +271,14 @@ impl World {
 
     pub fn datagram(&mut self, at: SocketAddr, flow: FlowId, payload: &[u8]) -> bool {
         self.nodes.get_mut(&at).unwrap().machine().datagram_write(flow, payload)
+    }
+
+    /// Writes what an agent's flow takes of `data` now, and tells how much. A flow that is gone takes nothing.
+    pub fn write_some(&mut self, at: SocketAddr, flow: FlowId, data: &[u8]) -> usize {
+        match self.nodes.get_mut(&at).map(|n| n.machine().stream_write(flow, data, false)) {
+            Some(Wrote::Bytes(n)) => n,
+            Some(Wrote::Blocked | Wrote::Stopped(_) | Wrote::Gone) | None => 0,
+        }
     }
 
     /// Writes as much of `data` as goes within one turn.

@@ -12,6 +12,7 @@ import type { Settings } from './config.js'
 import { runtimeDir, serveControl, type Request } from './control.js'
 import { EXIT, UsageError, exitCodeOf, exitCodeOfDeath } from './exit.js'
 import { parseAddress, parseForward, parseListen, parseService } from './grammar.js'
+import { journal } from './journal.js'
 import { type Reason, serveMetrics } from './metrics.js'
 import { createLogger, eventLine } from './output.js'
 import { startWatchdog, tellReady, tellReloading, tellStopping } from './systemd.js'
@@ -52,15 +53,10 @@ async function operate(role: AnyRole, settings: Settings, logger: Logger, cleanu
       if (state === 'closed') resolve()
     })
   })
-  events.on('error', (error: ZtnaError) => {
-    death = error
-    logger.error({ code: error.code }, error.message)
-  })
+  events.on('error', (error: ZtnaError) => (death = error))
   let lastWarning: string | undefined
-  events.on('warning', (error: ZtnaError) => {
-    lastWarning = error.message
-    logger.warn({ code: error.code }, error.message)
-  })
+  events.on('warning', (error: ZtnaError) => (lastWarning = error.message))
+  journal(events, logger)
   if (json) {
     const all = role.events() as AsyncIterable<{ type: string; args: unknown[] }>
     void (async () => {
