@@ -250,9 +250,9 @@ function inside(place: Place, command: string, args: readonly string[]): [string
   return place === null ? [command, [...args]] : ['ip', ['netns', 'exec', place.name, command, ...args]]
 }
 
-/** With ZTNA_TEST_LOGS=DIR every line of every process goes to a file there. */
+/** With TEST_LOGS=DIR every line of every process goes to a file there. */
 function logFile(): string | undefined {
-  const dir = process.env['ZTNA_TEST_LOGS']
+  const dir = process.env['TEST_LOGS']
   if (dir === undefined || dir === '') return undefined
   mkdirSync(dir, { recursive: true })
   return join(dir, `${process.pid}.log`)
