@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use mio::{Interest, Token};
 
-use super::local::{Entry, Flow, Local, Opener, Source, Work};
+use super::local::{Entry, Flow, Local, Opener, Source};
+use super::ready::Work;
 use super::splice::Kind;
 use super::sys::{self, listen_error};
 use super::timers::Timer;
@@ -154,7 +155,7 @@ impl Local {
         if let Some(forward) = self.forwards.get_mut(&id)
             && !std::mem::replace(&mut forward.queued, true)
         {
-            self.ready.push_back(Work::Accept(id));
+            self.ready.push(Work::Accept(id), 0);
         }
     }
 

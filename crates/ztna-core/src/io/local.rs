@@ -1,6 +1,6 @@
 //! Everything of a loop that is not the machine: descriptors, local flows, forwards, deadlines, and who waits for what.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
@@ -13,6 +13,7 @@ use super::event::{LocalEvent, Observer};
 use super::handle::Wake;
 use super::listener::{Forward, ForwardId};
 use super::node_flow::{DatagramReply, StreamReply};
+use super::ready::{Ready, TurnNumber, Work};
 use super::resolve::Resolver;
 use super::ring::{Dirty, Ring};
 use super::socks::Client;
@@ -38,14 +39,6 @@ pub(super) enum Source {
     Port(usize),
     #[cfg_attr(not(target_os = "linux"), allow(dead_code))] // Elsewhere the addresses are compared by time.
     Network,
-}
-
-/// Work that waits for its turn.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Work {
-    Flow(FlowId),
-    Accept(ForwardId),
-    Port(usize),
 }
 
 /// A flow as the loop knows it.
@@ -91,7 +84,8 @@ pub(super) struct Local {
     pub registry: Registry,
     pub sources: Slab<Source>,
     pub flows: BTreeMap<FlowId, Entry>,
-    pub ready: VecDeque<Work>,
+    pub ready: Ready,
+    turn: TurnNumber,
     pub timers: Timers,
     pub observer: Observer,
     pub resolver: Resolver,
@@ -118,7 +112,8 @@ impl Local {
             registry,
             sources: Slab::new(),
             flows: BTreeMap::new(),
-            ready: VecDeque::new(),
+            ready: Ready::default(),
+            turn: 0,
             timers: Timers::default(),
             observer,
             resolver: Resolver::new(wake.clone()),
@@ -161,23 +156,24 @@ impl Local {
 
     /// Gives a flow its turn, once however often it is asked for.
     pub fn enqueue(&mut self, flow: FlowId) {
-        let queued = match self.flows.get_mut(&flow).map(|e| &mut e.flow) {
-            Some(Flow::Stream(splice, _)) => &mut splice.queued,
-            Some(Flow::Udp(udp)) => &mut udp.queued,
+        let (queued, served) = match self.flows.get_mut(&flow).map(|e| &mut e.flow) {
+            Some(Flow::Stream(splice, _)) => (&mut splice.queued, splice.served),
+            Some(Flow::Udp(udp)) => (&mut udp.queued, 0),
             Some(Flow::Opening(_) | Flow::Dialing(_) | Flow::Port(_) | Flow::Ring(_) | Flow::Reset(..)) | None => {
                 return;
             }
         };
         if !std::mem::replace(queued, true) {
-            self.ready.push_back(Work::Flow(flow));
+            self.ready.push(Work::Flow(flow), served);
         }
     }
 
     /// Runs everything that is ready, one share each. `true`: the machine was fed.
     pub fn run_ready(&mut self, machine: &mut dyn Machine, now: Instant) -> bool {
+        self.turn += 1;
         let mut fed = self.run_rings(machine);
         for _ in 0..self.ready.len() {
-            match self.ready.pop_front() {
+            match self.ready.pop() {
                 None => break,
                 Some(Work::Flow(flow)) => fed |= self.run_flow(machine, flow),
                 Some(Work::Accept(forward)) => {
@@ -197,7 +193,7 @@ impl Local {
         let (moved, turn) = match self.flows.get_mut(&flow).map(|e| &mut e.flow) {
             Some(Flow::Stream(splice, _)) => {
                 splice.queued = false;
-                let turn = splice.run(machine, flow, &mut self.scratch);
+                let turn = splice.run(machine, flow, &mut self.scratch, self.turn);
                 (splice.take_moved(), turn)
             }
             Some(Flow::Udp(udp)) => {

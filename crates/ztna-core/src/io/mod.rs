@@ -19,6 +19,7 @@ mod listener;
 mod local;
 mod node_flow;
 pub mod pki_folder;
+mod ready;
 mod resolve;
 mod ring;
 mod sieve;

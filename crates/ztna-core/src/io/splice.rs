@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 
+use super::ready::TurnNumber;
 use super::sys;
 use crate::id::FlowId;
 use crate::quic::Wrote;
@@ -73,6 +74,8 @@ pub(super) struct Splice {
     moved: bool,
     /// Whether it stands in the loop's queue.
     pub queued: bool,
+    /// The last turn in which the flow took bytes and more were left; 0 where it took all there was.
+    pub served: TurnNumber,
 }
 
 /// Bytes that wait. Holds no memory while empty.
@@ -123,6 +126,7 @@ impl Splice {
             down_rest: to_local.into(),
             moved: false,
             queued: false,
+            served: 0,
         }
     }
 
@@ -159,12 +163,19 @@ impl Splice {
     }
 
     /// Moves bytes both ways, a bounded share.
-    pub fn run(&mut self, machine: &mut dyn Machine, flow: FlowId, scratch: &mut [u8]) -> Turn {
+    pub fn run(&mut self, machine: &mut dyn Machine, flow: FlowId, scratch: &mut [u8], turn: TurnNumber) -> Turn {
         if self.broken && (self.down_done || self.write_failed(machine, flow, Errno::CONNRESET)) {
             return Turn::Broken;
         }
         self.broken = false;
+        let moved = std::mem::take(&mut self.moved);
         let up = self.run_up(machine, flow, scratch);
+        let backlog = self.up == Up::Open && (self.readable || !self.up_rest.is_empty());
+        // Who was given nothing keeps its place.
+        if self.moved || !backlog {
+            self.served = if backlog { turn } else { 0 };
+        }
+        self.moved |= moved;
         if matches!(up, Turn::Broken | Turn::Gone) {
             return up;
         }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use mio::{Interest, Token};
 
 use super::listener::{Destination, ForwardId};
-use super::local::{Entry, Flow, Local, Source, Work};
+use super::local::{Entry, Flow, Local, Source};
+use super::ready::Work;
 use super::socks_udp;
 use super::sys::listen_error;
 use super::timers::Timer;
@@ -108,7 +109,7 @@ impl Local {
         if let Some(port) = self.ports.get_mut(index) {
             port.readable = true;
             if !std::mem::replace(&mut port.queued, true) {
-                self.ready.push_back(Work::Port(index));
+                self.ready.push(Work::Port(index), 0);
             }
         }
     }
