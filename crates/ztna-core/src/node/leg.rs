@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use crate::quic::tls::INNER_PAYLOAD;
+use crate::quic::black_hole::BlackHole;
 use crate::quic::{Connection, StreamId, Wrote};
 use crate::trust::RelayUrl;
 use crate::wire::capsule::{Capsule, CapsuleReader};
@@ -18,15 +18,10 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub const KEEP_ALIVE_BOUND: Duration = Duration::from_secs(5);
 /// Silence, with something unacknowledged, after which a relay counts as gone: well past the 250 ms at which data moves to
 /// another path, so that a short outage costs no handshake.
-const SILENT: Duration = Duration::from_secs(3);
+pub const SILENT: Duration = Duration::from_secs(3);
 /// Capsule bytes that wait for the stream's window, a stream. Inner packets on a narrow link travel here: 256 KB is the inner
 /// window of 200 Mbit/s over 10 ms; more only queues.
 const OUTBOX: usize = 256 << 10;
-
-/// How long a relay that answers may owe the acknowledgement of a full-sized probe: quiche tries each size three times.
-const WIDTH_PATIENCE: Duration = Duration::from_millis(600);
-/// Least time from one such probe to the next: a lossy link gives reasons all the time.
-const WIDTH_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LegState {
@@ -63,9 +58,7 @@ pub struct Leg {
     pub keep_alive: Duration,
     last_heard: usize,
     silent_since: Option<Instant>,
-    /// A full-sized probe is under way: since when, and how much had been heard then.
-    width_probe: Option<(Instant, usize)>,
-    width_probed: Option<Instant>,
+    black_hole: BlackHole,
     /// It was up at least once: what failed is an outage, not a wrong address.
     pub ever_ready: bool,
     pub last_error: Option<String>,
@@ -95,8 +88,7 @@ impl Leg {
             keep_alive,
             last_heard: 0,
             silent_since: None,
-            width_probe: None,
-            width_probed: None,
+            black_hole: BlackHole::default(),
             ever_ready: false,
             last_error: None,
             ever_heard: false,
@@ -175,30 +167,14 @@ impl Leg {
 
     /// A link above went silent: asks whether the way to the relay still carries full-sized packets.
     pub fn probe_width(&mut self, now: Instant) {
-        let paused = self.width_probed.is_some_and(|t| now < t + WIDTH_PAUSE);
-        if !self.is_alive() || paused || self.width_probe.is_some() {
-            return;
-        }
-        if let Some(conn) = self.conn.as_mut().filter(|c| c.pmtu() >= INNER_PAYLOAD) {
-            conn.probe_pmtu();
-            conn.ping();
-            self.width_probe = Some((now, conn.received()));
-            self.width_probed = Some(now);
+        if let Some(conn) = self.conn.as_mut().filter(|_| matches!(self.state, LegState::Ready | LegState::Draining)) {
+            self.black_hole.suspect(now, conn);
         }
     }
 
     /// Small packets pass and full-sized ones no longer do.
     pub fn is_narrowed(&mut self, now: Instant) -> bool {
-        let (Some((since, heard)), Some(conn)) = (self.width_probe, self.conn.as_ref()) else { return false };
-        if conn.pmtu() >= INNER_PAYLOAD {
-            self.width_probe = None;
-            return false;
-        }
-        conn.received() > heard && now >= since + self.width_patience()
-    }
-
-    fn width_patience(&self) -> Duration {
-        WIDTH_PATIENCE.max(self.rtt().min(Duration::from_secs(1)) * 8)
+        self.conn.as_mut().is_some_and(|conn| self.black_hole.is_found(now, conn))
     }
 
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
@@ -213,8 +189,7 @@ impl Leg {
             }
             LegState::Replaced => None,
         };
-        // Past its time a probe is looked at with whatever else happens.
-        let width = self.width_probe.map(|(t, _)| t + self.width_patience()).filter(|t| *t > now);
+        let width = self.conn.as_ref().and_then(|c| self.black_hole.poll_timeout(now, c));
         conn.into_iter().chain(own).chain(width).min()
     }
 
@@ -225,7 +200,7 @@ impl Leg {
         self.bound = false;
         self.streams.clear();
         self.silent_since = None;
-        self.width_probe = None;
+        self.black_hole = BlackHole::default();
         self.last_heard = 0;
         self.address = None;
     }

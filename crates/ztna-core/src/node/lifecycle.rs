@@ -14,18 +14,22 @@ impl Node {
         let until = now + within;
         self.draining = Some(self.draining.map_or(until, |d| d.min(until)));
         self.set_state(State::Draining, "asked to close");
-        if !self.is_agent {
-            for (key, link) in self.links.iter_mut() {
+        for (key, link) in self.links.iter_mut() {
+            if !self.is_agent {
                 link.conn.goaway();
-                self.dirty_links.insert(key);
             }
+            // A peer that is gone owes the answer: its flows are not waited for.
+            if link.conn.is_established() {
+                link.conn.ping();
+            }
+            self.dirty_links.insert(key);
         }
     }
 
     /// Ends the role once its drain is over. `true` while draining.
     pub fn settle_drain(&mut self, now: Instant) -> bool {
         let Some(until) = self.draining else { return false };
-        if self.state == State::Closed || (now < until && !self.is_quiet()) {
+        if self.state == State::Closed || (now < until && !self.is_quiet(now)) {
             return true;
         }
         let links: Vec<usize> = self.links.iter().map(|(k, _)| k).collect();

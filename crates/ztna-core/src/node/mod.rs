@@ -469,10 +469,11 @@ impl Node {
                     let label = if to.forwarded { "forwarded" } else { "tunnel" };
                     *self.counters.switches.entry((label, reason.as_str())).or_default() += 1;
                 }
-                PathEvent::PeerSwitched => {
+                PathEvent::PeerSwitched { to } => {
                     if link.conn.is_established() {
                         link.conn.ping();
-                        doubt = true;
+                        // It may have left a way that no longer carries full-sized packets, on our side.
+                        doubt |= !to.forwarded;
                     }
                 }
                 PathEvent::Suspect => {
@@ -564,9 +565,9 @@ impl Node {
         });
     }
 
-    /// All inner connections gone or closing, for a drain.
-    pub fn is_quiet(&self) -> bool {
-        self.flows.is_empty()
+    /// For a drain: no flow is left, or only flows of peers that have owed an answer for too long.
+    pub fn is_quiet(&self, now: Instant) -> bool {
+        self.flows.values().all(|f| self.links.get(f.link).is_none_or(|l| l.path.silence(now) >= leg::SILENT))
     }
 
     pub fn ready_legs(&self) -> impl Iterator<Item = (usize, &Leg)> {

@@ -58,7 +58,7 @@ pub enum PathEvent {
     /// Datagrams now go by `to`. Both ends should send something to acknowledge at once (facts.md).
     Switched { to: PathId, reason: Reason },
     /// The peer's datagrams come another way now.
-    PeerSwitched,
+    PeerSwitched { to: PathId },
     /// The active path has gone silent; another session, if there is one to be had, should be opened now.
     Suspect,
     /// All paths are silent: new flows should not be put on this connection.
@@ -102,7 +102,9 @@ enum Liveness {
     Suspect {
         since: Instant,
     },
-    Stalled,
+    Stalled {
+        since: Instant,
+    },
 }
 
 #[derive(Debug)]
@@ -193,13 +195,13 @@ impl PathAgent {
         let was = std::mem::replace(&mut self.liveness, Liveness::Alive);
         if short && self.peer != Some(path) {
             if self.peer.is_some() {
-                self.events.push_back(PathEvent::PeerSwitched);
+                self.events.push_back(PathEvent::PeerSwitched { to: path });
             }
             self.peer = Some(path);
         }
         match was {
-            Liveness::Suspect { .. } | Liveness::Stalled => {
-                if was == Liveness::Stalled {
+            Liveness::Suspect { .. } | Liveness::Stalled { .. } => {
+                if matches!(was, Liveness::Stalled { .. }) {
                     self.events.push_back(PathEvent::Revived);
                 }
                 self.settle_suspicion(now, path);
@@ -217,7 +219,7 @@ impl PathAgent {
         match self.liveness {
             Liveness::Alive if in_flight => self.liveness = Liveness::Waiting { since: now },
             Liveness::Waiting { .. } if !in_flight => self.liveness = Liveness::Alive,
-            Liveness::Alive | Liveness::Waiting { .. } | Liveness::Suspect { .. } | Liveness::Stalled => {}
+            Liveness::Alive | Liveness::Waiting { .. } | Liveness::Suspect { .. } | Liveness::Stalled { .. } => {}
         }
     }
 
@@ -228,10 +230,10 @@ impl PathAgent {
                 self.events.push_back(PathEvent::Suspect);
             }
             Liveness::Suspect { since } if now >= since + self.stalled_after() => {
-                self.liveness = Liveness::Stalled;
+                self.liveness = Liveness::Stalled { since };
                 self.events.push_back(PathEvent::Stalled);
             }
-            Liveness::Alive | Liveness::Waiting { .. } | Liveness::Suspect { .. } | Liveness::Stalled => {}
+            Liveness::Alive | Liveness::Waiting { .. } | Liveness::Suspect { .. } | Liveness::Stalled { .. } => {}
         }
         for s in &mut self.sessions {
             if matches!(s.forwarded, Forwarded::Failed { retry } if now >= retry) {
@@ -245,7 +247,7 @@ impl PathAgent {
         let live = match self.liveness {
             Liveness::Waiting { since } => Some(since + self.suspect_after()),
             Liveness::Suspect { since } => Some(since + self.stalled_after()),
-            Liveness::Alive | Liveness::Stalled => None,
+            Liveness::Alive | Liveness::Stalled { .. } => None,
         };
         let retry = self.sessions.iter().filter_map(|s| match s.forwarded {
             Forwarded::Failed { retry } => Some(retry),
@@ -261,7 +263,7 @@ impl PathAgent {
     /// The path of the next datagram, and a second one that carries it too while the first is suspect.
     pub fn select(&self) -> (Option<PathId>, Option<PathId>) {
         let also = match self.liveness {
-            Liveness::Suspect { .. } | Liveness::Stalled => self.best(self.active),
+            Liveness::Suspect { .. } | Liveness::Stalled { .. } => self.best(self.active),
             Liveness::Alive | Liveness::Waiting { .. } => None,
         };
         (self.active, also)
@@ -272,12 +274,20 @@ impl PathAgent {
     }
 
     pub fn is_stalled(&self) -> bool {
-        self.liveness == Liveness::Stalled
+        matches!(self.liveness, Liveness::Stalled { .. })
     }
 
     /// Suspect or stalled: new flows are better off elsewhere.
     pub fn is_doubtful(&self) -> bool {
-        matches!(self.liveness, Liveness::Suspect { .. } | Liveness::Stalled)
+        matches!(self.liveness, Liveness::Suspect { .. } | Liveness::Stalled { .. })
+    }
+
+    /// How long the peer has owed an answer with nothing heard on any path; zero while it answers.
+    pub fn silence(&self, now: Instant) -> Duration {
+        match self.liveness {
+            Liveness::Suspect { since } | Liveness::Stalled { since } => now.saturating_duration_since(since),
+            Liveness::Alive | Liveness::Waiting { .. } => Duration::ZERO,
+        }
     }
 
     pub fn has_session(&self, session: usize) -> bool {

@@ -547,6 +547,10 @@ impl Connection {
     pub fn probe_pmtu(&mut self) {
         self.q.revalidate_pmtu();
     }
+    /// Probe timeouts so far (RFC 9002 §6.2): times that nothing was acknowledged for long.
+    pub fn probe_timeouts(&self) -> usize {
+        self.q.path_stats().find(|p| p.active).map_or(0, |p| p.total_pto_count)
+    }
     /// Bidirectional streams that we may still open.
     pub fn streams_left(&self) -> u64 {
         self.q.peer_streams_left_bidi()

@@ -5,6 +5,7 @@
     reason = "quiche reads the clock itself, and certificates are checked at the same time"
 )]
 
+pub mod black_hole;
 pub mod connection;
 pub mod endpoint;
 pub mod h3;

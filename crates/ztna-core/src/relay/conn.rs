@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::PMTU_SETTLE;
 use super::forward::{Fits, Route};
+use crate::quic::black_hole::BlackHole;
 use crate::quic::connection::StreamId;
 use crate::quic::tls::INNER_PAYLOAD;
 use crate::quic::{ConnKey, Connection};
@@ -40,6 +41,9 @@ pub(super) struct Conn {
     /// A packet made for the next burst.
     pub(super) carry: Option<(Vec<u8>, SocketAddr)>,
     pub(super) fits: Fits,
+    black_hole: BlackHole,
+    /// Probe timeouts when full-sized packets were last asked about.
+    timeouts: usize,
     /// Its entry in the loop's deadline table.
     pub(super) deadline: Option<Instant>,
     pub(super) dirty: bool,
@@ -101,6 +105,8 @@ impl Conn {
             waiters: Vec::new(),
             carry: None,
             fits: Fits::Unknown,
+            black_hole: BlackHole::default(),
+            timeouts: 0,
             deadline: None,
             dirty: false,
             sending: false,
@@ -148,6 +154,23 @@ impl Conn {
             self.early.push_back(frame);
         }
         keep
+    }
+
+    /// Whether the way to the node carried full-sized packets and no longer does. It is asked about when two probe timeouts have
+    /// passed: one is an ordinary loss at the end of a flight.
+    pub(super) fn is_narrowed(&mut self, now: Instant) -> bool {
+        const AMISS: usize = 2;
+        let timeouts = self.quic.probe_timeouts();
+        if self.fits == Fits::Yes && timeouts >= self.timeouts + AMISS {
+            self.timeouts = timeouts;
+            self.black_hole.suspect(now, &mut self.quic);
+        }
+        self.black_hole.is_found(now, &mut self.quic)
+    }
+
+    /// When [`is_narrowed`](Self::is_narrowed) wants to be asked.
+    pub(super) fn narrowing_timeout(&self, now: Instant) -> Option<Instant> {
+        self.black_hole.poll_timeout(now, &self.quic)
     }
 
     /// Looks whether PMTU discovery has an answer now. Sticky once there is one: after a migration quiche does not probe again,

@@ -18,12 +18,14 @@ use super::shared::Shared;
 use super::{NOT_TRUSTED, RESETS, requests};
 use crate::error::{DeniedBy, Error, Result};
 use crate::id::Role;
-use crate::quic::connection::{Closed, H3_MESSAGE_ERROR, StreamId};
+use crate::quic::connection::{Closed, H3_MESSAGE_ERROR, H3_NO_ERROR, StreamId};
 use crate::quic::reset::ResetKeys;
 use crate::quic::{ConnKey, Event, Kind, Router, TlsConfig};
 use crate::role::{Action, Arrival, Machine, Notice, State, Transmit};
 use crate::trust::{PeerIdentity, Snapshot};
 
+/// What a node is told whose link has shrunk.
+const NARROWED: &str = "the way to you no longer carries full-sized packets";
 /// Notices that wait for the embedding program. It is told of thousands a second at most; a flood of refused handshakes must
 /// not fill memory.
 const MAX_NOTICES: usize = 4_096;
@@ -168,7 +170,8 @@ impl Relay {
     pub(super) fn rearm(&mut self, key: ConnKey) {
         let Some(conn) = self.conns.get_mut(key.0) else { return };
         let settle = (conn.fits == Fits::Unknown && conn.peer.is_some()).then(|| conn.born + super::PMTU_SETTLE);
-        let next = [conn.quic.timeout_instant(), conn.expires, settle].into_iter().flatten().min();
+        let narrowing = conn.narrowing_timeout(self.now);
+        let next = [conn.quic.timeout_instant(), conn.expires, settle, narrowing].into_iter().flatten().min();
         if next == conn.deadline {
             return;
         }
@@ -195,6 +198,9 @@ impl Relay {
         if conn.quic.is_draining() {
             // It is over; what is left is the wait in which late packets are ignored.
             self.end_streams(key, "its connection ended");
+        } else if conn.is_narrowed(now) {
+            // The node connects again at once, and both ends measure from the start.
+            self.close(key, H3_NO_ERROR, NARROWED);
         } else {
             if conn.learn_fits(now) {
                 self.update_legs(key);

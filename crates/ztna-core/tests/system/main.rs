@@ -72,11 +72,7 @@ fn bulk_moves_to_the_forwarded_path() {
 
 #[test]
 fn tunnel_mode_carries_the_same_bytes() {
-    let mut w = World::new(1, &["c1"]);
-    w.tunnel_only();
-    w.start_relay(1);
-    w.start_connector(node_at(2), "c1");
-    w.start_agent(node_at(1), "alice", None);
+    let mut w = tunnelled();
     let flow = w.opened(node_at(1), "web");
     let data: Vec<u8> = (0..1_000_000u32).map(|n| n as u8).collect();
     w.write(node_at(1), flow, &data, true);
@@ -329,6 +325,27 @@ fn an_agent_that_closes_ends_at_once_when_nothing_runs() {
 }
 
 #[test]
+fn a_drain_does_not_wait_for_the_flows_of_an_agent_that_was_killed() {
+    let mut w = up();
+    let _ = w.opened(node_at(1), "web");
+    w.kill(node_at(1));
+    w.shut_down(node_at(2), Duration::from_secs(10));
+    let from = Instant::now();
+    assert!(w.until(|w| !w.has(node_at(2))));
+    assert!(from.elapsed() < Duration::from_secs(5), "{:?}", from.elapsed());
+}
+
+#[test]
+fn a_drain_waits_for_the_flows_of_an_agent_that_lives() {
+    let mut w = up();
+    let _ = w.opened(node_at(1), "web");
+    w.shut_down(node_at(2), Duration::from_secs(7));
+    let from = Instant::now();
+    assert!(w.until(|w| !w.has(node_at(2))));
+    assert!(from.elapsed() > Duration::from_millis(6_900), "{:?}", from.elapsed());
+}
+
+#[test]
 fn loss_of_a_tenth_of_all_packets_loses_no_byte() {
     let mut w = up();
     let mut n = 0u32;
@@ -341,4 +358,46 @@ fn loss_of_a_tenth_of_all_packets_loses_no_byte() {
     w.write(node_at(1), flow, &data, true);
     assert!(w.until(|w| w.received.get(&flow).is_some_and(|b| b.len() == data.len())));
     assert!(w.received[&flow] == data);
+}
+
+/// How long a flow stands still when the link between a node and the relay shrinks in the middle of it.
+fn narrowing(mut w: World, node: std::net::SocketAddr) -> Duration {
+    let flow = w.opened(node_at(1), "web");
+    let quiet = Instant::now() + Duration::from_millis(800);
+    assert!(w.until(|_| Instant::now() > quiet));
+    let first = vec![1u8; 500_000];
+    w.write(node_at(1), flow, &first, false);
+    assert!(w.until(|w| w.received.get(&flow).is_some_and(|b| b.len() == first.len())));
+    /// What IPv4 and UDP leave of 1,280 bytes.
+    const NARROW: usize = 1_252;
+    w.lose = Box::new(move |from, to, p| (from == node || to == node) && p.len() > NARROW);
+    let from = Instant::now();
+    w.write(node_at(1), flow, &first, false);
+    assert!(w.within(Duration::from_secs(60), |w| w.received.get(&flow).is_some_and(|b| b.len() == 2 * first.len())));
+    from.elapsed()
+}
+
+fn tunnelled() -> World {
+    let mut w = World::new(1, &["c1"]);
+    w.tunnel_only();
+    w.start_relay(1);
+    w.start_connector(node_at(2), "c1");
+    w.start_agent(node_at(1), "alice", None);
+    w
+}
+
+#[test]
+fn an_agents_link_that_shrinks_stops_a_flow_for_a_few_seconds_at_most() {
+    for w in [up(), tunnelled()] {
+        let took = narrowing(w, node_at(1));
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
+}
+
+#[test]
+fn a_connectors_link_that_shrinks_stops_a_flow_for_a_few_seconds_at_most() {
+    for w in [up(), tunnelled()] {
+        let took = narrowing(w, node_at(2));
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    }
 }

@@ -253,7 +253,7 @@ impl World {
     /// Writes all of `data` to an agent's flow, turning the world as needed.
     pub fn write(&mut self, at: SocketAddr, flow: FlowId, data: &[u8], fin: bool) {
         let mut sent = 0;
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         while sent < data.len() || fin {
             let machine = self.nodes.get_mut(&at).unwrap().machine();
             match machine.stream_write(flow, &data[sent..], fin) {
@@ -298,8 +298,13 @@ impl World {
     }
 
     /// Turns until `done` or ten seconds are over; tells which.
-    pub fn until(&mut self, mut done: impl FnMut(&World) -> bool) -> bool {
-        let until = Instant::now() + Duration::from_secs(10);
+    pub fn until(&mut self, done: impl FnMut(&World) -> bool) -> bool {
+        self.within(Duration::from_secs(10), done)
+    }
+
+    /// As [`until`](Self::until) with a patience of `time`.
+    pub fn within(&mut self, time: Duration, mut done: impl FnMut(&World) -> bool) -> bool {
+        let until = Instant::now() + time;
         while Instant::now() < until {
             self.turn();
             if done(self) {
