@@ -230,10 +230,10 @@ impl Connection {
     }
 
     fn establish(&mut self, tls: &mut TlsConfig) {
+        let verified = tls.verified(self.q.as_mut());
         let chain = self.q.peer_cert_chain().unwrap_or_default();
-        match tls.verify(&chain, SystemTime::now()) {
+        match tls.verify(&chain, verified, SystemTime::now()) {
             Ok(identity) => {
-                let identity = Arc::new(identity);
                 self.identity = Some(identity.clone());
                 match Http3::new(&mut self.q) {
                     Ok(h3) => self.h3 = Some(h3),

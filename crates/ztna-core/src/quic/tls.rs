@@ -1,12 +1,13 @@
 //! TLS 1.3 contexts and transport settings of the four kinds of connection.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use boring::ex_data::Index;
 use boring::pkey::PKey;
 use boring::ssl::{
-    SslAlert, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode, SslVerifyError, SslVerifyMode,
-    SslVersion,
+    Ssl, SslAlert, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode, SslVerifyError,
+    SslVerifyMode, SslVersion,
 };
 use boring::x509::X509;
 
@@ -98,12 +99,41 @@ impl TlsConfig {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Verifies the chain that an established connection showed, leaf first. Called once more after the handshake: a missing
-    /// certificate is a refusal too.
-    pub fn verify(&self, chain: &[&[u8]], now: SystemTime) -> Result<PeerIdentity, Refusal> {
-        let s = &self.snapshot;
-        s.anchors.verify(chain, self.kind.expect(&s.network.trust_domain), &s.revoked, now)
+    /// Whom the handshake's verifier has accepted on this session, under the snapshot that still counts.
+    pub(super) fn verified(&self, ssl: &SslRef) -> Option<Arc<PeerIdentity>> {
+        let verified = ssl.ex_data(verified_index()?)?;
+        Arc::ptr_eq(&verified.snapshot, &self.snapshot).then(|| verified.identity.clone())
     }
+
+    /// Verifies the chain that an established connection showed, leaf first: a missing certificate is a refusal too, and the
+    /// snapshot may have changed during the handshake. `verified`: what [`verified`](Self::verified) gave, so that the same
+    /// signature need not be checked twice.
+    pub(super) fn verify(
+        &self,
+        chain: &[&[u8]],
+        verified: Option<Arc<PeerIdentity>>,
+        now: SystemTime,
+    ) -> Result<Arc<PeerIdentity>, Refusal> {
+        if let (Some(identity), Some(leaf)) = (verified, chain.first())
+            && *identity.leaf_der == **leaf
+        {
+            return Ok(identity);
+        }
+        let s = &self.snapshot;
+        s.anchors.verify(chain, self.kind.expect(&s.network.trust_domain), &s.revoked, now).map(Arc::new)
+    }
+}
+
+/// What the handshake's verifier found, kept with the TLS session.
+struct Verified {
+    snapshot: Arc<Snapshot>,
+    identity: Arc<PeerIdentity>,
+}
+
+/// Where a session keeps it. `None` when BoringSSL has no memory: all is verified twice then.
+fn verified_index() -> Option<Index<Ssl, Verified>> {
+    static INDEX: OnceLock<Option<Index<Ssl, Verified>>> = OnceLock::new();
+    *INDEX.get_or_init(|| Ssl::new_ex_index().ok())
 }
 
 fn context(
@@ -135,7 +165,12 @@ fn context(
         let chain = presented_chain(ssl, kind.is_server());
         let refs: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
         match snapshot.anchors.verify(&refs, expect, &snapshot.revoked, SystemTime::now()) {
-            Ok(_) => Ok(()),
+            Ok(identity) => {
+                if let Some(index) = verified_index() {
+                    ssl.set_ex_data(index, Verified { snapshot: snapshot.clone(), identity: Arc::new(identity) });
+                }
+                Ok(())
+            }
             Err(refusal) => {
                 let alert = alert_of(&refusal);
                 *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);

@@ -33,6 +33,20 @@ fn revocation_closes_the_connection_and_its_sessions() {
 }
 
 #[test]
+fn a_certificate_that_is_revoked_between_a_handshakes_last_packet_and_its_settling_is_refused() {
+    let mut net = Net::new();
+    let a = net.client(Role::Agent, "alice", 1);
+    while !net.clients[a].conn.is_established() {
+        net.loops_turn(0);
+        net.clients_turn(a);
+    }
+    net.publish(NO_POLICY, "names = [\"agent/alice\"]");
+    net.settle();
+    let handshakes = &net.shared.counters().handshakes;
+    assert_eq!((handshakes.ok.get(), handshakes.refused.get()), (0, 1));
+}
+
+#[test]
 fn a_revoked_connectors_sessions_end_at_their_agents() {
     let mut net = Net::new();
     let (c, _) = net.bound("c1", 1);

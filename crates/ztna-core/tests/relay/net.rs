@@ -298,7 +298,7 @@ impl Net {
         }
     }
 
-    fn clients_turn(&mut self, id: Id) -> bool {
+    pub fn clients_turn(&mut self, id: Id) -> bool {
         let client = &mut self.clients[id];
         client.conn.on_timeout();
         client.settle();
@@ -314,7 +314,7 @@ impl Net {
         busy
     }
 
-    fn loops_turn(&mut self, at: usize) -> bool {
+    pub fn loops_turn(&mut self, at: usize) -> bool {
         let relay = &mut self.loops[at];
         let now = Instant::now();
         if relay.poll_timeout().is_some_and(|t| t <= now) {
