@@ -338,13 +338,13 @@ impl NativeRole {
         Ok(promise)
     }
 
-    /// A local port that could never lead anywhere is a mistake in its name.
+    /// A local port that could never lead anywhere is a mistake in its name or port.
     fn known_service(&self, to: &Destination) -> std::result::Result<(), Error> {
-        let (Destination::Service { service, .. }, Some(snapshot)) = (to, self.bridge.snapshot()) else {
+        let (Destination::Service { service, protocol, port }, Some(snapshot)) = (to, self.bridge.snapshot()) else {
             return Ok(());
         };
-        if snapshot.network.service(service).is_some() {
-            return Ok(());
+        if let Some(service) = snapshot.network.service(service) {
+            return service.resolve_port(*protocol, *port).map(drop).map_err(|why| Error::config("forward", why));
         }
         let known: Vec<&str> = snapshot.network.services.keys().map(String::as_str).collect();
         let name = service.escape_debug();

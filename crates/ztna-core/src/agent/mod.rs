@@ -123,40 +123,10 @@ impl Agent {
             let text = format!("service `{}` has no connector: network.toml must name one", open.service);
             return Err(Error::unreachable(text));
         }
-        let ranges = match open.protocol {
-            Protocol::Tcp => &service.tcp,
-            Protocol::Udp => &service.udp,
-            Protocol::Icmp => {
-                return if service.icmp {
-                    Ok(0)
-                } else {
-                    Err(denied(format!("service `{}` does not answer echo (icmp = true)", open.service)))
-                };
-            }
-        };
-        let list = || {
-            ranges
-                .iter()
-                .map(|r| if r.lo == r.hi { r.lo.to_string() } else { format!("{}-{}", r.lo, r.hi) })
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        match open.port {
-            Some(port) if ranges.iter().any(|r| r.contains(port)) => Ok(port),
-            Some(port) => Err(denied(format!(
-                "service `{}` has no {} port {port}; it has: {}",
-                open.service,
-                open.protocol.as_str(),
-                list()
-            ))),
-            None => match ranges.as_slice() {
-                [only] if only.lo == only.hi => Ok(only.lo),
-                _ => Err(Error::config(
-                    format!("service `{}`", open.service),
-                    format!("name the port, one of its {} ports: {}", open.protocol.as_str(), list()),
-                )),
-            },
-        }
+        service.resolve_port(open.protocol, open.port).map_err(|why| match (open.port, open.protocol) {
+            (None, Protocol::Tcp | Protocol::Udp) => Error::config(format!("service `{}`", open.service), why),
+            (Some(_), _) | (None, Protocol::Icmp) => denied(why),
+        })
     }
 
     fn request(&mut self, now: Instant, purpose: Purpose, open: Open) {

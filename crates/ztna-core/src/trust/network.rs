@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::trust::network_file;
+use crate::trust::policy::Protocol;
 
 /// UDP port of a relay whose URL names none (contract.md).
 pub const DEFAULT_RELAY_PORT: u16 = 4433;
@@ -82,6 +83,29 @@ impl Service {
     }
     pub fn has_udp(&self, port: u16) -> bool {
         self.udp.iter().any(|r| r.contains(port))
+    }
+
+    /// The port that a caller means: the one it names, or the service's only one of that protocol. 0 for echo, which has none.
+    ///
+    /// Errors: what is wrong, and what the service has.
+    pub fn resolve_port(&self, protocol: Protocol, port: Option<u16>) -> Result<u16, String> {
+        let (name, kind) = (&self.name, protocol.as_str());
+        let ranges = match protocol {
+            Protocol::Tcp => &self.tcp,
+            Protocol::Udp => &self.udp,
+            Protocol::Icmp if self.icmp => return Ok(0),
+            Protocol::Icmp => return Err(format!("service `{name}` does not answer echo (icmp = true)")),
+        };
+        let list = || match ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ") {
+            empty if empty.is_empty() => "none".to_owned(),
+            list => list,
+        };
+        match (port, ranges.as_slice()) {
+            (Some(port), ranges) if ranges.iter().any(|r| r.contains(port)) => Ok(port),
+            (Some(port), _) => Err(format!("service `{name}` has no {kind} port {port}; it has: {}", list())),
+            (None, [only]) if only.lo == only.hi => Ok(only.lo),
+            (None, _) => Err(format!("name the port, one of the {kind} ports of service `{name}`: {}", list())),
+        }
     }
 }
 

@@ -318,6 +318,22 @@ groups = ["eng"]
     }
 
     #[test]
+    fn a_port_is_the_one_named_or_the_only_one_there_is() {
+        use crate::trust::Protocol::{Icmp, Tcp, Udp};
+        let net = Network::parse(EXAMPLE, "network.toml").unwrap();
+        let (web, db) = (net.service("web").unwrap(), net.service("db").unwrap());
+        assert_eq!((web.resolve_port(Tcp, Some(8_005)), web.resolve_port(Udp, None)), (Ok(8_005), Ok(53)));
+        assert_eq!((db.resolve_port(Tcp, None), web.resolve_port(Icmp, None)), (Ok(5_432), Ok(0)));
+        let says = |r: Result<u16, String>| r.unwrap_err();
+        assert_eq!(says(web.resolve_port(Tcp, Some(81))), "service `web` has no tcp port 81; it has: 80, 8000-8010");
+        assert_eq!(
+            says(web.resolve_port(Tcp, None)),
+            "name the port, one of the tcp ports of service `web`: 80, 8000-8010"
+        );
+        assert_eq!(says(db.resolve_port(Udp, Some(53))), "service `db` has no udp port 53; it has: none");
+    }
+
+    #[test]
     fn the_shortest_file_gets_the_defaults() {
         let net = Network::parse("trust_domain = \"example.test\"", "network.toml").unwrap();
         assert_eq!((net.zone.as_str(), net.relay_mode, net.relays.len()), ("ztna.internal", RelayMode::Forwarded, 0));
