@@ -135,6 +135,23 @@ fn a_udp_service_that_is_away_for_a_while_is_no_end_of_the_flow() {
 }
 
 #[test]
+fn a_denied_udp_service_is_asked_for_once_a_second_whoever_sends() {
+    let rig = Rig::new(&[]);
+    let (id, local) = rig.forward("denied", Protocol::Udp);
+    let senders: Vec<UdpSocket> = (0..10).map(|_| udp()).collect();
+    senders[0].send_to(b"first", local).unwrap();
+    eventually("it is denied", || rig.seen.lock().unwrap().opens == 1 && rig.connections(id) == 0);
+    for sender in &senders {
+        sender.send_to(b"more", local).unwrap();
+    }
+    eventually("the others are lost", || rig.handle.call(|d| d.local_drops()).unwrap() == 10);
+    assert_eq!(rig.seen.lock().unwrap().opens, 1);
+    thread::sleep(Duration::from_millis(1_050));
+    senders[1].send_to(b"later", local).unwrap();
+    eventually("it is asked for again", || rig.seen.lock().unwrap().opens == 2);
+}
+
+#[test]
 fn a_full_port_lets_go_of_its_longest_silent_flows_for_new_senders() {
     let rig = Rig::new(&[("dns", at(udp_echo()))]);
     let (id, local) = rig.forward("dns", Protocol::Udp);

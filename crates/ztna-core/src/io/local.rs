@@ -318,7 +318,7 @@ impl Local {
                 sys::reset_on_close(splice.fd());
             }
             Flow::Udp(udp) => self.unregister(udp.socket(), udp.token),
-            Flow::Port(port_flow) => self.port_flow_gone(&port_flow),
+            Flow::Port(port_flow) => self.port_flow_refused(now, port_flow, &error),
             Flow::Ring(ring) => {
                 (self.observer)(LocalEvent::FlowReset { flow, error });
                 ring.end();

@@ -26,6 +26,9 @@ const FLOWS: usize = 1_024;
 const EVICTED: usize = 64;
 /// A flow without a datagram either way for this long is closed (docs/protocol.md: UDP flow idle).
 const IDLE: Duration = Duration::from_secs(60);
+/// A denial holds for this long without asking again: a sender that goes on would cost both ends a request for each datagram. No
+/// longer than a change of policy may take to act (contract: one second).
+const DENIED: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(10);
 /// Datagrams of one port in one turn.
 const TURN: usize = 64;
@@ -40,6 +43,8 @@ pub(super) struct Port {
     forward: ForwardId,
     kind: PortKind,
     flows: BTreeMap<Key, FlowId>,
+    /// Destinations that were denied, and when: the port's one service is `None`.
+    denied: BTreeMap<Option<(String, u16)>, Instant>,
 }
 
 /// Where a port's datagrams go.
@@ -100,7 +105,8 @@ impl Local {
         let bound = socket.local_addr()?;
         let index = self.ports.vacant_key();
         let token = self.register(&socket, Source::Port(index), Interest::READABLE)?;
-        self.ports.insert(Port { socket, token, readable: true, queued: false, forward, kind, flows: BTreeMap::new() });
+        let (flows, denied) = (BTreeMap::new(), BTreeMap::new());
+        self.ports.insert(Port { socket, token, readable: true, queued: false, forward, kind, flows, denied });
         self.timers.set(Instant::now() + SWEEP, Timer::Sweep(index));
         Ok((index, bound))
     }
@@ -178,7 +184,7 @@ impl Local {
             }
             return;
         }
-        if self.closing {
+        if self.closing || port.denied.get(&key.to).is_some_and(|at| now < *at + DENIED) {
             self.lost += 1;
             return;
         }
@@ -253,9 +259,21 @@ impl Local {
         }
     }
 
+    /// As [`port_flow_gone`](Self::port_flow_gone), for a flow that did not come to be or was cut.
+    pub(super) fn port_flow_refused(&mut self, now: Instant, gone: PortFlow, error: &Error) {
+        self.port_flow_gone(&gone);
+        if let (Some(port), Error::Denied { .. }) = (self.ports.get_mut(gone.port), error) {
+            if port.denied.len() >= FLOWS {
+                port.denied.clear();
+            }
+            port.denied.insert(gone.key.to, now);
+        }
+    }
+
     /// Closes what is idle.
     pub(super) fn sweep_port(&mut self, machine: &mut dyn Machine, now: Instant, index: usize) {
-        let Some(port) = self.ports.get(index) else { return };
+        let Some(port) = self.ports.get_mut(index) else { return };
+        port.denied.retain(|_, at| now < *at + DENIED);
         let flows: Vec<FlowId> = port.flows.values().copied().collect();
         for flow in flows {
             if let Some(Flow::Port(known)) = self.flows.get(&flow).map(|e| &e.flow)

@@ -30,6 +30,7 @@ struct Pipe {
 /// What tests look at.
 #[derive(Default)]
 pub struct Seen {
+    pub opens: usize,
     pub most_buffered: usize,
     pub resets: usize,
     pub stops: usize,
@@ -124,6 +125,7 @@ impl Machine for Loopback {
         State::Online
     }
     fn open(&mut self, _: Instant, flow: FlowId, open: Open) {
+        self.seen.lock().unwrap().opens += 1;
         let info = info(&open.service, open.port.unwrap_or(80), open.protocol);
         match self.targets.get(&open.service).cloned() {
             None => self.actions.push_back(Action::Failed {
