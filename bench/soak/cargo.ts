@@ -23,7 +23,7 @@ export async function simulations(seconds: number, progress: Progress): Promise<
     timeoutMs: (seconds + 300) * 1_000,
     codes: 'any',
   })
-  const seeds = [...stdout.matchAll(/^seed (\d+) held$/gm)].map(([, seed]) => Number(seed))
+  const seeds = [...stdout.matchAll(/seed (\d+) held$/gm)].map(([, seed]) => Number(seed))
   progress(`${seeds.length} seeds held`)
   const failed = code === 0 ? [] : [lastLines(`${stdout}\n${stderr}`, 30)]
   return { ran: true, problems: seeds.length === 0 ? ['no seed ran', ...failed] : failed, figures: { seconds, seeds: seeds.length } }
