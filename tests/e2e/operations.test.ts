@@ -51,6 +51,17 @@ test('a mistake in ztna.toml ends every role with 78, its file and line, and wha
   }
 })
 
+test('an agent that can not listen where a forward wants to ends with 78 and names the address, with and without a relay', async () => {
+  await using operator = await Operator.create()
+  const config = operator.configure('agent', `forward = ["tcp:127.0.0.1:0=echo:8", "tcp:${target}=echo:7"]\n`)
+  for (const step of ['no relay', 'a relay']) {
+    if (step === 'a relay') await operator.start(operator.configure('relay'))
+    const { stderr, stdout } = await ztna(['run', '--config', config], { codes: [78], timeoutMs: 30_000 })
+    expect(stderr, step).toMatch(new RegExp(`listen ${target.replaceAll('.', '\\.')}: .*in use`))
+    expect(stdout, step).not.toContain('"online"')
+  }
+})
+
 test('SIGHUP reads the trust folder again, refuses a bad one with its reason, and flows go on', async () => {
   await using operator = await Operator.create()
   const { relay, connector, agent, forward } = await operator.startAll(target)

@@ -72,7 +72,7 @@ test('with two relays, killing the one in use moves new flows within 2 s', async
     await t.relays.get(name)?.proc.stop('SIGKILL')
     expect(await recovery(t), `after ${name}`).toBeLessThan(2.5)
     await t.relay(name).online()
-    // As the relay sees it: a node in a quiet hour may not have noticed yet that it was away (keep-alive 15 s, 3 s of silence).
+    // As the relay sees it: a node in a quiet hour may not have noticed yet that it was away (keep-alive 15 s, a connector's 5 s).
     await until(
       `agent and connector are connected to ${name} again`,
       async () => {
@@ -171,4 +171,20 @@ test('SIGTERM drains: an answer under way still arrives, the process ends with 0
   const ended = t.connectors.get('c1')?.stop()
   expect(JSON.parse((await idle.waitFor(/^\{.*/))[0])).toEqual({ before: true, after: true })
   expect((await ended)?.code).toBe(0)
+})
+
+test('a drain does not wait for the open flow of an agent that was killed', async () => {
+  await using t = await create()
+  await t.start(SERVICES, FORWARDS)
+  const idle = background(t.place('alice'), 'tcp-client.mjs', ['idle', '127.0.0.1:8081', '60000'])
+  await until('the flow is open', async () => {
+    const status = (await t.connectors.get('c1')?.status()) as { agents: readonly { flows: number }[] } | undefined
+    return status?.agents[0]?.flows === 1
+  })
+  await t.agents.get('alice')?.proc.stop('SIGKILL')
+  const asked = performance.now()
+  expect((await t.connectors.get('c1')?.stop())?.code).toBe(0)
+  // It would be 10 s; an answer owed for 3 s is enough.
+  expect(performance.now() - asked).toBeLessThan(8_000)
+  await idle.stop('SIGKILL')
 })
