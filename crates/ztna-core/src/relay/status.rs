@@ -102,7 +102,10 @@ impl Shared {
         family(&mut out, "ztna_up", "gauge", &[("", u64::from(up))]);
         let connections = [("kind=\"agent\"", c.agents.get()), ("kind=\"connector\"", c.connectors.get())];
         family(&mut out, "ztna_connections", "gauge", &connections);
-        family(&mut out, "ztna_sessions", "gauge", &[("", self.registry.session_count() as u64)]);
+        let sessions = self.registry.sessions();
+        let across = sessions.iter().filter(|s| s.agent_loop != s.connector_loop).count() as u64;
+        family(&mut out, "ztna_sessions", "gauge", &[("", sessions.len() as u64)]);
+        family(&mut out, "ztna_sessions_across_loops", "gauge", &[("", across)]);
         let bytes = [
             // What was passed on.
             ("direction=\"tx\",path=\"forwarded\"", c.forwarded_bytes.get()),
