@@ -4,11 +4,13 @@ use crate::error::{DeniedBy, Error};
 use crate::id::FlowId;
 use crate::quic::connection::{H3_CONNECT_ERROR, H3_REQUEST_CANCELLED};
 use crate::quic::{StreamId, Wrote};
+use crate::relay::H3_DATAGRAM_ERROR;
 use crate::role::{Action, FlowInfo, Open, Read};
 use crate::trust::Protocol;
+use crate::wire::capsule::{Capsule, CapsuleReader};
 use crate::wire::connect_udp;
 
-use super::Node;
+use super::{Node, NodeEvent};
 
 /// Datagrams that wait while a UDP flow is being decided and dialled.
 const EARLY_DATAGRAMS: usize = 32;
@@ -54,6 +56,7 @@ pub struct Flow {
     sent_fin: bool,
     read_fin: bool,
     early: Vec<Vec<u8>>,
+    capsules: CapsuleReader,
 }
 
 impl Flow {
@@ -71,6 +74,7 @@ impl Flow {
             sent_fin: false,
             read_fin: false,
             early: Vec::new(),
+            capsules: CapsuleReader::default(),
         }
     }
 }
@@ -174,8 +178,9 @@ impl Node {
     // ---- the local side's calls
 
     pub fn stream_read(&mut self, id: FlowId, out: &mut [u8]) -> Read {
-        let Some(flow) = self.flows.get_mut(&id) else { return Read::Finished };
-        let Some(link) = self.links.get_mut(flow.link) else { return Read::Finished };
+        // A flow that is gone was cut or reset, which its owner hears next: a clean end would pass for the whole of its bytes.
+        let Some(flow) = self.flows.get_mut(&id) else { return Read::Blocked };
+        let Some(link) = self.links.get_mut(flow.link) else { return Read::Blocked };
         let n = link.conn.read(flow.stream, out);
         self.dirty_links.insert(flow.link);
         if n > 0 {
@@ -263,21 +268,57 @@ impl Node {
         sent
     }
 
-    /// The request stream of a UDP or echo flow moved: capsules are read and let go, its end ends the flow.
+    /// The request stream of a UDP or echo flow moved. Its capsules carry datagrams too (RFC 9297 §3.5), those of other types are
+    /// passed over, one that can't be read resets the stream (§3.3). Its end ends the flow.
     pub fn udp_stream_event(&mut self, id: FlowId, finished: bool) {
-        let Some(flow) = self.flows.get(&id) else { return };
+        let Some(flow) = self.flows.get_mut(&id) else { return };
         let Some(link) = self.links.get_mut(flow.link) else { return };
         let mut buf = [0u8; 2048];
-        let mut read = 0;
-        loop {
-            match link.conn.read(flow.stream, &mut buf) {
-                0 => break,
-                n => read += n as u64,
+        let key = flow.link;
+        let (mut read, mut wrong) = (0, None);
+        while wrong.is_none() {
+            let n = link.conn.read(flow.stream, &mut buf);
+            if n == 0 {
+                break;
+            }
+            read += n as u64;
+            flow.capsules.push(buf.get(..n).unwrap_or_default());
+            loop {
+                match flow.capsules.next() {
+                    Ok(None) => break,
+                    Ok(Some(Capsule::Datagram(payload))) => {
+                        let event = NodeEvent::LinkDatagram { link: flow.link, stream: flow.stream, payload };
+                        self.events.push_back(event);
+                    }
+                    // Capsules of the bind draft and our own belong on outer connections.
+                    Ok(Some(
+                        Capsule::CompressionAssign { .. }
+                        | Capsule::CompressionAck { .. }
+                        | Capsule::CompressionClose { .. }
+                        | Capsule::ObservedAddress(_)
+                        | Capsule::RegisterCid { .. }
+                        | Capsule::AckCid { .. }
+                        | Capsule::CloseCid { .. }
+                        | Capsule::Unknown { .. },
+                    )) => {}
+                    Err(e) => {
+                        wrong = Some(e);
+                        break;
+                    }
+                }
             }
         }
         let ended = finished || link.conn.finished(flow.stream);
-        let key = flow.link;
+        if wrong.is_some() {
+            link.conn.reset(flow.stream, H3_DATAGRAM_ERROR);
+        }
         self.note_read(key, read);
+        if let Some(e) = wrong {
+            self.remove_flow(id);
+            self.counters.drop_one("malformed");
+            self.actions.push_back(Action::Reset { flow: id, error: Error::Peer(format!("capsule: {e}")) });
+            return;
+        }
         if ended {
             let by = if self.is_agent { DeniedBy::Connector } else { DeniedBy::Agent };
             self.datagram_close(id);

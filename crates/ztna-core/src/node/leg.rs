@@ -54,6 +54,9 @@ pub struct Leg {
     pub bound: bool,
     pub observed: Vec<SocketAddr>,
     pub streams: BTreeMap<StreamId, Capsules>,
+    /// Connector: sessions of the bind, and unfinished inner handshakes on them.
+    pub sessions: usize,
+    pub handshakes: usize,
     pub last_sent: Instant,
     pub keep_alive: Duration,
     last_heard: usize,
@@ -84,6 +87,8 @@ impl Leg {
             bound: false,
             observed: Vec::new(),
             streams: BTreeMap::new(),
+            sessions: 0,
+            handshakes: 0,
             last_sent: now,
             keep_alive,
             last_heard: 0,
@@ -199,6 +204,8 @@ impl Leg {
         self.bind = None;
         self.bound = false;
         self.streams.clear();
+        self.sessions = 0;
+        self.handshakes = 0;
         self.silent_since = None;
         self.black_hole = BlackHole::default();
         self.last_heard = 0;

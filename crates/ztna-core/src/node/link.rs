@@ -12,6 +12,9 @@ use crate::role::{PathInfo, PathKind, PathPolicy};
 
 /// Keep-alive of inner connections (protocol.md, Timers).
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// A handshake that takes longer has failed (protocol.md, Timers). quiche's idle timer would wait for six times as long, and any
+/// relay can keep it from running out: keys of Initial packets are no secret (RFC 9001 §5.2).
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// An inner connection without flows is let go after this.
 pub const IDLE: Duration = Duration::from_secs(60);
 
@@ -31,6 +34,9 @@ pub struct Link {
     pub(super) unread: super::budget::Gauge,
     /// No new flows: a successor takes them (key limit, GOAWAY, snapshot change).
     pub retiring: bool,
+    born: Instant,
+    /// Connector: the leg whose share of unfinished handshakes it counts in.
+    pub pending_on: Option<usize>,
     pub last_sent: Instant,
     pub heard: usize,
     pub path_since: Instant,
@@ -48,14 +54,18 @@ pub struct Link {
 
 impl Link {
     pub fn new(conn: Connection, peer: String, policy: PathPolicy, now: Instant) -> Self {
+        // The agent leads: it chose the connector, and opens the sessions.
+        let leads = !conn.kind().is_server();
         Link {
             conn,
-            path: PathAgent::new(),
+            path: PathAgent::new(leads),
             peer,
             policy,
             flows: BTreeMap::new(),
             unread: super::budget::Gauge::default(),
             retiring: false,
+            born: now,
+            pending_on: None,
             last_sent: now,
             heard: 0,
             path_since: now,
@@ -72,9 +82,15 @@ impl Link {
         self.conn.is_ready() && !self.conn.is_closed() && !self.retiring && !self.path.is_stalled()
     }
 
+    /// Its handshake has not come to an end in time.
+    pub fn is_overdue(&self, now: Instant) -> bool {
+        !self.conn.is_established() && now >= self.born + HANDSHAKE
+    }
+
     pub fn poll_timeout(&self, keeps_alive: bool) -> Option<Instant> {
+        let late = (!self.conn.is_established()).then(|| self.born + HANDSHAKE);
         let alive = (keeps_alive && self.conn.is_established()).then(|| self.last_sent + KEEP_ALIVE);
-        [self.conn.timeout_instant(), self.path.poll_timeout(), alive, self.seek_at].into_iter().flatten().min()
+        [self.conn.timeout_instant(), self.path.poll_timeout(), alive, late, self.seek_at].into_iter().flatten().min()
     }
 
     /// The path as people see it; `relay` names the active session's relay and where we send.

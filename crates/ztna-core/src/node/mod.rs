@@ -412,6 +412,9 @@ impl Node {
                         continue;
                     }
                     link.peer = peer.id.name().to_owned();
+                    if let Some(leg) = link.pending_on.take().and_then(|l| self.legs.get_mut(l)) {
+                        leg.handshakes = leg.handshakes.saturating_sub(1);
+                    }
                 }
                 Event::Ready => self.events.push_back(NodeEvent::LinkReady(key)),
                 Event::GoAway => link.retiring = true,
@@ -442,7 +445,10 @@ impl Node {
         link.path.set_rtt(link.conn.rtt());
         link.unread.take(datagrams);
         self.unread.take(datagrams);
-        if closed.is_none() && !self.sessions.iter().any(|(_, s)| s.link == Some(key)) {
+        if closed.is_none() && link.is_overdue(now) {
+            closed = Some(connection::Closed::TimedOut);
+        }
+        if closed.is_none() && link.path.sessions().next().is_none() {
             // Nobody is left to be told: a close that can't be sent would keep its flows until the idle timeout.
             closed = link.conn.local_close().map(connection::Closed::Local);
         }
@@ -493,7 +499,7 @@ impl Node {
                 }
             }
         }
-        let paths: Vec<usize> = self.sessions.iter().filter(|(_, s)| s.link == Some(key)).map(|(k, _)| k).collect();
+        let paths: Vec<usize> = link.path.sessions().collect();
         for session in paths {
             self.register_cid(session);
             let leg = self.sessions.get(session).map(|s| s.slot.leg).filter(|_| doubt);
@@ -545,6 +551,9 @@ impl Node {
             }
         }
         let Some(mut link) = self.links.try_remove(key) else { return };
+        if let Some(leg) = link.pending_on.and_then(|l| self.legs.get_mut(l)) {
+            leg.handshakes = leg.handshakes.saturating_sub(1);
+        }
         self.router.remove(&link.conn.scid());
         if let Some(dcid) = link.initial_dcid.take() {
             self.router.remove_initial(&dcid);

@@ -22,6 +22,8 @@ pub const NOT_TRUSTED: u64 = 0x7a02;
 const ALERT_REVOKED: u64 = 0x100 + 44;
 /// Port in a CONNECT-UDP target: connectors have none, HTTP wants one (protocol.md).
 const CONNECTOR_PORT: u16 = 443;
+/// Sessions that a connector takes from one relay: twice what a relay gives a bind by default. Each costs about 200 bytes.
+const MAX_SESSIONS: usize = 16_384;
 /// Context ID of the uncompressed context that a connector registers first (bind draft; protocol.md).
 const UNCOMPRESSED_CONTEXT: u64 = 2;
 
@@ -330,6 +332,9 @@ impl Node {
         let Some(session) = self.sessions.try_remove(key) else { return };
         self.slots.remove(&session.slot);
         if let Some(leg) = self.legs.get_mut(session.slot.leg) {
+            if session.slot.context != 0 {
+                leg.sessions = leg.sessions.saturating_sub(1);
+            }
             if session.slot.context == 0 {
                 leg.streams.remove(&session.slot.stream);
                 if let Some(conn) = leg.conn.as_mut() {
@@ -392,18 +397,26 @@ impl Node {
         }
     }
 
-    /// Connector: a session that the relay announced, or whose packets overtook the announcement.
-    pub(super) fn adopt_session(&mut self, slot: Slot) -> usize {
+    /// Connector: a session that the relay announced, or whose packets overtook the announcement. `None`: it has too many.
+    pub(super) fn adopt_session(&mut self, slot: Slot) -> Option<usize> {
         if let Some(&known) = self.slots.get(&slot) {
-            return known;
+            return Some(known);
         }
+        let leg = self.legs.get_mut(slot.leg)?;
+        if leg.sessions >= MAX_SESSIONS {
+            self.counters.drop_one("sessions");
+            leg.send_capsule(slot.stream, &Capsule::CompressionClose { context_id: slot.context });
+            self.dirty_legs.insert(slot.leg);
+            return None;
+        }
+        leg.sessions += 1;
         let session = self.sessions.insert(Session::new(slot, None));
         self.slots.insert(slot, session);
         if let Some(leg) = self.legs.get_mut(slot.leg) {
             leg.send_capsule(slot.stream, &Capsule::CompressionAck { context_id: slot.context });
             self.dirty_legs.insert(slot.leg);
         }
-        session
+        Some(session)
     }
 
     fn cid_acknowledged(&mut self, now: Instant, slot: Slot, cid: crate::wire::cid::Cid) {

@@ -16,6 +16,9 @@ use crate::wire::quic_header::{self, Header};
 /// Handshakes that one session may start in its life at a connector: an agent needs one, and one more for each key rollover
 /// or lost link. Past it the agent opens a new session, which the relay polices.
 const HANDSHAKES_PER_SESSION: u32 = 64;
+/// Unfinished handshakes that one relay may have a connector hold: a thousand agents may come back at once, and one relay must
+/// not fill the connector for those of the others.
+const HANDSHAKES_PER_RELAY: usize = 1_024;
 /// Inner connections at a connector. Each costs about 40 KB (facts.md).
 const MAX_LINKS: usize = 16_384;
 
@@ -146,7 +149,10 @@ impl Node {
             Some(&s) => s,
             // A datagram may overtake the ASSIGN that announces its context.
             None if self.legs.get(slot.leg).is_some_and(|l| l.bind == Some(slot.stream)) && slot.context % 2 == 1 => {
-                self.adopt_session(slot)
+                match self.adopt_session(slot) {
+                    Some(s) => s,
+                    None => return,
+                }
             }
             None => {
                 self.counters.drop_one("unknown");
@@ -177,23 +183,41 @@ impl Node {
         if heard != link.heard {
             link.heard = heard;
             // Only a genuine packet makes this session a path of the link.
-            if let Some(s) = self.sessions.get_mut(session)
-                && s.link != Some(key)
-                && !self.is_agent
-            {
-                s.link = Some(key);
-                s.registered = None;
-                link.path.add(now, session, rtt);
+            if !self.is_agent && self.sessions.get(session).is_some_and(|s| s.link != Some(key)) {
+                self.give_session(now, session, key, rtt);
             }
+            let Some(link) = self.links.get_mut(key) else { return };
             link.path.handle_received(now, Self::path_id(session, false), short);
         }
         self.dirty_links.insert(key);
     }
 
+    /// Connector: the session's packets are this link's from now on, and no other's.
+    fn give_session(&mut self, now: Instant, session: usize, key: usize, rtt: std::time::Duration) {
+        let Some(s) = self.sessions.get_mut(session) else { return };
+        s.registered = None;
+        s.forwards = None;
+        if let Some(old) = s.link.replace(key)
+            && let Some(link) = self.links.get_mut(old)
+        {
+            link.path.remove(now, session);
+            self.dirty_links.insert(old);
+        }
+        if let Some(link) = self.links.get_mut(key) {
+            link.path.add(now, session, rtt);
+        }
+    }
+
     /// Connector: a first Initial on a session opens an inner connection.
     fn accept_link(&mut self, now: Instant, session: usize, dcid: &[u8]) -> Option<Owner> {
         let s = self.sessions.get_mut(session)?;
-        if s.handshakes >= HANDSHAKES_PER_SESSION || self.links.len() >= MAX_LINKS || self.draining.is_some() {
+        let leg_key = s.slot.leg;
+        let leg = self.legs.get_mut(leg_key)?;
+        if s.handshakes >= HANDSHAKES_PER_SESSION
+            || leg.handshakes >= HANDSHAKES_PER_RELAY
+            || self.links.len() >= MAX_LINKS
+            || self.draining.is_some()
+        {
             self.counters.drop_one("handshakes");
             return None;
         }
@@ -203,13 +227,11 @@ impl Node {
             Connection::accept(&mut self.inner_tls, scid, None, None, CONNECTOR_ADDRESS, super::AGENT_ADDRESS).ok()?;
         let mut link = Link::new(conn, String::new(), PathPolicy::Auto, now);
         link.initial_dcid = Some(dcid.to_vec());
-        let rtt = self.legs.get(s.slot.leg).map_or(std::time::Duration::MAX, super::leg::Leg::rtt);
+        link.pending_on = Some(leg_key);
+        leg.handshakes += 1;
+        let rtt = leg.rtt();
         let key = self.links.insert(link);
-        s.link = Some(key);
-        s.registered = None;
-        if let Some(link) = self.links.get_mut(key) {
-            link.path.add(now, session, rtt);
-        }
+        self.give_session(now, session, key, rtt);
         self.router.insert(scid, Owner::Link(key));
         self.router.insert_initial(dcid, Owner::Link(key));
         Some(Owner::Link(key))

@@ -22,6 +22,8 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(600);
 /// After a promotion packets of the peer may still come by the old path for this long without being taken for its switch.
 const FOLLOW_GRACE: Duration = Duration::from_secs(1);
+/// The end that leads waits longer: where each of the two has moved to the other's relay, one must stay for them to meet.
+const LEADER_GRACE: Duration = Duration::from_secs(3);
 
 /// One way through a relay session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -115,17 +117,22 @@ pub struct PathAgent {
     liveness: Liveness,
     rtt: Duration,
     switched_at: Option<Instant>,
+    /// Whether the peer is the one to follow when both ends have moved.
+    leads: bool,
+    /// Which of the other paths carries the next copy while the active one is in doubt.
+    turn: usize,
     events: VecDeque<PathEvent>,
 }
 
 impl Default for PathAgent {
     fn default() -> Self {
-        Self::new()
+        Self::new(false)
     }
 }
 
 impl PathAgent {
-    pub fn new() -> Self {
+    /// `leads`: true at one end of the connection, false at the other.
+    pub fn new(leads: bool) -> Self {
         PathAgent {
             sessions: Vec::new(),
             active: None,
@@ -133,6 +140,8 @@ impl PathAgent {
             liveness: Liveness::Alive,
             rtt: Duration::ZERO,
             switched_at: None,
+            leads,
+            turn: 0,
             events: VecDeque::new(),
         }
     }
@@ -174,7 +183,7 @@ impl PathAgent {
         self.sessions.retain(|s| s.id != session);
         if self.active.is_some_and(|a| a.session == session) {
             self.active = None;
-            if let Some(best) = self.best(None) {
+            if let Some(best) = self.best() {
                 self.switch_to(now, best, Reason::Removed);
             }
         }
@@ -216,6 +225,9 @@ impl PathAgent {
 
     /// Datagrams went out. `in_flight`: the peer owes an acknowledgement.
     pub fn handle_sent(&mut self, now: Instant, in_flight: bool) {
+        if self.is_doubtful() {
+            self.turn = self.turn.wrapping_add(1);
+        }
         match self.liveness {
             Liveness::Alive if in_flight => self.liveness = Liveness::Waiting { since: now },
             Liveness::Waiting { .. } if !in_flight => self.liveness = Liveness::Alive,
@@ -227,6 +239,7 @@ impl PathAgent {
         match self.liveness {
             Liveness::Waiting { since } if now >= since + self.suspect_after() => {
                 self.liveness = Liveness::Suspect { since };
+                self.turn = 0;
                 self.events.push_back(PathEvent::Suspect);
             }
             Liveness::Suspect { since } if now >= since + self.stalled_after() => {
@@ -263,7 +276,7 @@ impl PathAgent {
     /// The path of the next datagram, and a second one that carries it too while the first is suspect.
     pub fn select(&self) -> (Option<PathId>, Option<PathId>) {
         let also = match self.liveness {
-            Liveness::Suspect { .. } | Liveness::Stalled { .. } => self.best(self.active),
+            Liveness::Suspect { .. } | Liveness::Stalled { .. } => self.other(),
             Liveness::Alive | Liveness::Waiting { .. } => None,
         };
         (self.active, also)
@@ -294,6 +307,11 @@ impl PathAgent {
         self.find(session).is_some()
     }
 
+    /// In the order in which they were added.
+    pub fn sessions(&self) -> impl Iterator<Item = usize> {
+        self.sessions.iter().map(|s| s.id)
+    }
+
     fn find(&self, session: usize) -> Option<&Session> {
         self.sessions.iter().find(|s| s.id == session)
     }
@@ -306,16 +324,21 @@ impl PathAgent {
         STALLED_MIN.max(self.rtt * STALLED_ROUND_TRIPS)
     }
 
-    /// The best path that is not `except`: the tunnel of the same session for a forwarded one, else the nearest other relay.
-    fn best(&self, except: Option<PathId>) -> Option<PathId> {
-        if let Some(PathId { session, forwarded: true }) = except
-            && self.find(session).is_some()
-        {
-            return Some(PathId { session, forwarded: false });
-        }
-        let other =
-            self.sessions.iter().filter(|s| except.is_none_or(|e| e.session != s.id)).min_by_key(|s| (s.rtt, s.id))?;
-        Some(PathId { session: other.id, forwarded: false })
+    /// The tunnel through the nearest relay.
+    fn best(&self) -> Option<PathId> {
+        let nearest = self.sessions.iter().min_by_key(|s| (s.rtt, s.id))?;
+        Some(PathId { session: nearest.id, forwarded: false })
+    }
+
+    /// The path beside a doubtful one: the tunnel of the same session for a forwarded path, then the other relays from the
+    /// nearest on, in turn: more than one relay may have died at once.
+    fn other(&self) -> Option<PathId> {
+        let active = self.active?;
+        let mut others: Vec<&Session> =
+            self.sessions.iter().filter(|s| active.forwarded || s.id != active.session).collect();
+        others.sort_unstable_by_key(|s| (s.id != active.session, s.rtt, s.id));
+        let next = others.get(self.turn.checked_rem(others.len())?)?;
+        Some(PathId { session: next.id, forwarded: false })
     }
 
     /// Something was heard by `path` while both the active path and another carried our datagrams.
@@ -331,10 +354,12 @@ impl PathAgent {
 
     fn follow(&mut self, now: Instant, path: PathId) {
         let Some(active) = self.active else { return };
-        if self.switched_at.is_some_and(|t| now < t + FOLLOW_GRACE) {
+        let across = path.session != active.session;
+        let grace = if across && self.leads { LEADER_GRACE } else { FOLLOW_GRACE };
+        if self.switched_at.is_some_and(|t| now < t + grace) {
             return;
         }
-        if path.session == active.session {
+        if !across {
             if active.forwarded && !path.forwarded {
                 self.fail_forwarded(now, active.session);
                 self.switch_to(now, path, Reason::Followed);
@@ -377,7 +402,7 @@ mod tests {
     }
 
     fn relayed(now: Instant) -> PathAgent {
-        let mut a = PathAgent::new();
+        let mut a = PathAgent::new(true);
         a.add(now, 1, ms(10));
         a.forwarded_up(now, 1);
         while a.poll_event().is_some() {}
@@ -387,7 +412,7 @@ mod tests {
     #[test]
     fn data_flows_by_the_tunnel_at_once_and_by_forwarding_once_it_is_acknowledged() {
         let t = Instant::now();
-        let mut a = PathAgent::new();
+        let mut a = PathAgent::new(true);
         a.add(t, 1, ms(10));
         assert_eq!(a.select(), (Some(TUNNEL), None));
         a.forwarded_up(t, 1);

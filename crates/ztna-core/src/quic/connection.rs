@@ -103,6 +103,8 @@ pub struct Connection {
     kind: Kind,
     local: SocketAddr,
     identity: Option<Arc<PeerIdentity>>,
+    /// Why the verifier refused the peer's certificate.
+    refusal: Option<Refusal>,
     events: VecDeque<Event>,
     packets: u64,
     /// Bytes of packets fed in since they were last asked for.
@@ -170,6 +172,7 @@ impl Connection {
             kind,
             local,
             identity: None,
+            refusal: None,
             events: VecDeque::new(),
             packets: 0,
             fed: 0,
@@ -203,6 +206,9 @@ impl Connection {
         if self.closed {
             return;
         }
+        if self.identity.is_none() && self.refusal.is_none() {
+            self.refusal = tls.take_refusal(self.q.as_mut());
+        }
         if self.h3.is_none() && self.q.is_established() {
             self.establish(tls);
         }
@@ -225,7 +231,7 @@ impl Connection {
         }
         if self.q.is_closed() {
             self.closed = true;
-            self.events.push_back(Event::Closed(self.why_closed(tls)));
+            self.events.push_back(Event::Closed(self.why_closed()));
         }
     }
 
@@ -251,9 +257,9 @@ impl Connection {
         }
     }
 
-    fn why_closed(&self, tls: &mut TlsConfig) -> Closed {
-        if let Some(refusal) = tls.take_refusal() {
-            return Closed::Refused(refusal);
+    fn why_closed(&self) -> Closed {
+        if let Some(refusal) = &self.refusal {
+            return Closed::Refused(refusal.clone());
         }
         if self.q.is_timed_out() {
             return Closed::TimedOut;
@@ -562,8 +568,14 @@ impl Connection {
     }
 
     /// Closes with an application error (RFC 9114 §8.1 code).
+    ///
+    /// A client that has not heard 1-RTT packets yet says APPLICATION_ERROR in a Handshake packet instead (RFC 9000 §10.2.3):
+    /// quiche would wait with the 1-RTT close for its own handshake flight, which it no longer sends either, until the idle
+    /// timeout.
     pub fn close(&mut self, code: u64, reason: &str) {
+        const APPLICATION_ERROR: u64 = 0x0c;
+        let early = !self.kind.is_server() && !self.ready;
         self.closing.get_or_insert_with(|| reason.to_owned());
-        let _ = self.q.close(true, code, reason.as_bytes());
+        let _ = self.q.close(!early, if early { APPLICATION_ERROR } else { code }, reason.as_bytes());
     }
 }

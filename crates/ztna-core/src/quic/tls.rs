@@ -1,5 +1,6 @@
 //! TLS 1.3 contexts and transport settings of the four kinds of connection.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -56,7 +57,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn is_server(self) -> bool {
+    pub fn is_server(self) -> bool {
         matches!(self, Kind::OuterServer | Kind::InnerServer)
     }
     fn is_outer(self) -> bool {
@@ -78,13 +79,21 @@ pub struct TlsConfig {
     pub(super) quiche: quiche::Config,
     snapshot: Arc<Snapshot>,
     kind: Kind,
-    refused: Arc<Mutex<Option<Refusal>>>,
+    refused: Refused,
+}
+
+/// Verdicts of handshakes that were refused, by the address of their TLS state: those of one batch must not be mixed up.
+/// Each is taken when its connection is next settled, so that there are no more of them than connections.
+type Refused = Arc<Mutex<BTreeMap<usize, Refusal>>>;
+
+fn place(ssl: &SslRef) -> usize {
+    std::ptr::from_ref(ssl).addr()
 }
 
 impl TlsConfig {
     /// Errors: a certificate or key that BoringSSL does not take.
     pub fn new(kind: Kind, snapshot: &Arc<Snapshot>) -> Result<Self> {
-        let refused = Arc::new(Mutex::new(None));
+        let refused = Refused::default();
         let context = context(kind, snapshot, &refused).map_err(|e| Error::Identity(format!("TLS context: {e}")))?;
         let quiche = transport(kind, context).map_err(|e| Error::Internal(format!("QUIC configuration: {e}")))?;
         Ok(TlsConfig { quiche, snapshot: snapshot.clone(), kind, refused })
@@ -94,9 +103,9 @@ impl TlsConfig {
         self.kind
     }
 
-    /// Why the last handshake on this context was refused, if the verifier refused it. Reading clears it.
-    pub fn take_refusal(&mut self) -> Option<Refusal> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Why this handshake was refused, if the verifier refused it. Reading clears it.
+    pub(super) fn take_refusal(&self, ssl: &SslRef) -> Option<Refusal> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).remove(&place(ssl))
     }
 
     /// Whom the handshake's verifier has accepted on this session, under the snapshot that still counts.
@@ -139,7 +148,7 @@ fn verified_index() -> Option<Index<Ssl, Verified>> {
 fn context(
     kind: Kind,
     snapshot: &Arc<Snapshot>,
-    refused: &Arc<Mutex<Option<Refusal>>>,
+    refused: &Refused,
 ) -> Result<SslContextBuilder, boring::error::ErrorStack> {
     let mut b = SslContextBuilder::new(SslMethod::tls())?;
     b.set_min_proto_version(Some(SslVersion::TLS1_3))?;
@@ -164,8 +173,12 @@ fn context(
         let expect = kind.expect(&snapshot.network.trust_domain);
         let chain = presented_chain(ssl, kind.is_server());
         let refs: Vec<&[u8]> = chain.iter().map(Vec::as_slice).collect();
-        match snapshot.anchors.verify(&refs, expect, &snapshot.revoked, SystemTime::now()) {
+        let verdict = snapshot.anchors.verify(&refs, expect, &snapshot.revoked, SystemTime::now());
+        let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match verdict {
             Ok(identity) => {
+                // What an earlier connection at the same place left behind.
+                refused.remove(&place(ssl));
                 if let Some(index) = verified_index() {
                     ssl.set_ex_data(index, Verified { snapshot: snapshot.clone(), identity: Arc::new(identity) });
                 }
@@ -173,7 +186,7 @@ fn context(
             }
             Err(refusal) => {
                 let alert = alert_of(&refusal);
-                *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+                refused.insert(place(ssl), refusal);
                 Err(SslVerifyError::Invalid(alert))
             }
         }

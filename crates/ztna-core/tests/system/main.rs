@@ -7,8 +7,16 @@
     reason = "tests: the clock is real because quiche's is"
 )]
 
+mod bounds;
 mod budget;
 mod chaos;
+mod hostile;
+mod hostile_relay;
+mod io;
+mod path_schedules;
+mod rng;
+mod schedules;
+mod traffic;
 mod unreachable;
 mod world;
 

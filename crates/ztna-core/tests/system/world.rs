@@ -17,6 +17,8 @@ use ztna_core::trust::pki::{Ca, Issued, LeafSpec};
 use ztna_core::trust::{NodeFiles, Protocol, Secret, Snapshot};
 use ztna_core::{Error, FlowId, Role, SpiffeId};
 
+use super::hostile_relay::HostileRelay;
+
 const DOMAIN: &str = "example.test";
 const HOUR: Duration = Duration::from_secs(3_600);
 pub const POLICY: &str =
@@ -27,6 +29,7 @@ enum Node {
     Agent(Box<Agent>),
     Connector(Box<Connector>),
     Relay(Box<Relay>),
+    Hostile(Box<HostileRelay>),
 }
 
 impl Node {
@@ -35,6 +38,7 @@ impl Node {
             Node::Agent(m) => m.as_mut(),
             Node::Connector(m) => m.as_mut(),
             Node::Relay(m) => m.as_mut(),
+            Node::Hostile(m) => m.as_mut(),
         }
     }
 }
@@ -57,6 +61,10 @@ pub struct World {
     pub outcomes: BTreeMap<FlowId, Outcome>,
     /// Bytes that an agent's flow has received.
     pub received: BTreeMap<FlowId, Vec<u8>>,
+    /// Agents' flows whose stream has come to its clean end.
+    pub finished: BTreeSet<FlowId>,
+    /// Bytes that a connector's flow has received, in the order in which flows were dialled.
+    pub arrived: Vec<((SocketAddr, FlowId), Vec<u8>)>,
     pub answers: BTreeMap<u64, Result<Answer, Error>>,
     pub notices: Vec<(SocketAddr, Notice)>,
     /// What connector flows hold to write back.
@@ -71,6 +79,11 @@ pub struct World {
     /// Packets to drop: `true` loses it. From, to, bytes.
     #[allow(clippy::type_complexity, reason = "one closure of a test")]
     pub lose: Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> bool>,
+    /// How late a packet arrives. Those without delay arrive within the turn.
+    #[allow(clippy::type_complexity, reason = "one closure of a test")]
+    pub delay: Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> Duration>,
+    /// Packets under way: when, from, to.
+    air: BTreeMap<(Instant, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
 }
 
 pub fn relay_at(n: u8) -> SocketAddr {
@@ -102,6 +115,8 @@ impl World {
             relays: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             received: BTreeMap::new(),
+            finished: BTreeSet::new(),
+            arrived: Vec::new(),
             answers: BTreeMap::new(),
             notices: Vec::new(),
             echo: BTreeMap::new(),
@@ -111,6 +126,8 @@ impl World {
             deaf: BTreeSet::new(),
             packets: 0,
             lose: Box::new(|_, _, _| false),
+            delay: Box::new(|_, _, _| Duration::ZERO),
+            air: BTreeMap::new(),
         }
     }
 
@@ -118,7 +135,7 @@ impl World {
         self.network = format!("relay_mode = \"tunnel\"\n{}", self.network);
     }
 
-    fn snapshot(&self, role: Role, name: &str) -> Arc<Snapshot> {
+    pub fn snapshot(&self, role: Role, name: &str) -> Arc<Snapshot> {
         let id = SpiffeId::new(DOMAIN, role, name).unwrap();
         let mut leaves = self.leaves.borrow_mut();
         let leaf = leaves
@@ -143,6 +160,25 @@ impl World {
         self.relays.insert(relay_at(n), shared.clone());
         let relay = Relay::new(shared, 0, self.snapshot(Role::Relay, &format!("r{n}")), epoch).unwrap();
         self.nodes.insert(relay_at(n), Node::Relay(Box::new(relay)));
+    }
+
+    /// A relay of that name and certificate which does as the test says.
+    pub fn start_hostile_relay(&mut self, n: u8) -> &mut HostileRelay {
+        let relay = HostileRelay::new(&self.snapshot(Role::Relay, &format!("r{n}")));
+        self.nodes.insert(relay_at(n), Node::Hostile(Box::new(relay)));
+        self.hostile(n)
+    }
+
+    pub fn hostile(&mut self, n: u8) -> &mut HostileRelay {
+        match self.nodes.get_mut(&relay_at(n)) {
+            Some(Node::Hostile(h)) => h,
+            _ => panic!("r{n} is no hostile relay"),
+        }
+    }
+
+    pub fn start_connector_without_services(&mut self, at: SocketAddr, name: &str) {
+        let c = Connector::new(self.snapshot(Role::Connector, name), false, Instant::now(), SystemTime::now()).unwrap();
+        self.nodes.insert(at, Node::Connector(Box::new(c)));
     }
 
     pub fn start_connector(&mut self, at: SocketAddr, name: &str) {
@@ -178,7 +214,7 @@ impl World {
         match self.nodes.get_mut(&at) {
             Some(Node::Agent(a)) => a.set_receive_limit(limit),
             Some(Node::Connector(c)) => c.set_receive_limit(limit),
-            Some(Node::Relay(_)) | None => panic!("no agent or connector at {at}"),
+            Some(Node::Relay(_) | Node::Hostile(_)) | None => panic!("no agent or connector at {at}"),
         }
     }
 
@@ -187,7 +223,7 @@ impl World {
         let node = match self.nodes.get(&at) {
             Some(Node::Agent(a)) => a.node(),
             Some(Node::Connector(c)) => c.node(),
-            Some(Node::Relay(_)) | None => panic!("no agent or connector at {at}"),
+            Some(Node::Relay(_) | Node::Hostile(_)) | None => panic!("no agent or connector at {at}"),
         };
         node.links.iter().flat_map(|(_, l)| l.flows.keys().map(|s| l.conn.unread(*s))).sum()
     }
@@ -199,10 +235,14 @@ impl World {
         }
     }
 
+    pub fn machine(&mut self, at: SocketAddr) -> &mut dyn Machine {
+        self.nodes.get_mut(&at).unwrap().machine()
+    }
+
     pub fn agent(&self, at: SocketAddr) -> &Agent {
         match self.nodes.get(&at) {
             Some(Node::Agent(a)) => a,
-            Some(Node::Connector(_) | Node::Relay(_)) | None => panic!("no agent at {at}"),
+            Some(Node::Connector(_) | Node::Relay(_) | Node::Hostile(_)) | None => panic!("no agent at {at}"),
         }
     }
 
@@ -221,7 +261,7 @@ impl World {
                 Node::Relay(_) => {
                     Some((*at, Role::Relay, format!("r{}", at.ip().to_string().rsplit('.').next().unwrap())))
                 }
-                Node::Agent(_) => None,
+                Node::Agent(_) | Node::Hostile(_) => None,
             })
             .collect();
         for (at, role, name) in names {
@@ -269,6 +309,11 @@ impl World {
         }
     }
 
+    /// One write to an agent's flow.
+    pub fn try_write(&mut self, at: SocketAddr, flow: FlowId, data: &[u8], fin: bool) -> Wrote {
+        self.nodes.get_mut(&at).map_or(Wrote::Gone, |n| n.machine().stream_write(flow, data, fin))
+    }
+
     pub fn datagram(&mut self, at: SocketAddr, flow: FlowId, payload: &[u8]) -> bool {
         self.nodes.get_mut(&at).unwrap().machine().datagram_write(flow, payload)
     }
@@ -314,6 +359,18 @@ impl World {
         false
     }
 
+    /// As [`until`](Self::until), for a test that acts each turn.
+    pub fn until_with(&mut self, mut done: impl FnMut(&mut World) -> bool) -> bool {
+        let until = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < until {
+            self.turn();
+            if done(self) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Opens a flow and waits until it is open.
     pub fn opened(&mut self, at: SocketAddr, service: &str) -> FlowId {
         let flow = self.open(at, service, Protocol::Tcp, Duration::from_secs(8));
@@ -322,11 +379,29 @@ impl World {
         flow
     }
 
-    /// One turn of every loop.
+    /// One turn of every loop; waits a little when nothing moved.
     pub fn turn(&mut self) {
+        if !self.step() {
+            std::thread::sleep(Duration::from_micros(300));
+        }
+    }
+
+    /// When something is due next.
+    pub fn next_deadline(&mut self) -> Option<Instant> {
+        let air = self.air.keys().next().map(|k| k.0);
+        self.nodes.values_mut().filter_map(|n| n.machine().poll_timeout()).chain(air).min()
+    }
+
+    /// One turn of every loop: whether a packet moved.
+    pub fn step(&mut self) -> bool {
         let now = Instant::now();
         let all: Vec<SocketAddr> = self.nodes.keys().copied().collect();
         let mut moved = false;
+        while let Some(entry) = self.air.first_entry().filter(|e| e.key().0 <= now) {
+            let (from, to, packet) = entry.remove();
+            self.arrive(now, from, to, &packet);
+            moved = true;
+        }
         for at in all {
             let mut out = Vec::new();
             if let Some(node) = self.nodes.get_mut(&at) {
@@ -349,9 +424,7 @@ impl World {
                 self.deliver(now, at, t.to, t.segment, &bytes);
             }
         }
-        if !moved {
-            std::thread::sleep(Duration::from_micros(300));
-        }
+        moved
     }
 
     fn deliver(&mut self, now: Instant, from: SocketAddr, to: SocketAddr, segment: usize, bytes: &[u8]) {
@@ -360,12 +433,21 @@ impl World {
             if (self.lose)(from, to, packet) {
                 continue;
             }
-            if let Some(node) = self.nodes.get_mut(&to) {
-                let arrival = Arrival { socket: 0, from, to: Some(to.ip()), stride: packet.len() };
-                match node.machine().pass_on(arrival, packet) {
-                    Some(t) => self.deliver(now, to, t.to, t.segment, packet),
-                    None => node.machine().handle_packets(now, arrival, &mut packet.to_vec()),
-                }
+            let late = (self.delay)(from, to, packet);
+            if late.is_zero() {
+                self.arrive(now, from, to, packet);
+            } else {
+                self.air.insert((now + late, self.packets), (from, to, packet.to_vec()));
+            }
+        }
+    }
+
+    fn arrive(&mut self, now: Instant, from: SocketAddr, to: SocketAddr, packet: &[u8]) {
+        if let Some(node) = self.nodes.get_mut(&to) {
+            let arrival = Arrival { socket: 0, from, to: Some(to.ip()), stride: packet.len() };
+            match node.machine().pass_on(arrival, packet) {
+                Some(t) => self.deliver(now, to, t.to, t.segment, packet),
+                None => node.machine().handle_packets(now, arrival, &mut packet.to_vec()),
             }
         }
     }
@@ -377,6 +459,7 @@ impl World {
             let m = node.machine();
             match action {
                 Action::Dial { flow, info, .. } => {
+                    self.arrived.push(((at, flow), Vec::new()));
                     if self.unread_agents.contains(info.peer.id.name()) {
                         self.deaf.insert((at, flow));
                     }
@@ -410,7 +493,11 @@ impl World {
         while let Some(node) = self.nodes.get_mut(&at) {
             match node.machine().stream_read(flow, &mut buf) {
                 Read::Bytes(n) => self.received.entry(flow).or_default().extend_from_slice(&buf[..n]),
-                Read::Blocked | Read::Finished => return,
+                Read::Blocked => return,
+                Read::Finished => {
+                    self.finished.insert(flow);
+                    return;
+                }
             }
         }
     }
@@ -426,7 +513,12 @@ impl World {
         let mut fin = false;
         loop {
             match m.stream_read(flow, &mut buf) {
-                Read::Bytes(n) => held.extend_from_slice(&buf[..n]),
+                Read::Bytes(n) => {
+                    held.extend_from_slice(&buf[..n]);
+                    if let Some((_, got)) = self.arrived.iter_mut().find(|(key, _)| *key == (at, flow)) {
+                        got.extend_from_slice(&buf[..n]);
+                    }
+                }
                 Read::Blocked => break,
                 Read::Finished => {
                     fin = true;
