@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { background, curl, tcpServer } from '../lib/peers.ts'
@@ -9,8 +9,11 @@ import { PERMIT_ENG, ztna } from '../lib/ztna.ts'
 
 const SERVICES = ['web=tcp:80:127.0.0.1:8080', 'echo=tcp:7:127.0.0.1:9001']
 const FORWARDS = ['tcp:127.0.0.1:8080=web:80', 'tcp:127.0.0.1:8081=echo:7']
-/** The contract says 1 s; a busy machine gets more before the test fails, and the figure is printed either way. */
-const CUT_LIMIT_MS = 3_000
+/**
+ * The contract says 1 s from the moment snapshot.json lands: 200 ms until the poll sees it, milliseconds to load and judge. The
+ * rest is room for a machine whose cores are taken by other tests; the figure is printed either way.
+ */
+const CUT_LIMIT_MS = 2_000
 
 async function create(spec: Partial<TopologySpec> = {}): Promise<Topology> {
   const t = await Topology.create({
@@ -38,13 +41,14 @@ async function openFlow(t: Topology, agent: string): Promise<Proc> {
   await new Promise((resolve) => setTimeout(resolve, 500))
   return proc
 }
-/** How long after `change` the flow ends, in ms. */
-async function cutAfter(flow: Proc, what: string, change: () => Promise<void>): Promise<number> {
+/** How long after the new snapshot.json landed in `folder`, written by `change`, the flow ends, in ms. */
+async function cutAfter(flow: Proc, what: string, folder: string, change: () => Promise<void>): Promise<number> {
+  const ended = flow.exited.then(() => Date.now())
   await change()
-  const landed = performance.now()
+  const landed = statSync(join(folder, 'snapshot.json')).mtimeMs
   await until('the flow is cut', () => flow.exit !== undefined, 15_000)
-  const took = performance.now() - landed
-  console.log(`${what}: the flow ended ${took.toFixed(0)} ms after the files had landed`)
+  const took = (await ended) - landed
+  console.log(`${what}: the flow ended ${took.toFixed(0)} ms after snapshot.json had landed`)
   return took
 }
 
@@ -52,7 +56,8 @@ test("a revoked agent's flows are cut, another's go on", async () => {
   await using t = await create()
   const [alice, bob] = [await openFlow(t, 'alice'), await openFlow(t, 'bob')]
   await t.trust.revoke('alice')
-  expect(await cutAfter(alice, 'revocation', () => t.trust.publish())).toBeLessThan(CUT_LIMIT_MS)
+  const folder = t.trust.out('connector', 'c1')
+  expect(await cutAfter(alice, 'revocation', folder, () => t.trust.publish())).toBeLessThan(CUT_LIMIT_MS)
   expect(bob.exit).toBeUndefined()
   expect((await curl(t.place('alice'), 'http://127.0.0.1:8080/hello', '--max-time', '8')).code).toBe('000')
   expect((await curl(t.place('bob'), 'http://127.0.0.1:8080/hello')).body).toBe('hello\n')
@@ -64,7 +69,8 @@ test('a policy change cuts exactly the flows it no longer permits', async () => 
   const flow = await openFlow(t, 'alice')
   const bob = await openFlow(t, 'bob')
   t.trust.setPolicy(`${PERMIT_ENG}forbid(principal == Agent::"alice", action, resource == Service::"echo");\n`)
-  expect(await cutAfter(flow, 'policy change', () => t.trust.publish())).toBeLessThan(CUT_LIMIT_MS)
+  const folder = t.trust.out('connector', 'c1')
+  expect(await cutAfter(flow, 'policy change', folder, () => t.trust.publish())).toBeLessThan(CUT_LIMIT_MS)
   expect(bob.exit).toBeUndefined()
   expect((await curl(t.place('alice'), 'http://127.0.0.1:8080/hello')).body).toBe('hello\n')
   t.trust.setPolicy(PERMIT_ENG)
@@ -79,6 +85,27 @@ test('a policy change cuts exactly the flows it no longer permits', async () => 
       ).stdout.trim() === 'hi',
     10_000,
   )
+  await bob.stop()
+})
+
+test.each(['relay', 'connector'] as const)('a revocation that has reached the %s alone cuts the flow', async (role) => {
+  await using t = await create()
+  const [alice, bob] = [await openFlow(t, 'alice'), await openFlow(t, 'bob')]
+  await t.trust.revoke('alice')
+  const folder = t.trust.out(role, role === 'relay' ? 'r1' : 'c1')
+  expect(await cutAfter(alice, `revocation, ${role} alone`, folder, () => t.trust.publish([folder]))).toBeLessThan(CUT_LIMIT_MS)
+  expect(bob.exit).toBeUndefined()
+  expect((await curl(t.place('bob'), 'http://127.0.0.1:8080/hello')).body).toBe('hello\n')
+  await bob.stop()
+})
+
+test('a policy that has reached the relay alone cuts the flows of agents that may reach nothing there any more', async () => {
+  await using t = await create()
+  const [alice, bob] = [await openFlow(t, 'alice'), await openFlow(t, 'bob')]
+  t.trust.setPolicy(`${PERMIT_ENG}forbid(principal == Agent::"alice", action, resource);\n`)
+  const folder = t.trust.out('relay', 'r1')
+  expect(await cutAfter(alice, 'policy change, relay alone', folder, () => t.trust.publish([folder]))).toBeLessThan(CUT_LIMIT_MS)
+  expect(bob.exit).toBeUndefined()
   await bob.stop()
 })
 

@@ -93,8 +93,9 @@ export class Trust {
   setPolicy(cedar: string): void {
     writeFileSync(join(this.dir, 'policy.cedar'), cedar)
   }
-  async publish(): Promise<void> {
-    await ztna(['pki', 'publish', this.dir, ...this.outs.values()])
+  /** To all folders, or only to those given. */
+  async publish(outs: readonly string[] = [...this.outs.values()]): Promise<void> {
+    await ztna(['pki', 'publish', this.dir, ...outs])
   }
   async revoke(name: string): Promise<void> {
     await ztna(['pki', 'revoke', this.dir, name])
