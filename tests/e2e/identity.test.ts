@@ -29,16 +29,11 @@ test('a second connector process takes over; the first drains, names the other, 
   await first.online()
   await t.agent(FORWARDS).online()
   expect(await hello(t, 'alice')).toBe(true)
-  // A flow that is open at the first one, for longer than the change takes.
-  const flow = background(t.place('alice'), 'tcp-client.mjs', ['idle', '127.0.0.1:8081', '4000'])
-  await sleep(1_000)
-
   const second = startRole(t.lab, t.place('spare'), 'connector', 'second', t.trust.out('connector', 'c1'), flags('--service', SERVICES))
   try {
     await second.online()
     const warning = await first.event('warning', (event) => JSON.stringify(event).includes('ERR_ZTNA_IDENTITY'))
     expect(JSON.stringify(warning)).toContain('10.3.1.1')
-    expect(JSON.parse((await flow.waitFor(/^\{.*/, { timeoutMs: 20_000 }))[0])).toEqual({ before: true, after: true })
     expect((await first.proc.exited).code).toBe(78)
     const since = async (): Promise<unknown> =>
       ((await relay.status())['connectors'] as readonly Json[]).map((c) => [c['name'], c['since']])
