@@ -32,10 +32,11 @@ export interface Flooded {
   readonly perSecond: number
 }
 
-/** Spoofed Initials to `to` (address and port) for `seconds`. */
-export async function flood(from: Netns, to: string, o: { rate?: number; seconds?: number } = {}): Promise<Flooded> {
-  const { rate = 100_000, seconds = 10 } = o
-  const args = ['flood', '--to', to, '--sources', SPOOFED, '--rate', String(rate), '--seconds', String(seconds)]
+/** Spoofed Initials to `to` (address and port) for `seconds`; with `token` bytes of an invented Retry token. */
+export async function flood(from: Netns, to: string, o: { rate?: number; seconds?: number; token?: number } = {}): Promise<Flooded> {
+  const { rate = 100_000, seconds = 10, token = 0 } = o
+  const numbers = Object.entries({ rate, seconds, token }).flatMap(([name, value]) => [`--${name}`, String(value)])
+  const args = ['flood', '--to', to, '--sources', SPOOFED, ...numbers]
   const { stdout } = await from.run(loadBinary(), args, { timeoutMs: (seconds + 30) * 1000 })
   return JSON.parse(stdout) as Flooded
 }

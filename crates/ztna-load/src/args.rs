@@ -14,7 +14,7 @@ Puts load on a relay, and prints what came of it as one line of JSON.
 
 usage: ztna-load handshakes --network DIR --relay IP:PORT --sources PREFIX [--in-flight N] [--seconds S]
        ztna-load nodes      --network DIR --relay IP:PORT --sources PREFIX [--count N] [--in-flight N]
-       ztna-load flood      --to IP:PORT --sources PREFIX [--rate N] [--seconds S] [--seed N]
+       ztna-load flood      --to IP:PORT --sources PREFIX [--rate N] [--seconds S] [--token N] [--seed N]
 
 handshakes opens connections with an agent's certificate, closes each once the relay has answered with its SETTINGS, and begins the
 next. nodes holds connections open with an agent's keep-alive, prints {\"ready\":N} once all are up, and ends at the end of its
@@ -28,6 +28,7 @@ input. flood sends QUIC Initials of 1,200 bytes from random addresses (needs CAP
   --count N          connections to hold (default 1000)
   --rate N           packets a second (default 100000)
   --seconds S        for how long (default 10)
+  --token N          bytes of an invented Retry token in each Initial, 0 to 63 (default 0: first Initials)
   --seed N           of addresses and bytes (default 1)
 
 example:
@@ -67,6 +68,8 @@ pub struct Flood {
     /// Packets a second.
     pub rate: u32,
     pub time: Duration,
+    /// Bytes of an invented Retry token.
+    pub token: u8,
     pub seed: u64,
 }
 
@@ -103,6 +106,7 @@ struct Options {
     count: Option<u32>,
     rate: Option<u32>,
     seconds: Option<u32>,
+    token: Option<u32>,
     seed: Option<u64>,
 }
 
@@ -121,6 +125,7 @@ impl Options {
             ("nodes", "--count") => self.count = Some(number(1..=100_000, "1 to 100000")?),
             ("flood", "--rate") => self.rate = Some(number(1..=10_000_000, "1 to 10000000")?),
             ("handshakes" | "flood", "--seconds") => self.seconds = Some(number(1..=86_400, "1 to 86400")?),
+            ("flood", "--token") => self.token = Some(number(0..=63, "0 to 63")?),
             ("flood", "--seed") => self.seed = Some(read(option, value, "a whole number of at most 64 bits")?),
             _ => return Err(Error::invalid("option", option, "one of those of ztna-load --help for this command")),
         }
@@ -144,6 +149,7 @@ impl Options {
             sources: self.sources.ok_or(Error::Missing("--sources"))?,
             rate: self.rate.unwrap_or(100_000),
             time: seconds(self.seconds),
+            token: self.token.unwrap_or(0) as u8,
             seed: self.seed.unwrap_or(1),
         })
     }

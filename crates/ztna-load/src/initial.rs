@@ -10,8 +10,8 @@ const IP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 /// A client's first datagram, bytes: the least that RFC 9000 §14.1 lets a server answer.
 const DATAGRAM: usize = 1_200;
-/// Long header up to the packet number: flags, version, two connection IDs of 8 bytes, no token, a two-byte length
-/// (RFC 9000 §17.2.2).
+/// Long header up to the packet number, token left out: flags, version, two connection IDs of 8 bytes, token length, a two-byte
+/// length (RFC 9000 §17.2.2).
 const QUIC_HEADER: usize = 1 + 4 + 1 + 8 + 1 + 8 + 1 + 2;
 /// The whole packet, bytes.
 pub const PACKET: usize = IP_HEADER + UDP_HEADER + DATAGRAM;
@@ -20,13 +20,15 @@ pub const PACKET: usize = IP_HEADER + UDP_HEADER + DATAGRAM;
 pub struct Spoofer {
     to: SocketAddrV4,
     sources: Prefix,
+    token: u8,
     random: Xorshift,
 }
 
 impl Spoofer {
-    pub fn new(to: SocketAddrV4, sources: Prefix, seed: u64) -> Self {
+    /// `token`: bytes of an invented Retry token, 63 at most; 0 for a first Initial.
+    pub fn new(to: SocketAddrV4, sources: Prefix, token: u8, seed: u64) -> Self {
         // Zero is the one state that xorshift never leaves.
-        Spoofer { to, sources, random: Xorshift(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1) }
+        Spoofer { to, sources, token: token.min(63), random: Xorshift(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1) }
     }
 
     /// A packet with a payload of its own. Costs a thousand random bytes: make a few, and let [`renew`](Self::renew) change them.
@@ -50,8 +52,9 @@ impl Spoofer {
         let quic = IP_HEADER + UDP_HEADER;
         put(&mut packet, quic, &[0xc3, 0, 0, 0, 1, 8]);
         put(&mut packet, quic + 14, &[8]);
-        put(&mut packet, quic + 23, &[0]);
-        put(&mut packet, quic + 24, &(0x4000 | (DATAGRAM - QUIC_HEADER) as u16).to_be_bytes());
+        put(&mut packet, quic + 23, &[self.token]);
+        let token = usize::from(self.token);
+        put(&mut packet, quic + 24 + token, &(0x4000 | (DATAGRAM - QUIC_HEADER - token) as u16).to_be_bytes());
         self.renew(&mut packet);
         packet
     }
@@ -92,8 +95,7 @@ mod tests {
 
     #[test]
     fn a_packet_reads_as_a_first_initial_without_a_token() {
-        let mut spoofer = spoofer();
-        let mut packet = spoofer.packet();
+        let mut packet = spoofer(0).packet();
         let datagram = &packet[IP_HEADER + UDP_HEADER..];
         assert_eq!(datagram.len(), 1_200);
         match quic_header::parse(datagram) {
@@ -107,8 +109,15 @@ mod tests {
     }
 
     #[test]
+    fn an_invented_token_has_the_length_that_was_asked_for() {
+        let mut packet = spoofer(44).packet();
+        let token = ztna_core::quic::retry::initial_token(&mut packet[IP_HEADER + UDP_HEADER..]);
+        assert_eq!(token.map(|t| t.len()), Some(44));
+    }
+
+    #[test]
     fn a_renewed_packet_comes_from_elsewhere_in_the_prefix_and_carries_other_connection_ids() {
-        let mut spoofer = spoofer();
+        let mut spoofer = spoofer(0);
         let first = spoofer.packet();
         let mut second = first;
         spoofer.renew(&mut second);
@@ -119,8 +128,8 @@ mod tests {
         assert_eq!(first[51..], second[51..]);
     }
 
-    fn spoofer() -> Spoofer {
+    fn spoofer(token: u8) -> Spoofer {
         let sources = Prefix::parse("--sources", "172.16.0.0/12").unwrap();
-        Spoofer::new("198.51.100.1:4433".parse().unwrap(), sources, 1)
+        Spoofer::new("198.51.100.1:4433".parse().unwrap(), sources, token, 1)
     }
 }

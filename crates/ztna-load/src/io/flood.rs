@@ -18,7 +18,7 @@ const MAKE_UP: Duration = Duration::from_millis(100);
 /// Sends for the given time: packets sent and refused by this system, seconds, and the rate reached.
 pub fn flood(args: &Flood) -> Result<serde_json::Value> {
     let mut socket = RawSocket::new(args.to).map_err(|e| Error::io("raw socket", e))?;
-    let mut spoofer = Spoofer::new(args.to, args.sources, args.seed);
+    let mut spoofer = Spoofer::new(args.to, args.sources, args.token, args.seed);
     let mut packets: Vec<[u8; PACKET]> = (0..BATCH).map(|_| spoofer.packet()).collect();
     let rate = f64::from(args.rate);
     let (mut sent, mut refused, mut forgiven) = (0u64, 0u64, 0.0);
