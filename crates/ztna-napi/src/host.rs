@@ -1,5 +1,8 @@
 //! What the command line needs of the host: trust folders, peer credentials, systemd.
 
+use std::io;
+use std::os::fd::BorrowedFd;
+#[cfg(target_os = "linux")]
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::SystemTime;
@@ -28,25 +31,43 @@ pub fn policy_check(json: String) -> Result<String> {
 pub fn peer_uid(fd: i32) -> Result<u32> {
     // SAFETY: the descriptor is borrowed for this call only; one that is not open gives an error.
     #[allow(unsafe_code, reason = "Node gives a descriptor as a number")]
-    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-    let cred = rustix::net::sockopt::socket_peercred(fd)
-        .map_err(|e| dto::throw(&Error::Permission(format!("peer credentials: {e}"))))?;
-    Ok(cred.uid.as_raw())
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    peer_user(fd).map_err(|e| dto::throw(&Error::Permission(format!("peer credentials: {e}"))))
+}
+
+#[cfg(target_os = "linux")]
+fn peer_user(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(fd)?.uid.as_raw())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn peer_user(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    use std::os::fd::AsRawFd;
+    let (mut uid, mut gid) = (0, 0);
+    // SAFETY: getpeereid(3) writes the two integers that it is given.
+    #[allow(unsafe_code, reason = "the standard library has no stable call for it")]
+    let result = unsafe { libc::getpeereid(fd.as_raw_fd(), &raw mut uid, &raw mut gid) };
+    if result == 0 { Ok(uid) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Tells systemd `state` (sd_notify(3)). `false` where `$NOTIFY_SOCKET` is not set.
 #[napi(catch_unwind)]
 pub fn sd_notify(state: String) -> Result<bool> {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(false) };
-    let failed = |e: std::io::Error| dto::throw(&Error::Permission(format!("NOTIFY_SOCKET: {e}")));
-    let text = path.to_string_lossy().into_owned();
-    let address = match text.strip_prefix('@') {
-        Some(name) => SocketAddr::from_abstract_name(name.as_bytes()),
-        None => SocketAddr::from_pathname(&text),
-    };
+    let failed = |e: io::Error| dto::throw(&Error::Permission(format!("NOTIFY_SOCKET: {e}")));
+    let address = notify_address(&path.to_string_lossy()).map_err(failed)?;
     let socket = UnixDatagram::unbound().map_err(failed)?;
-    socket.send_to_addr(state.as_bytes(), &address.map_err(failed)?).map_err(failed)?;
+    socket.send_to_addr(state.as_bytes(), &address).map_err(failed)?;
     Ok(true)
+}
+
+/// A path, or an abstract name behind `@`.
+fn notify_address(text: &str) -> io::Result<SocketAddr> {
+    #[cfg(target_os = "linux")]
+    if let Some(name) = text.strip_prefix('@') {
+        return SocketAddr::from_abstract_name(name.as_bytes());
+    }
+    SocketAddr::from_pathname(text)
 }
 
 #[napi(catch_unwind)]
