@@ -30,61 +30,64 @@ test.each([
   { loops: 1, mode: 'tunnel' },
   { loops: 4, mode: 'forwarded' },
   { loops: 4, mode: 'tunnel' },
-])('core traffic through a relay of $loops loops, $mode, agent and connector on different ones', async ({ loops, mode }) => {
-  await using t = await Topology.create({
-    services: [
-      { name: 'web', tcp: [80, 81] },
-      { name: 'echo', udp: [7] },
-    ],
-    relayArgs: ['--loops', String(loops), '--metrics', '127.0.0.1:0'],
-    ...(mode === 'tunnel' ? { networkToml: 'relay_mode = "tunnel"\n' } : {}),
-  })
-  const c1 = t.place('c1')
-  const { root } = await nginx(c1, 8080)
-  await Promise.all([tcpServer(c1, 'sum', '127.0.0.1:9001'), udpEcho(c1, '127.0.0.1:7')])
-  const file = join(root, 'bulk')
-  writeFileSync(file, randomBytes(BULK))
-  const online = await t.relay().online()
-  await t.connector(SERVICES).online()
-  await t.agent(FORWARDS).online()
+])(
+  'core traffic in $mode mode, relay loops: $loops, agent and connector on different ones where there are several',
+  async ({ loops, mode }) => {
+    await using t = await Topology.create({
+      services: [
+        { name: 'web', tcp: [80, 81] },
+        { name: 'echo', udp: [7] },
+      ],
+      relayArgs: ['--loops', String(loops), '--metrics', '127.0.0.1:0'],
+      ...(mode === 'tunnel' ? { networkToml: 'relay_mode = "tunnel"\n' } : {}),
+    })
+    const c1 = t.place('c1')
+    const { root } = await nginx(c1, 8080)
+    await Promise.all([tcpServer(c1, 'sum', '127.0.0.1:9001'), udpEcho(c1, '127.0.0.1:7')])
+    const file = join(root, 'bulk')
+    writeFileSync(file, randomBytes(BULK))
+    const online = await t.relay().online()
+    await t.connector(SERVICES).online()
+    await t.agent(FORWARDS).online()
 
-  /** Starts the agent on new source ports until its session crosses loops. */
-  const cross = async (): Promise<void> => {
-    for (let i = 0; i < TRIES; i += 1) {
-      await until('a flow works', () => hello(t), 20_000)
-      expect(await metric(t, online, 'ztna_sessions')).toBeGreaterThan(0)
-      if ((await metric(t, online, 'ztna_sessions_across_loops')) > 0 || loops === 1) return
-      await t.agents.get('alice')?.stop()
-      await until('its session has ended', async () => (await metric(t, online, 'ztna_sessions')) === 0)
-      await t.agent(FORWARDS).online()
+    /** Starts the agent on new source ports until its session crosses loops. */
+    const cross = async (): Promise<void> => {
+      for (let i = 0; i < TRIES; i += 1) {
+        await until('a flow works', () => hello(t), 20_000)
+        expect(await metric(t, online, 'ztna_sessions')).toBeGreaterThan(0)
+        if ((await metric(t, online, 'ztna_sessions_across_loops')) > 0 || loops === 1) return
+        await t.agents.get('alice')?.stop()
+        await until('its session has ended', async () => (await metric(t, online, 'ztna_sessions')) === 0)
+        await t.agent(FORWARDS).online()
+      }
+      throw new Error(`${TRIES} source ports were all on the connector's loop`)
     }
-    throw new Error(`${TRIES} source ports were all on the connector's loop`)
-  }
-  const core = async (): Promise<void> => {
-    const got = join(t.lab.dir, 'got')
-    const { code } = await curl(t.place('alice'), 'http://127.0.0.1:8080/bulk', '-o', got, '--max-time', '60')
-    expect(code).toBe('200')
-    expect(await sha256(got)).toBe(await sha256(file))
-    const { sent, answer } = await tcpClient(t.place('alice'), 'sum', '127.0.0.1:8081', BULK / 4)
-    expect(answer).toBe(sent)
-    const udp = await udpClient(t.place('alice'), '127.0.0.1:7', { count: 500, gapMs: 1 })
-    expect(udp).toMatchObject({ wrong: 0 })
-    expect(udp.received).toBeGreaterThan(udp.sent * 0.98)
-  }
+    const core = async (): Promise<void> => {
+      const got = join(t.lab.dir, 'got')
+      const { code } = await curl(t.place('alice'), 'http://127.0.0.1:8080/bulk', '-o', got, '--max-time', '60')
+      expect(code).toBe('200')
+      expect(await sha256(got)).toBe(await sha256(file))
+      const { sent, answer } = await tcpClient(t.place('alice'), 'sum', '127.0.0.1:8081', BULK / 4)
+      expect(answer).toBe(sent)
+      const udp = await udpClient(t.place('alice'), '127.0.0.1:7', { count: 500, gapMs: 1 })
+      expect(udp).toMatchObject({ wrong: 0 })
+      expect(udp.received).toBeGreaterThan(udp.sent * 0.98)
+    }
 
-  await cross()
-  const sample = (path: string): string => `ztna_bytes_total{direction="tx",path="${path}"}`
-  const before = await metric(t, online, sample(mode))
-  await core()
-  // The session was on different loops to the end, and the bulk went the way it was meant to.
-  expect(await metric(t, online, 'ztna_sessions_across_loops')).toBe(loops === 1 ? 0 : await metric(t, online, 'ztna_sessions'))
-  expect((await metric(t, online, sample(mode))) - before).toBeGreaterThan(BULK)
-  if (mode === 'tunnel') expect(await metric(t, online, sample('forwarded'))).toBe(0)
+    await cross()
+    const sample = (path: string): string => `ztna_bytes_total{direction="tx",path="${path}"}`
+    const before = await metric(t, online, sample(mode))
+    await core()
+    // The session was on different loops to the end, and the bulk went the way it was meant to.
+    expect(await metric(t, online, 'ztna_sessions_across_loops')).toBe(loops === 1 ? 0 : await metric(t, online, 'ztna_sessions'))
+    expect((await metric(t, online, sample(mode))) - before).toBeGreaterThan(BULK)
+    if (mode === 'tunnel') expect(await metric(t, online, sample('forwarded'))).toBe(0)
 
-  // The connector comes back on a port, and so a loop, of its own.
-  await t.connectors.get('c1')?.stop('SIGKILL')
-  await t.connector(SERVICES).online()
-  await cross()
-  await core()
-  expect(t.relays.get('r1')?.proc.exit).toBeUndefined()
-})
+    // The connector comes back on a port, and so a loop, of its own.
+    await t.connectors.get('c1')?.stop('SIGKILL')
+    await t.connector(SERVICES).online()
+    await cross()
+    await core()
+    expect(t.relays.get('r1')?.proc.exit).toBeUndefined()
+  },
+)
