@@ -12,9 +12,10 @@ use crate::wire::capsule::{Capsule, CapsuleReader};
 
 /// A handshake that takes longer has failed (protocol.md, Timers).
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Keep-alive of an agent's outer connections (protocol.md, Timers). It learns of a lost relay when it next wants something.
+/// Keep-alive of an idle agent's outer connections (protocol.md, Timers). It learns of a lost relay when it next wants something.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// Keep-alive of a connector's: nobody reaches it through a relay that was restarted before it has noticed (decision 0005).
+/// Keep-alive of a connector's, and of an agent's with open flows: nobody reaches it through a relay that was restarted before it has
+/// noticed (decision 0005).
 pub const KEEP_ALIVE_BOUND: Duration = Duration::from_secs(5);
 /// Silence, with something unacknowledged, after which a relay counts as gone: well past the 250 ms at which data moves to
 /// another path, so that a short outage costs no handshake.

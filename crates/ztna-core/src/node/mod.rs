@@ -468,7 +468,9 @@ impl Node {
                 PathEvent::Switched { to, reason } => {
                     changed = true;
                     link.path_since = now;
-                    if link.conn.is_established() && reason != Reason::Better {
+                    if link.conn.is_established() {
+                        // Also on a first or better path: a connector learns an agent's new session by a packet on it, and an
+                        // agent that only listens has no other to send.
                         link.conn.ping();
                         doubt |= matches!(reason, Reason::Silent | Reason::Followed);
                     }

@@ -49,6 +49,9 @@ impl Node {
             self.drop_leg(now, key, "the way to it no longer carries full-sized packets", false);
             return;
         }
+        // Who only listens to a flow sends nothing that a restarted relay could answer.
+        let awaited = !self.is_agent || !self.flows.is_empty();
+        leg.keep_alive = if awaited { super::leg::KEEP_ALIVE_BOUND } else { super::leg::KEEP_ALIVE };
         if leg.is_alive() && now >= leg.last_sent + leg.keep_alive {
             if let Some(conn) = leg.conn.as_mut() {
                 conn.ping();

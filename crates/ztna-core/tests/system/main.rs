@@ -253,15 +253,14 @@ fn an_idle_connector_is_bound_again_soon_after_its_relay_was_restarted() {
 #[test]
 fn a_flow_opened_after_an_unnoticed_restart_of_the_relay_opens_at_once() {
     let mut w = up();
-    let first = w.opened(node_at(1), "web");
-    assert!(w.until(forwarded));
+    // A connection without flows: with open ones the agent asks its relay every 5 s, as a connector does.
+    w.check(node_at(1), 900, "web");
+    assert!(w.until(|w| w.answers.contains_key(&900) && forwarded(w)));
     restart_while_idle(&mut w);
     assert_eq!(w.relay(relay_at(1)).status().agents, 0, "the agent has noticed nothing yet");
     let asked = Instant::now();
     let _ = w.opened(node_at(1), "web");
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
-    w.write(node_at(1), first, b"the old one too", false);
-    assert!(w.until(|w| w.received.get(&first).is_some_and(|b| b == b"the old one too")));
 }
 
 #[test]
@@ -368,6 +367,41 @@ fn loss_of_a_tenth_of_all_packets_loses_no_byte() {
     assert!(w.received[&flow] == data);
 }
 
+/// An open flow, and its end at the connector.
+fn two_ends(w: &mut World) -> (ztna_core::FlowId, ztna_core::FlowId) {
+    let flow = w.opened(node_at(1), "web");
+    w.write(node_at(1), flow, b"x", false);
+    assert!(w.until(|w| w.received.contains_key(&flow)));
+    let quiet = Instant::now() + Duration::from_millis(800);
+    assert!(w.until(|_| Instant::now() > quiet));
+    (flow, w.served(node_at(2)))
+}
+
+#[test]
+fn an_agent_that_only_listens_hears_on_when_its_link_shrinks() {
+    let mut w = up();
+    let (flow, far) = two_ends(&mut w);
+    w.lose = Box::new(move |from, to, p| (from == node_at(1) || to == node_at(1)) && p.len() > NARROW);
+    let from = Instant::now();
+    w.write(node_at(2), far, &vec![1u8; 300_000], false);
+    assert!(w.within(Duration::from_secs(30), |w| w.received[&flow].len() == 300_001));
+    assert!(from.elapsed() < Duration::from_secs(5), "{:?}", from.elapsed());
+}
+
+#[test]
+fn an_agent_that_only_listens_hears_on_after_a_restart_of_the_relay() {
+    let mut w = up();
+    let (flow, far) = two_ends(&mut w);
+    restart_while_idle(&mut w);
+    let from = Instant::now();
+    w.write(node_at(2), far, &vec![1u8; 300_000], false);
+    assert!(w.within(Duration::from_secs(30), |w| w.received[&flow].len() == 300_001));
+    assert!(from.elapsed() < Duration::from_secs(5), "{:?}", from.elapsed());
+}
+
+/// What IPv4 and UDP leave of 1,280 bytes.
+const NARROW: usize = 1_252;
+
 /// How long a flow stands still when the link between a node and the relay shrinks in the middle of it.
 fn narrowing(mut w: World, node: std::net::SocketAddr) -> Duration {
     let flow = w.opened(node_at(1), "web");
@@ -376,8 +410,6 @@ fn narrowing(mut w: World, node: std::net::SocketAddr) -> Duration {
     let first = vec![1u8; 500_000];
     w.write(node_at(1), flow, &first, false);
     assert!(w.until(|w| w.received.get(&flow).is_some_and(|b| b.len() == first.len())));
-    /// What IPv4 and UDP leave of 1,280 bytes.
-    const NARROW: usize = 1_252;
     w.lose = Box::new(move |from, to, p| (from == node || to == node) && p.len() > NARROW);
     let from = Instant::now();
     w.write(node_at(1), flow, &first, false);

@@ -314,6 +314,11 @@ impl World {
         self.nodes.get_mut(&at).map_or(Wrote::Gone, |n| n.machine().stream_write(flow, data, fin))
     }
 
+    /// The connector's end of the only flow that has brought it something.
+    pub fn served(&self, at: SocketAddr) -> FlowId {
+        self.echo.keys().find(|(a, _)| *a == at).unwrap().1
+    }
+
     pub fn datagram(&mut self, at: SocketAddr, flow: FlowId, payload: &[u8]) -> bool {
         self.nodes.get_mut(&at).unwrap().machine().datagram_write(flow, payload)
     }
