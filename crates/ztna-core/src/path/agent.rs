@@ -152,7 +152,9 @@ impl PathAgent {
             self.sessions.push(Session { id: session, rtt, forwarded: Forwarded::No, last_heard: None, failures: 0 });
         }
         if self.active.is_none() {
-            self.switch_to(now, PathId { session, forwarded: false }, Reason::Better);
+            // In place of one that ended: the peer may have lost its path as well, and waits for a packet to learn of this one.
+            let reason = if self.switched_at.is_some() { Reason::Removed } else { Reason::Better };
+            self.switch_to(now, PathId { session, forwarded: false }, reason);
         }
     }
 
@@ -507,6 +509,16 @@ mod tests {
         assert!(a.is_stalled());
         a.handle_received(t + ms(5_000), TUNNEL, true);
         assert!(!a.is_stalled());
+    }
+
+    #[test]
+    fn a_session_after_a_time_without_any_is_a_switch_that_the_peer_must_hear_of() {
+        let t = Instant::now();
+        let mut a = relayed(t);
+        a.remove(t, 1);
+        a.add(t, 2, ms(10));
+        let last = std::iter::from_fn(|| a.poll_event()).last();
+        assert_eq!(last, Some(PathEvent::Switched { to: OTHER, reason: Reason::Removed }));
     }
 
     #[test]
