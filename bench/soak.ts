@@ -1,5 +1,5 @@
 // npm run soak [-- --minutes N] [-- --only flows,simulations,fuzz]: what is too long for `npm test`, in a bounded time: flows over lossy
-// lines while roles come and go, seeds of the simulated network, fuzzing. Writes bench/results/soak-<date>.json; ends with 1 when
+// lines while roles come and go, seeds of the simulated network, fuzzing. Writes docs/soak/<date>.json; ends with 1 when
 // something did not hold. Builds come on top of the time.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -61,9 +61,9 @@ async function main(): Promise<number> {
     loadBefore,
     parts,
   }
-  const dir = fileURLToPath(new URL('results', import.meta.url))
+  const dir = fileURLToPath(new URL('../docs/soak', import.meta.url))
   mkdirSync(dir, { recursive: true })
-  const file = join(dir, `soak-${result.date.slice(0, 19).replaceAll(':', '-')}.json`)
+  const file = join(dir, `${result.date.slice(0, 19).replaceAll(':', '-')}.json`)
   writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)
   console.log(`${JSON.stringify(parts, null, 2)}\n${file}`)
   for (const name of result.notRun) console.log(`not run: ${name}: ${String(parts[name]?.figures['why'])}`)

@@ -4,7 +4,7 @@ import { clients, crowd, flood, loadBinary, outside } from '../../tests/lib/load
 import { iperf3Server } from '../../tests/lib/programs.ts'
 import { run } from '../../tests/lib/proc.ts'
 import { Topology } from '../../tests/lib/topology.ts'
-import { privateBytes, quantile, row, type Row } from '../lib/measure.ts'
+import { median, privateBytes, row, type Row } from '../lib/measure.ts'
 import { transfer } from '../lib/transfer.ts'
 
 const SERVICES = [{ name: 'bulk', tcp: [5201] }]
@@ -94,11 +94,11 @@ export async function flooded(): Promise<Row[]> {
     withToken.push(await beside(4433, 44))
   }
   const figures = (under: readonly Beside[]): Record<string, number> => ({
-    'of the control': median(under, 'gbit') / median(control, 'gbit'),
-    'Gbit/s': median(under, 'gbit'),
-    'Gbit/s control': median(control, 'gbit'),
-    'Initials/s': median(under, 'rate'),
-    'Initials/s control': median(control, 'rate'),
+    'of the control': median(under.map((one) => one.gbit)) / median(control.map((one) => one.gbit)),
+    'Gbit/s': median(under.map((one) => one.gbit)),
+    'Gbit/s control': median(control.map((one) => one.gbit)),
+    'Initials/s': median(under.map((one) => one.rate)),
+    'Initials/s control': median(control.map((one) => one.rate)),
   })
   const note = 'control: the same flood to a closed port of the relay; medians of 3 runs each, taken in turn'
   return [
@@ -110,11 +110,4 @@ export async function flooded(): Promise<Row[]> {
 interface Beside {
   readonly gbit: number
   readonly rate: number
-}
-
-function median(all: readonly Beside[], key: keyof Beside): number {
-  return quantile(
-    all.map((one) => one[key]).toSorted((a, b) => a - b),
-    0.5,
-  )
 }
