@@ -227,7 +227,7 @@ fn a_relay_that_swaps_the_packets_of_two_connectors_gets_nothing_and_loses_nothi
         n.set(n.get() + 1);
         let other = if toward == Toward::Agent { Toward::Connector } else { Toward::Agent };
         let mut out = vec![(toward, packet.to_vec())];
-        if n.get() % 2 == 0 {
+        if n.get().is_multiple_of(2) {
             out.push((other, packet.to_vec()));
         }
         out
