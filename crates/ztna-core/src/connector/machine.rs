@@ -171,12 +171,14 @@ impl Connector {
     fn node_event(&mut self, now: Instant, event: NodeEvent) {
         match event {
             NodeEvent::LegDown { relay, why, .. } => {
-                if self.node.draining.is_none() && !self.replaced {
+                if self.node.draining.is_none() && self.replaced.is_none() {
                     self.node.warn(Error::unreachable(format!("relay `{relay}`: {why}")));
                 }
             }
             NodeEvent::BindRefused { error, .. } => {
-                self.replaced |= matches!(error, Error::Identity(_));
+                if matches!(error, Error::Identity(_)) {
+                    self.replaced.get_or_insert_with(|| error.clone());
+                }
                 self.node.warn(error);
             }
             NodeEvent::Stream { link, event } => self.stream_event(now, link, event),
@@ -258,15 +260,16 @@ impl Connector {
     }
 
     fn settle_state(&mut self, now: Instant) {
-        if self.replaced && self.node.draining.is_none() {
+        if self.replaced.is_some() && self.node.draining.is_none() {
             // A newer process of this identity serves from now on; what runs here may end.
             self.node.shut_down(now, Duration::from_secs(10));
         }
         if self.node.draining.is_some() {
-            if self.node.settle_drain(now) && self.replaced && self.node.state == State::Closed {
-                self.node.replace_end(Error::Identity(
-                    "another process with this identity is bound; this one has drained".into(),
-                ));
+            if self.node.settle_drain(now)
+                && self.node.state == State::Closed
+                && let Some(error) = &self.replaced
+            {
+                self.node.replace_end(error.clone());
             }
             return;
         }

@@ -53,7 +53,8 @@ pub struct Connector {
     authorize: bool,
     warned_expiry: bool,
     rejudge_at: Instant,
-    replaced: bool,
+    /// The word of the relay at which a newer process of this identity is bound.
+    replaced: Option<Error>,
     now: Instant,
 }
 
@@ -80,7 +81,7 @@ impl Connector {
             authorize,
             warned_expiry: false,
             rejudge_at: now + REJUDGE,
-            replaced: false,
+            replaced: None,
             now,
         })
     }

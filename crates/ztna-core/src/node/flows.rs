@@ -296,6 +296,7 @@ impl Node {
                         | Capsule::CompressionAck { .. }
                         | Capsule::CompressionClose { .. }
                         | Capsule::ObservedAddress(_)
+                        | Capsule::Replaced(_)
                         | Capsule::RegisterCid { .. }
                         | Capsule::AckCid { .. }
                         | Capsule::CloseCid { .. }

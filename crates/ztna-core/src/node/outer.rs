@@ -319,6 +319,16 @@ impl Node {
         }
     }
 
+    /// A newer process of our identity is bound at this relay: what runs on this bind goes on, nothing new comes.
+    fn replaced(&mut self, key: usize, stream: StreamId, by: SocketAddr) {
+        let Some(leg) = self.legs.get_mut(key).filter(|l| l.bind == Some(stream)) else { return };
+        leg.state = LegState::Draining;
+        leg.bound = false;
+        let error = Error::Identity(format!("relay `{}`: replaced by a newer bind from {by}", leg.relay));
+        leg.last_error = Some(error.to_string());
+        self.events.push_back(NodeEvent::BindRefused { leg: key, error });
+    }
+
     fn end_stream(&mut self, now: Instant, key: usize, stream: StreamId, refused: Option<Error>) {
         let Some(&session) = self.slots.get(&Slot { leg: key, stream, context: 0 }) else { return };
         if let (Some(error), Some(link)) =
@@ -395,6 +405,7 @@ impl Node {
                     }
                 }
             }
+            Capsule::Replaced(by) => self.replaced(key, stream, by),
             // The uncompressed context's acknowledgement, what only relays receive, and types we don't know.
             Capsule::CompressionAck { .. } | Capsule::RegisterCid { .. } | Capsule::Unknown { .. } => {}
         }

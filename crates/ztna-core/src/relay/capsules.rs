@@ -121,6 +121,7 @@ impl Relay {
             | Capsule::CompressionAck { .. }
             | Capsule::CompressionClose { .. }
             | Capsule::ObservedAddress(_)
+            | Capsule::Replaced(_)
             | Capsule::AckCid { .. }
             | Capsule::Unknown { .. } => {}
         }
@@ -159,6 +160,7 @@ impl Relay {
             }
             Capsule::CompressionAck { .. }
             | Capsule::ObservedAddress(_)
+            | Capsule::Replaced(_)
             | Capsule::AckCid { .. }
             | Capsule::Unknown { .. } => {}
         }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::PMTU_SETTLE;
 use super::forward::{Fits, Route};
+use super::replaced::Replaced;
 use crate::quic::black_hole::BlackHole;
 use crate::quic::connection::StreamId;
 use crate::quic::tls::INNER_PAYLOAD;
@@ -30,6 +31,8 @@ pub(super) struct Conn {
     pub(super) expires: Option<Instant>,
     /// The client's own first destination ID, routed here where no Retry replaced it.
     pub(super) initial: Option<Vec<u8>>,
+    /// A newer bind of the same identity has taken the place of this connection's.
+    pub(super) replaced: Option<Replaced>,
     pub(super) streams: BTreeMap<StreamId, Stream>,
     pub(super) early: VecDeque<Vec<u8>>,
     /// The first request stream that has not been seen.
@@ -97,6 +100,7 @@ impl Conn {
             other: None,
             born: now,
             expires: None,
+            replaced: None,
             initial: None,
             streams: BTreeMap::new(),
             early: VecDeque::new(),

@@ -171,7 +171,8 @@ impl Relay {
         let Some(conn) = self.conns.get_mut(key.0) else { return };
         let settle = (conn.fits == Fits::Unknown && conn.peer.is_some()).then(|| conn.born + super::PMTU_SETTLE);
         let narrowing = conn.narrowing_timeout(self.now);
-        let next = [conn.quic.timeout_instant(), conn.expires, settle, narrowing].into_iter().flatten().min();
+        let leave = conn.replaced.as_ref().map(|r| r.until);
+        let next = [conn.quic.timeout_instant(), conn.expires, leave, settle, narrowing].into_iter().flatten().min();
         if next == conn.deadline {
             return;
         }
@@ -323,6 +324,7 @@ impl Machine for Relay {
             if conn.expires.take_if(|at| *at <= now).is_some() {
                 self.close(key, NOT_TRUSTED, "the certificate has expired");
             }
+            self.press_replaced(now, key);
             self.touch(key);
         }
     }

@@ -22,6 +22,7 @@ mod machine;
 mod packets;
 mod rate;
 mod registry;
+mod replaced;
 mod requests;
 mod session;
 mod shared;
@@ -35,8 +36,9 @@ pub use rate::MIN_BPS;
 pub use shared::{Shared, Wake};
 pub use status::{ConnectorStatus, RelayStats, RelayStatus, SessionStatus};
 
-/// Application close code of a bind's connection when the same identity has bound again from another connection. The older
-/// process says so and does not bind again (contract.md); a process that opened the newer one itself ignores it.
+/// Application close code of a bind's connection when the same identity has bound again from another connection, and the older
+/// process is dead or its drain is over. Before, it is told by a REPLACED capsule: it says so, drains and does not bind again
+/// (contract.md). A process that opened the newer one itself ignores both.
 pub const REPLACED: u64 = 0x7a01;
 /// Application close code when a certificate is revoked, expired or no longer trusted.
 pub const NOT_TRUSTED: u64 = 0x7a02;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::H3_REQUEST_REJECTED;
 use super::conn::Stream;
 use super::inbox::{LoopMessage, Side};
 use super::machine::{ConnectorHalf, Relay};
 use super::registry::Session;
-use super::{H3_REQUEST_REJECTED, REPLACED};
 use crate::quic::ConnKey;
 use crate::quic::Wrote;
 use crate::quic::connection::{H3_CONNECT_ERROR, H3_REQUEST_CANCELLED, StreamId};
@@ -27,8 +27,8 @@ impl Relay {
             LoopMessage::Close { session, at: Side::Connector, .. } => self.drop_connector_half(session),
             LoopMessage::Cid { session, at, cid, ack } => self.on_verdict(session, at, cid, ack),
             LoopMessage::Replaced { bind, by } => {
-                if let Some((key, _)) = self.binds.get(&bind).copied() {
-                    self.close(key, REPLACED, &format!("replaced by a newer bind from {by}"));
+                if let Some((key, stream)) = self.binds.get(&bind).copied() {
+                    self.replace(now, key, stream, by);
                 }
             }
             LoopMessage::Kick { session } => {
@@ -47,10 +47,14 @@ impl Relay {
         };
         let limit = self.shared.config.limits.sessions_per_bind;
         let place = self.binds.get(&bind).copied();
+        let replaced = place.and_then(|(key, _)| self.conns.get(key.0)).is_some_and(|c| c.replaced.is_some());
         let state = place.and_then(|(key, stream)| self.conns.get_mut(key.0)?.streams.get_mut(&stream));
         let (Some((key, stream)), Some(Stream::Bind(bind))) = (place, state) else {
             return self.post(session.agent_loop, gone("the connector has gone"));
         };
+        if replaced {
+            return self.post(session.agent_loop, gone("the connector's newer process takes new sessions"));
+        }
         if bind.contexts.len() >= limit {
             return self.post(session.agent_loop, gone("the connector is at its limit of sessions"));
         }

@@ -24,6 +24,8 @@ pub const REGISTER_CID: u64 = 0x29c5a2;
 pub const ACK_CID: u64 = 0x29c5a3;
 /// `CLOSE_CID` (protocol.md, private).
 pub const CLOSE_CID: u64 = 0x29c5a4;
+/// `REPLACED` (protocol.md, private).
+pub const REPLACED: u64 = 0x29c5a5;
 
 /// Longest value of a capsule that is kept, in bytes: an inner packet is 1,320 (protocol.md, Sizes), all others are shorter.
 pub const MAX_CAPSULE: usize = 2048;
@@ -64,6 +66,8 @@ pub enum Capsule {
         context_id: u64,
         cid: Cid,
     },
+    /// To a connector: a newer process of its identity, at this address, takes new sessions from now on.
+    Replaced(SocketAddr),
     /// A type not known here; its value has been skipped, and is empty when such a capsule is written.
     Unknown {
         ty: u64,
@@ -99,6 +103,10 @@ impl Capsule {
             Capsule::RegisterCid { context_id, cid } => encode_cid(*context_id, cid, &mut value, REGISTER_CID),
             Capsule::AckCid { context_id, cid } => encode_cid(*context_id, cid, &mut value, ACK_CID),
             Capsule::CloseCid { context_id, cid } => encode_cid(*context_id, cid, &mut value, CLOSE_CID),
+            Capsule::Replaced(addr) => {
+                address::encode(*addr, &mut value);
+                REPLACED
+            }
             Capsule::Unknown { ty } => *ty,
         };
         varint::encode(ty, out);
@@ -232,6 +240,7 @@ fn is_known(ty: u64) -> bool {
             | REGISTER_CID
             | ACK_CID
             | CLOSE_CID
+            | REPLACED
     )
 }
 
@@ -265,6 +274,7 @@ fn decode_value(ty: u64, value: &[u8]) -> Result<Capsule, DecodeError> {
             let (context_id, cid) = decode_cid(&mut r)?;
             Capsule::CloseCid { context_id, cid }
         }
+        REPLACED => Capsule::Replaced(address::decode(&mut r)?),
         ty => return Ok(Capsule::Unknown { ty }),
     };
     if !r.is_empty() {
@@ -322,6 +332,13 @@ mod tests {
     }
 
     #[test]
+    fn a_replaced_is_the_address_of_the_newer_process() {
+        let mut out = Vec::new();
+        Capsule::Replaced("192.0.2.1:443".parse().unwrap()).encode(&mut out);
+        assert_eq!(out, [0x80, 0x29, 0xc5, 0xa5, 7, 4, 192, 0, 2, 1, 0x01, 0xbb]);
+    }
+
+    #[test]
     fn malformed_values_are_refused_and_the_refusal_is_final() {
         for bad in [
             &[0x11, 1, 1][..],                                       // no IP version
@@ -332,6 +349,7 @@ mod tests {
             &[0x12, 0],                                              // no context
             &[0x13, 2, 1, 1],                                        // trailing byte
             &[0x80, 0x29, 0xc5, 0xa1, 1, 0],                         // observed address of no family
+            &[0x80, 0x29, 0xc5, 0xa5, 1, 0],                         // replaced by an address of no family
             &[0x80, 0x29, 0xc5, 0xa2, 9, 1, 7, 1, 2, 3, 4, 5, 6, 7], // seven-byte connection ID
             &[0x80, 0x29, 0xc5, 0xa3, 9, 1, 8, 1, 2, 3, 4, 5, 6, 7], // connection ID cut short
         ] {
@@ -409,7 +427,8 @@ mod tests {
                 .prop_map(|(context_id, target)| Capsule::CompressionAssign { context_id, target }),
             context.clone().prop_map(|context_id| Capsule::CompressionAck { context_id }),
             context.clone().prop_map(|context_id| Capsule::CompressionClose { context_id }),
-            addr.prop_map(Capsule::ObservedAddress),
+            addr.clone().prop_map(Capsule::ObservedAddress),
+            addr.prop_map(Capsule::Replaced),
             (context.clone(), cid.clone()).prop_map(|(context_id, cid)| Capsule::RegisterCid { context_id, cid }),
             (context.clone(), cid.clone()).prop_map(|(context_id, cid)| Capsule::AckCid { context_id, cid }),
             (context, cid).prop_map(|(context_id, cid)| Capsule::CloseCid { context_id, cid }),

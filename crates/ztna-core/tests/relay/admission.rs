@@ -1,7 +1,7 @@
 //! Retry, the handshake budget, STUN, binds and refusals.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ztna_core::Role;
 use ztna_core::error::DeniedBy;
@@ -165,21 +165,58 @@ fn an_agent_is_held_to_its_limit_of_sessions() {
 }
 
 #[test]
-fn a_second_bind_of_one_identity_replaces_the_first() {
+fn a_second_bind_of_one_identity_takes_new_sessions_and_the_first_keeps_its_own() {
+    let mut net = Net::new();
+    let (old, old_stream) = net.bound("c1", 1);
+    let (alice, first) = net.session("alice", "c1", 3);
+    net.until("the older is asked", |net| assigned(net, old, old_stream) == 1);
+    let (new, stream) = net.bound("c1", 2);
+    net.waits_for(old, old_stream, &Capsule::Replaced(addr(2)));
+    let second = net.connect(alice, "c1");
+    net.until("the newer is asked", |net| assigned(net, new, stream) == 1);
+    // Longer than the relay waits for a sign of life.
+    net.run_for(Duration::from_millis(1_500));
+    net.datagram(alice, first, 0, b"to the older");
+    net.datagram(alice, second, 0, b"to the newer");
+    net.until("each gets its own", |net| {
+        net.clients[old].payloads(old_stream, 1) == [b"to the older"]
+            && net.clients[new].payloads(stream, 1) == [b"to the newer"]
+    });
+    assert_eq!(assigned(&net, old, old_stream), 1);
+    assert!(net.clients[alice].resets.is_empty() && net.clients[old].closed.is_none());
+}
+
+#[test]
+fn a_replaced_bind_that_gives_no_sign_of_life_ends_with_its_sessions() {
     let mut net = Net::new();
     let (old, _) = net.bound("c1", 1);
-    let (new, stream) = net.bound("c1", 2);
-    net.until("the older is closed", |net| net.clients[old].closed.is_some() || net.clients[old].conn.is_draining());
-    net.until("the older says why", |net| net.clients[old].closed.is_some());
+    let (alice, stream) = net.session("alice", "c1", 3);
+    net.settle();
+    net.clients[old].mtu = 0;
+    net.bound("c1", 2);
+    let from = Instant::now();
+    net.until("the session is reset", |net| net.clients[alice].resets.iter().any(|(s, _)| *s == stream));
+    assert!(from.elapsed() < Duration::from_secs(2), "{:?}", from.elapsed());
+}
+
+#[test]
+fn a_replaced_bind_that_does_not_go_is_closed() {
+    let mut net = Net::new();
+    let (old, _) = net.bound("c1", 1);
+    net.bound("c1", 2);
+    net.run_for(Duration::from_secs(10));
+    assert!(net.clients[old].closed.is_none());
+    net.until("the older is closed", |net| net.clients[old].closed.is_some());
     let Some(Closed::ByPeer { app: true, code: REPLACED, reason }) = &net.clients[old].closed else {
         panic!("{:?}", net.clients[old].closed)
     };
     assert_eq!(*reason, format!("replaced by a newer bind from {}", addr(2)));
-    let (alice, _) = net.session("alice", "c1", 3);
-    net.until("the newer is asked", |net| {
-        net.clients[new].capsules[&stream].iter().any(|c| matches!(c, Capsule::CompressionAssign { .. }))
-    });
-    assert!(net.clients[alice].resets.is_empty());
+}
+
+/// Sessions that the relay has announced on a bind.
+fn assigned(net: &Net, id: usize, stream: StreamId) -> usize {
+    let capsules = net.clients[id].capsules.get(&stream);
+    capsules.map_or(0, |c| c.iter().filter(|c| matches!(c, Capsule::CompressionAssign { .. })).count())
 }
 
 #[test]

@@ -75,7 +75,7 @@ pub struct Client {
     /// The loop that the kernel gives its packets to.
     pub at: usize,
     /// Larger UDP payloads are lost on its link.
-    mtu: usize,
+    pub mtu: usize,
     pub answers: BTreeMap<StreamId, Fields>,
     pub capsules: BTreeMap<StreamId, Vec<Capsule>>,
     readers: BTreeMap<StreamId, CapsuleReader>,

@@ -14,6 +14,7 @@ mod hostile;
 mod hostile_relay;
 mod io;
 mod path_schedules;
+mod replaced;
 mod rng;
 mod schedules;
 mod traffic;
@@ -261,21 +262,6 @@ fn a_flow_opened_after_an_unnoticed_restart_of_the_relay_opens_at_once() {
     let asked = Instant::now();
     let _ = w.opened(node_at(1), "web");
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
-}
-
-#[test]
-fn an_older_process_of_the_same_connector_drains_and_does_not_come_back() {
-    let mut w = up();
-    let _ = w.opened(node_at(1), "web");
-    w.start_connector(node_at(3), "c1");
-    assert!(w.until(|w| {
-        w.notices.iter().any(|(at, n)| *at == node_at(2) && matches!(n, Notice::State { next: State::Draining, .. }))
-    }));
-    let named = w.notices.iter().any(|(at, n)| {
-        *at == node_at(2)
-            && matches!(n, Notice::Warning(Error::Identity(text)) if text.contains(&node_at(3).to_string()))
-    });
-    assert!(named, "the warning names the other's address");
 }
 
 #[test]

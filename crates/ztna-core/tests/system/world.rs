@@ -67,6 +67,8 @@ pub struct World {
     pub arrived: Vec<((SocketAddr, FlowId), Vec<u8>)>,
     pub answers: BTreeMap<u64, Result<Answer, Error>>,
     pub notices: Vec<(SocketAddr, Notice)>,
+    /// How roles that have ended by themselves did so.
+    pub ends: BTreeMap<SocketAddr, Result<(), Error>>,
     /// What connector flows hold to write back.
     echo: BTreeMap<(SocketAddr, FlowId), Vec<u8>>,
     next_flow: u64,
@@ -119,6 +121,7 @@ impl World {
             arrived: Vec::new(),
             answers: BTreeMap::new(),
             notices: Vec::new(),
+            ends: BTreeMap::new(),
             echo: BTreeMap::new(),
             next_flow: 1,
             unread_agents: BTreeSet::new(),
@@ -483,8 +486,18 @@ impl World {
                 Action::Writable(_) => {}
                 Action::Answer { op, result } => drop(self.answers.insert(op, result)),
                 Action::Notice(n) => self.notices.push((at, n)),
-                Action::End(_) => {
+                Action::End(result) => {
+                    // A role's last words are sent before its loop ends.
+                    let mut last = Vec::new();
+                    let mut bytes = Vec::new();
+                    while let Some(t) = m.poll_transmit(now, &mut bytes) {
+                        last.push((t, std::mem::take(&mut bytes)));
+                    }
+                    self.ends.insert(at, result);
                     self.nodes.remove(&at);
+                    for (t, bytes) in last {
+                        self.deliver(now, at, t.to, t.segment, &bytes);
+                    }
                 }
             }
         }
