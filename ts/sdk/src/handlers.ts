@@ -50,18 +50,25 @@ export function toSink(handler: Handler): Sink {
   if (typeof handler.http === 'function') return ownServer(createServer(handler.http))
   const server = handler.http
   sanitize(server)
+  if (!server.listening) startTimers(server)
   return { kind: 'tcp', allowHalfOpen: true, take: (socket) => void server.emit('connection', socket), close: () => {} }
 }
 
 function ownServer(server: HttpServer): Sink {
   sanitize(server)
-  // Starts the timers that end slow headers and requests; they run from `listening` on.
-  server.emit('listening')
+  startTimers(server)
   return {
     kind: 'tcp',
     allowHalfOpen: true,
     take: (socket) => void server.emit('connection', socket),
     close: () => void server.close(() => {}),
+  }
+}
+
+/** Node ends slow headers and requests (`headersTimeout`, `requestTimeout`) by a timer that it starts when a server listens. Ours never do. */
+function startTimers(server: { listeners(event: string): unknown[] }): void {
+  for (const listener of server.listeners('listening')) {
+    if (typeof listener === 'function' && listener.name === 'setupConnectionsTracking') Reflect.apply(listener, server, [])
   }
 }
 
@@ -80,18 +87,36 @@ function sanitize(server: { prependListener(event: string, listener: (...args: n
   if (sanitized.has(server)) return
   sanitized.add(server)
   for (const event of ['request', 'upgrade', 'connect', 'checkContinue', 'checkExpectation']) {
-    server.prependListener(event, (request: IncomingMessage) => strip(request.headers, request.rawHeaders))
+    server.prependListener(event, (request: IncomingMessage) => {
+      stripHttp1(request)
+      if (request.headers['transfer-encoding'] !== undefined) request.prependOnceListener('end', () => stripTrailers(request))
+    })
   }
-  server.prependListener('stream', (_stream: never, headers: Record<string, unknown>, _flags: never, raw: string[]) => strip(headers, raw))
+  server.prependListener('stream', (_stream: never, headers: Record<string, unknown>, _flags: never, raw: string[]) => {
+    strip(raw, headers)
+  })
 }
 
-function strip(headers: Record<string, unknown>, raw: string[] | undefined): void {
-  for (const name of Object.keys(headers)) if (isClaim(name)) delete headers[name]
+function stripHttp1(request: IncomingMessage): void {
+  // Node makes both from the raw list, by its first length, when they are first read: so they are read before it gets shorter.
+  if (hasClaim(request.rawHeaders)) strip(request.rawHeaders, request.headers, request.headersDistinct)
+}
+
+function stripTrailers(request: IncomingMessage): void {
+  if (hasClaim(request.rawTrailers)) strip(request.rawTrailers, request.trailers, request.trailersDistinct)
+}
+
+function hasClaim(raw: readonly string[]): boolean {
+  return raw.some((name, at) => at % 2 === 0 && isClaim(name))
+}
+
+function strip(raw: string[] | undefined, ...views: Record<string, unknown>[]): void {
+  for (const view of views) for (const name of Object.keys(view)) if (isClaim(name)) delete view[name]
   if (raw === undefined) return
   for (let at = raw.length - 2; at >= 0; at -= 2) if (isClaim(raw[at] ?? '')) raw.splice(at, 2)
 }
 
-/** True of header names that claim an identity. */
+/** True of header names that claim an identity, also in the spelling that CGI-like layers make the same of. */
 export function isClaim(name: string): boolean {
-  return name.toLowerCase().startsWith('x-ztna-')
+  return name.toLowerCase().replaceAll('_', '-').startsWith('x-ztna-')
 }

@@ -65,6 +65,13 @@ test('a control socket is private, answers, and is not taken from a live process
   served.close()
 })
 
+test('a control path that names an ordinary file is refused, and the file stays', async () => {
+  const path = join(tempDir(), 'notes.txt')
+  writeFileSync(path, 'mine')
+  await expect(serveControl(path, async () => null)).rejects.toThrow('no socket is there')
+  expect(statSync(path).size).toBe(4)
+})
+
 test('usage errors exit 64 and an absent role 75', async () => {
   expect(await main(['node', 'ztna', 'agent', '--bogus'])).toBe(64)
   expect(await main(['node', 'ztna', 'agent', '--network', '/x', '--forward', 'foo'])).toBe(64)

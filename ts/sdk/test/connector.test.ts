@@ -26,6 +26,31 @@ test('an http server sees the verified peer and no header that claims one', asyn
   expect(await exchange({ http: server }, GET)).toContain('c1 undefined')
 })
 
+test('no spelling of a claim reaches a handler, by no view of the headers or trailers', async () => {
+  const request =
+    'POST / HTTP/1.1\r\nhost: db\r\nX_Ztna-Peer: a\r\nx-ztna_role: b\r\nX-ZTNA-Peer: c\r\nx-mine: d\r\ntransfer-encoding: chunked\r\n'
+  const body = 'connection: close\r\n\r\n1\r\nx\r\n0\r\nx-ztna-peer: admin\r\nx-sum: e\r\n\r\n'
+  const server = createServer((req, res) => {
+    req.resume().once('end', () => {
+      const views = [req.headersDistinct, req.headers, req.rawHeaders, req.trailersDistinct, req.trailers, req.rawTrailers]
+      res.end(JSON.stringify(views))
+    })
+  })
+  const answer = await exchange({ http: server }, request + body)
+  expect(answer).toContain('"x-mine":["d"]')
+  expect(answer).toContain('["x-sum","e"]')
+  expect(answer).not.toMatch(/ztna/i)
+})
+
+test('a server of the program ends requests that are sent too slowly, although it listens nowhere', async () => {
+  const server = createServer({ headersTimeout: 50, requestTimeout: 100, connectionsCheckingInterval: 20 }, (_, res) => res.end())
+  await connector.serve('db', { http: server })
+  const { fd, far } = await socketPair()
+  FakeRole.last.emit({ event: 'incoming', flow: 3, fd, serve: 7, ...INFO, traceparent: null })
+  far.write('GET / HTTP/1.1\r\nhost:')
+  expect(await readAll(far)).toContain('408')
+})
+
 test('a fetch handler gets a Request bound to its caller', async () => {
   const answer = await exchange({ fetch: (r) => new Response(`${identityOf(r).name} ${new URL(r.url).search}`) }, GET)
   expect(answer).toContain('c1 ?q=1')

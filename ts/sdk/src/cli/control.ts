@@ -1,5 +1,5 @@
 /** The control socket of a running role: one JSON request a line, one JSON answer a line. */
-import { chmodSync, mkdirSync, readdirSync, unlinkSync } from 'node:fs'
+import { chmodSync, lstatSync, mkdirSync, readdirSync, unlinkSync } from 'node:fs'
 import { type Server, type Socket, connect, createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { ZtnaError, configError, fromNative } from '../errors.js'
@@ -21,17 +21,25 @@ export function runtimeDir(environment: NodeJS.ProcessEnv = process.env): string
   return base ? join(base, 'ztna') : undefined
 }
 
+/** Removes the socket of a process that is gone, and nothing that is not a socket. */
+function removeDead(path: string): void {
+  try {
+    if (!lstatSync(path).isSocket())
+      throw configError(`control socket ${path}: a file that is no socket is there; choose another --control PATH`)
+    unlinkSync(path)
+  } catch (error) {
+    if (error instanceof ZtnaError) throw error
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw configError(`control socket: ${(error as Error).message}`)
+  }
+}
+
 /** Listens at `path` (0600), replacing a dead process's socket. Errors: ERR_ZTNA_CONFIG when a live one answers there. */
 export async function serveControl(path: string, answer: (request: Request) => Promise<unknown>): Promise<{ close: () => void }> {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
   if (await isAlive(path)) {
     throw configError(`control socket ${path}: another process answers there; stop it, or give this one --control PATH`)
   }
-  try {
-    unlinkSync(path)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw configError(`control socket: ${(error as Error).message}`)
-  }
+  removeDead(path)
   const open = new Set<Socket>()
   const server = createServer((socket) => {
     open.add(socket)
