@@ -207,6 +207,14 @@ fn bursts_that_pass_wait_for_a_full_kernel_buffer_in_order() {
 }
 
 #[test]
+fn a_port_that_another_group_shares_is_not_joined() {
+    let first = Socket::claim("127.0.0.1:0".parse().unwrap()).unwrap();
+    let second = Socket::bind(first.local_addr(), true).unwrap();
+    let error = Socket::claim(second.local_addr()).err().unwrap().to_string();
+    assert!(error.contains("in use"), "{error}");
+}
+
+#[test]
 fn the_socket_of_the_destinations_family_is_used() {
     let a = Node::new(&["127.0.0.1:0", "[::1]:0"]);
     let b = Node::new(&["[::1]:0"]);

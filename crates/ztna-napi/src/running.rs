@@ -219,7 +219,7 @@ fn start_relay(
     let mut listen = Vec::new();
     let mut sets: Vec<Vec<Socket>> = vec![Vec::new()];
     for at in wanted {
-        let socket = Socket::bind(at, true)?;
+        let socket = Socket::claim(at)?;
         if let Some(text) = socket.clipped() {
             warnings.push(Error::Limit(text));
         }
@@ -232,7 +232,7 @@ fn start_relay(
     let mut config = RelayConfig::new(listen.clone());
     config.public_addrs = o.public_addrs.iter().map(|a| address(a, "publicAddrs")).collect::<Result<_>>()?;
     if let Some(alt) = &o.stun_alt {
-        let socket = Socket::bind(address(alt, "--stun-alt")?, true)?;
+        let socket = Socket::claim(address(alt, "--stun-alt")?)?;
         config.stun_alt = Some((listen.len(), socket.local_addr()));
         all.push(socket.local_addr());
         if let Some(set) = sets.first_mut() {

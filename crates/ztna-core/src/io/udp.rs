@@ -58,6 +58,15 @@ impl Socket {
         bind().map_err(|e| listen_error(&format!("udp {address}"), &e))
     }
 
+    /// Binds `address` as the first of a group with `reuse_port`. Errors: also when the port is another's, whose group `reuse_port`
+    /// alone would join without a word.
+    pub fn claim(address: SocketAddr) -> Result<Self, Error> {
+        if address.port() != 0 {
+            drop(Self::bind(address, false)?);
+        }
+        Self::bind(address, true)
+    }
+
     pub fn local_addr(&self) -> SocketAddr {
         self.local
     }

@@ -64,7 +64,9 @@ pub(super) fn prepare<'a>(
 
 /// A version above everything published so far, also by an older copy of the trust folder.
 pub(super) fn next_version<'a>(store: &Store, outs: impl Iterator<Item = &'a Path>) -> u64 {
-    let newest = outs.filter_map(|out| read_manifest(out).ok()).map(|m| m.version).max().unwrap_or(0);
+    let found = outs.filter_map(|out| read_manifest(out).ok()).map(|m| m.version);
+    // No count of ours ends there: a file that says so was not written here.
+    let newest = found.filter(|version| *version < u64::MAX).max().unwrap_or(0);
     store.state.version.max(newest) + 1
 }
 
