@@ -1,5 +1,4 @@
-import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
+import { builtBinary } from './binary.ts'
 import type { Netns } from './netns.ts'
 import { run, type Proc } from './proc.ts'
 import type { Topology } from './topology.ts'
@@ -55,10 +54,5 @@ export function clients(command: 'handshakes' | 'nodes', t: Topology, folder: st
 
 /** $ZTNA_LOAD, or what `cargo build -p ztna-load` made. */
 export function loadBinary(): string {
-  const given = process.env['ZTNA_LOAD']
-  if (given !== undefined && given !== '') return given
-  const target = process.env['CARGO_TARGET_DIR'] ?? fileURLToPath(new URL('../../target', import.meta.url))
-  const built = `${target}/debug/ztna-load`
-  if (!existsSync(built)) throw new Error(`${built} is missing: run cargo build -p ztna-load, or set ZTNA_LOAD`)
-  return built
+  return builtBinary('ztna-load', 'ZTNA_LOAD')
 }

@@ -1,5 +1,4 @@
-import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
+import { builtBinary } from './binary.ts'
 import type { End, Lab } from './netns.ts'
 import type { Proc } from './proc.ts'
 
@@ -109,10 +108,5 @@ export class Wire {
 
 /** $ZTNA_NETLAB, or what `cargo build -p ztna-netlab` made. */
 export function netlabBinary(): string {
-  const given = process.env['ZTNA_NETLAB']
-  if (given !== undefined && given !== '') return given
-  const target = process.env['CARGO_TARGET_DIR'] ?? fileURLToPath(new URL('../../target', import.meta.url))
-  const built = `${target}/debug/ztna-netlab`
-  if (!existsSync(built)) throw new Error(`${built} is missing: run cargo build -p ztna-netlab, or set ZTNA_NETLAB`)
-  return built
+  return builtBinary('ztna-netlab', 'ZTNA_NETLAB')
 }
