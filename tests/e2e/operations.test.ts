@@ -201,6 +201,33 @@ test('an admitted flow is in the log with who opened it, a refused one in the lo
   refused.destroy()
 })
 
+test('a flow that its target refuses is in the logs of both ends with the code, the address and what to look at', async () => {
+  const closed = createServer().listen(0, '127.0.0.1')
+  await once(closed, 'listening')
+  const nobody = `127.0.0.1:${(closed.address() as AddressInfo).port}`
+  closed.close()
+  await once(closed, 'close')
+  await using operator = await Operator.create()
+  const relay = await operator.start(operator.configure('relay'))
+  const gone = join(operator.lab.dir, 'gone.sock')
+  const services = `service = ["echo=tcp:7:${nobody}", "echo=tcp:8:unix:${gone}"]\n`
+  const connector = await operator.start(operator.configure('connector', services))
+  const forwards = 'forward = ["tcp:127.0.0.1:0=echo:7", "tcp:127.0.0.1:0=echo:8"]\n'
+  const agent = await operator.start(operator.configure('agent', forwards))
+  for (const [index, address] of (agent.online['listen'] as string[]).entries()) {
+    const [host, port] = address.split(':')
+    const socket = connect(Number(port), host).on('error', () => undefined)
+    const service = { level: 'warn', code: 'ERR_ZTNA_REFUSED', cause: 'ECONNREFUSED', service: 'echo', port: 7 + index, protocol: 'tcp' }
+    const at = index === 0 ? nobody : gone
+    const line = new RegExp(`"message":"flow failed: .*${at.replaceAll('.', '\\.')} .*is the service running\\?"`)
+    const theirs = JSON.parse((await connector.proc.waitFor(line)).input) as Json
+    expect(theirs).toMatchObject({ ...service, peer: 'spiffe://example.test/agent/alice' })
+    expect(JSON.parse((await agent.proc.waitFor(line)).input)).toMatchObject(service)
+    socket.destroy()
+  }
+  expect(relay.proc.exit).toBeUndefined()
+})
+
 test('a service manager hears READY, RELOADING with the time, READY again, and STOPPING', async () => {
   await using operator = await Operator.create()
   const manager = await operator.serviceManager()

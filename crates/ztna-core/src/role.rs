@@ -198,6 +198,18 @@ pub enum Notice {
         error: Error,
         peer: Option<Arc<PeerIdentity>>,
     },
+    /// A flow came to nothing, and not by policy: its target refused it or could not be reached, or a limit stood in its way.
+    /// At a connector, one that was admitted; at an agent, one that was asked for.
+    FlowFailed {
+        flow: FlowId,
+        /// Connector: the agent that asked.
+        peer: Option<Arc<PeerIdentity>>,
+        service: String,
+        /// `None` at an agent whose caller named none.
+        port: Option<u16>,
+        protocol: Protocol,
+        error: Error,
+    },
     /// Connector: a flow was admitted.
     Flow {
         flow: FlowId,

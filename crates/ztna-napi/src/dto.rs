@@ -107,6 +107,10 @@ pub fn notice(n: &Notice, snapshot: &Snapshot) -> Value {
         Notice::Denied { error: e, peer: p } => {
             json!({ "event": "denied", "error": error(e), "peer": p.as_ref().map(|p| peer(p, snapshot)) })
         }
+        Notice::FlowFailed { flow, peer: p, service, port, protocol, error: e } => json!({
+            "event": "flow-failed", "id": flow.to_string(), "peer": p.as_ref().map(|p| peer(p, snapshot)), "service": service,
+            "port": port, "protocol": protocol.as_str(), "error": error(e),
+        }),
         Notice::Flow { flow, peer: p, service, protocol } => {
             json!({ "event": "flow", "id": flow.to_string(), "peer": peer(p, snapshot), "service": service, "protocol": protocol.as_str() })
         }

@@ -3,6 +3,7 @@ import type { Agent as HttpAgent } from 'node:http'
 import type { AgentOptions as HttpsAgentOptions, Agent as HttpsAgent } from 'node:https'
 import type { Dispatcher } from 'undici'
 import { ZtnaDeniedError, type ZtnaError, fromNative } from './errors.js'
+import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import { FlowTable } from './flows.js'
 import { type Forward, type ForwardOptions, openForward } from './forward.js'
 import { TunnelHttp } from './http.js'
@@ -23,6 +24,8 @@ export type AgentEvents = RoleEvents & {
   services: [added: string[], removed: string[]]
   /** A flow was refused, also one that a forward or proxy opened. */
   denied: [error: ZtnaDeniedError]
+  /** A flow came to nothing for another reason than a refusal by policy, also one that a forward or proxy opened. */
+  'flow-failed': [error: ZtnaError, flow: FailedFlow]
 }
 
 /** Counters of an agent or connector. */
@@ -242,6 +245,8 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
         const error = fromNative(event['error'])
         return error instanceof ZtnaDeniedError ? this.fire('denied', error) : undefined
       }
+      case 'flow-failed':
+        return this.fire('flow-failed', fromNative(event['error']), toFailedFlow(event))
       case 'flow-reset':
         return this.#flows.onReset(this.running(), event['flow'] as number, event['error'])
     }

@@ -1,6 +1,7 @@
 /** The connector: sits beside private services and takes flows out of the tunnel. */
 import { type AgentStats, toAgentStats } from './agent.js'
 import { ZtnaDeniedError, type ZtnaError, aborted, configError, fromNative } from './errors.js'
+import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import { FlowTable } from './flows.js'
 import { type Handler, type Sink, toSink } from './handlers.js'
 import type { NativeRole } from './native.js'
@@ -27,6 +28,8 @@ export type ConnectorEvents = RoleEvents & {
   flow: [flow: OpenedFlow]
   /** A flow was refused; the peer is absent when nobody was identified. */
   denied: [error: ZtnaDeniedError, peer: Identity | undefined]
+  /** A flow was permitted and could not be opened: the service's address refused it, was silent or is full. */
+  'flow-failed': [error: ZtnaError, flow: FailedFlow]
   /** The way to an agent has changed. */
   path: [agent: string, next: PathInfo, prev: PathInfo]
 }
@@ -224,6 +227,8 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
         if (error instanceof ZtnaDeniedError) this.fire('denied', error, peer ? toIdentity(peer) : undefined)
         return
       }
+      case 'flow-failed':
+        return this.fire('flow-failed', fromNative(event['error']), toFailedFlow(event))
       case 'path': {
         const next = this.#flows.onPath(String(event['peer']), event['next'] as NativePath)
         return this.fire('path', String(event['peer']), next, toPath(event['prev'] as NativePath))

@@ -29,6 +29,7 @@ export { type FetchHandler } from './fetch-handler.js'
 export { identityOf } from './identity-of.js'
 export { type ConnectOptions } from './target.js'
 export { ZtnaDeniedError, ZtnaError, type DeniedBy, type ZtnaErrorCode, type ZtnaErrorOptions } from './errors.js'
+export { type FailedFlow } from './failed-flow.js'
 export { type EventMap, type EventOf, type EventsOptions } from './events.js'
 export { type LogLevel, type Logger } from './log.js'
 export {

@@ -132,10 +132,10 @@ impl Agent {
     fn request(&mut self, now: Instant, purpose: Purpose, open: Open) {
         let port = match self.admit(&open) {
             Ok(port) => port,
-            Err(error) => return self.fail(purpose, error),
+            Err(error) => return self.fail(purpose, &open, error),
         };
         if self.node.draining.is_some() {
-            return self.fail(purpose, Error::Closed("this agent is closing".into()));
+            return self.fail(purpose, &open, Error::Closed("this agent is closing".into()));
         }
         if open.path == crate::role::PathPolicy::DirectOnly {
             let error = Error::Unreachable {
@@ -143,10 +143,14 @@ impl Agent {
                 reason: Some("no-candidates"),
                 tried: Vec::new(),
             };
-            return self.fail(purpose, error);
+            return self.fail(purpose, &open, error);
         }
         if self.waiting.len() >= MAX_WAITING {
-            return self.fail(purpose, Error::Limit(format!("{MAX_WAITING} flows already wait for a connection")));
+            return self.fail(
+                purpose,
+                &open,
+                Error::Limit(format!("{MAX_WAITING} flows already wait for a connection")),
+            );
         }
         let deadline = now + open.timeout;
         let w = Waiting {
@@ -164,7 +168,7 @@ impl Agent {
         self.place_all(now);
     }
 
-    fn fail(&mut self, purpose: Purpose, error: Error) {
+    fn fail(&mut self, purpose: Purpose, open: &Open, error: Error) {
         if let Error::Denied { by, .. } = &error {
             let by = match by {
                 DeniedBy::Agent => "agent",
@@ -175,6 +179,15 @@ impl Agent {
             if matches!(purpose, Purpose::Flow(_)) {
                 self.node.actions.push_back(Action::Notice(Notice::Denied { error: error.clone(), peer: None }));
             }
+        } else if let Purpose::Flow(flow) = purpose {
+            self.node.actions.push_back(Action::Notice(Notice::FlowFailed {
+                flow,
+                peer: None,
+                service: open.service.clone(),
+                port: open.port,
+                protocol: open.protocol,
+                error: error.clone(),
+            }));
         }
         match purpose {
             Purpose::Flow(flow) => self.node.actions.push_back(Action::Failed { flow, error }),
@@ -233,7 +246,7 @@ impl Agent {
 
     /// A request's final refusal.
     fn refuse(&mut self, id: FlowId, error: Error) {
-        let Some(flow) = self.node.remove_flow(id) else { return };
+        let Some(mut flow) = self.node.remove_flow(id) else { return };
         if let Some(link) = self.node.links.get_mut(flow.link) {
             link.conn.reset(flow.stream, crate::quic::connection::H3_REQUEST_CANCELLED);
         }
@@ -241,7 +254,8 @@ impl Agent {
         if let Purpose::Check(op) | Purpose::Ping(op) = purpose {
             self.ops.remove(&op);
         }
-        self.fail(purpose, error);
+        let Some((open, _)) = flow.open.take() else { return };
+        self.fail(purpose, &open, error);
     }
 
     fn end_op(&mut self, op: u64) {

@@ -24,7 +24,7 @@ impl Agent {
                 let connectors = service.map(|s| s.connectors.clone()).unwrap_or_default();
                 w.tried.note_pending(&self.node, &connectors);
                 let error = w.tried.give_up(&self.node, &w.open.service);
-                self.fail(w.purpose, error);
+                self.fail(w.purpose, &w.open, error);
                 continue;
             }
             if now >= w.retry_at && self.place(now, &mut w) {
@@ -38,14 +38,14 @@ impl Agent {
     fn place(&mut self, now: Instant, w: &mut Waiting) -> bool {
         let Some(service) = self.node.snapshot.network.service(&w.open.service) else {
             let error = Error::Closed(format!("service `{}` left the network", w.open.service));
-            self.fail(w.purpose, error);
+            self.fail(w.purpose, &w.open, error);
             return true;
         };
         let connectors: Vec<String> =
             service.connectors.iter().filter(|c| !w.refused.contains_key(*c)).cloned().collect();
         if connectors.is_empty() {
             let error = w.refused.values().next().cloned().unwrap_or(Error::Aborted);
-            self.fail(w.purpose, error);
+            self.fail(w.purpose, &w.open, error);
             return true;
         }
         let best = self

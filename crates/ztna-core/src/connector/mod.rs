@@ -337,6 +337,14 @@ impl Connector {
     fn answer_refusal(&mut self, id: FlowId, error: &Error) {
         let Some(flow) = self.node.remove_flow(id) else { return };
         self.served.remove(&id);
+        self.node.actions.push_back(Action::Notice(Notice::FlowFailed {
+            flow: id,
+            peer: self.node.links.get(flow.link).and_then(|l| l.conn.identity().cloned()),
+            service: flow.service.clone(),
+            port: Some(flow.port),
+            protocol: flow.protocol,
+            error: error.clone(),
+        }));
         let (status, kind) = match error {
             Error::Refused(_) => (502, ProxyError::ConnectionRefused),
             Error::Timeout(_) => (504, ProxyError::ConnectionTimeout),

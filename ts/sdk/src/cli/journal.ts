@@ -1,15 +1,29 @@
 /** What happens to a role, as log lines: who opened what and what was refused is the record that an operator keeps. No addresses. */
 import type { ZtnaError } from '../errors.js'
+import type { FailedFlow } from '../failed-flow.js'
 import type { Logger } from '../log.js'
 import { type Identity, type PathInfo, type State } from '../types.js'
+import { LineBudget } from './line-budget.js'
 
 /** Writes lines for the events of `role` until it ends. */
 export function journal(role: NodeJS.EventEmitter, logger: Logger): void {
-  role.on('state', (next: State, prev: State) => logger.info({ prev }, `now ${next}`))
+  const refusals = new LineBudget((leftOut, peers) => {
+    logger.warn({ peers }, `${leftOut} lines about denied or failed flows were left out`)
+  })
+  role.on('state', (next: State, prev: State) => {
+    if (next === 'closed') refusals.flush()
+    logger.info({ prev }, `now ${next}`)
+  })
   role.on('error', (error: ZtnaError) => logger.error({ code: error.code }, error.message))
   role.on('warning', (error: ZtnaError) => logger.warn({ code: error.code }, error.message))
   role.on('denied', (error: ZtnaError, peer?: Identity) => {
-    logger.warn({ code: error.code, ...nameOf(peer), ...error.details }, `denied: ${error.message}`)
+    const line = (): void => logger.warn({ code: error.code, ...nameOf(peer), ...error.details }, `denied: ${error.message}`)
+    refusals.take(peer?.id, line)
+  })
+  role.on('flow-failed', (error: ZtnaError, { id, peer, service, port, protocol }: FailedFlow) => {
+    const cause = (error.cause as { code?: string } | undefined)?.code
+    const flow = { flow: id, ...nameOf(peer), service, ...(port === undefined ? {} : { port }), protocol }
+    refusals.take(peer?.id, () => logger.warn({ code: error.code, cause, ...flow }, `flow failed: ${error.message}`))
   })
   role.on('flow', (flow: { id: string; peer: Identity; service: string; protocol: string }) => {
     logger.info({ flow: flow.id, ...nameOf(flow.peer), service: flow.service, protocol: flow.protocol }, 'flow admitted')

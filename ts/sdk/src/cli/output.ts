@@ -42,6 +42,8 @@ export function eventLine(type: string, args: readonly unknown[]): Record<string
       return { event: type, error: (first as ZtnaError).toJSON() }
     case 'denied':
       return { event: type, error: (first as ZtnaError).toJSON(), ...(second === undefined ? {} : { peer: second }) }
+    case 'flow-failed':
+      return { event: type, error: (first as ZtnaError).toJSON(), ...(second as object) }
     case 'path':
       return { event: type, peer: first, next: second, prev: third }
     case 'services':
