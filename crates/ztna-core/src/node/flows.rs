@@ -222,8 +222,11 @@ impl Node {
     }
 
     fn release_if_done(&mut self, id: FlowId) {
-        if self.flows.get(&id).is_some_and(|f| f.sent_fin && f.read_fin) {
-            self.remove_flow(id);
+        if self.flows.get(&id).is_some_and(|f| f.sent_fin && f.read_fin)
+            && let Some(flow) = self.remove_flow(id)
+            && let Some(link) = self.links.get_mut(flow.link)
+        {
+            link.finishing.push(&mut link.conn, flow.stream, self.now);
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
+use super::finishing::Finishing;
 use crate::id::FlowId;
 use crate::node::backoff::Backoff;
 use crate::path::PathAgent;
@@ -31,6 +32,8 @@ pub struct Link {
     pub peer: String,
     pub policy: PathPolicy,
     pub flows: BTreeMap<StreamId, FlowId>,
+    /// Streams of flows that are over here, while the peer has not acknowledged all of them.
+    pub(super) finishing: Finishing,
     pub(super) unread: super::budget::Gauge,
     /// No new flows: a successor takes them (key limit, GOAWAY, snapshot change).
     pub retiring: bool,
@@ -62,6 +65,7 @@ impl Link {
             peer,
             policy,
             flows: BTreeMap::new(),
+            finishing: Finishing::default(),
             unread: super::budget::Gauge::default(),
             retiring: false,
             born: now,

@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod budget;
+pub mod finishing;
 pub mod flows;
 mod follow;
 pub mod leg;
@@ -283,9 +284,12 @@ impl Node {
         self.bound_unread(now, &fed);
     }
 
-    /// For a drain: no flow is left, or only flows of peers that have owed an answer for too long.
-    pub fn is_quiet(&self, now: Instant) -> bool {
-        self.flows.values().all(|f| self.links.get(f.link).is_none_or(|l| l.path.silence(now) >= leg::SILENT))
+    /// For a drain: no flow is left and the bytes of those that have ended were acknowledged; peers that have owed an answer for
+    /// too long don't count.
+    pub fn is_quiet(&mut self, now: Instant) -> bool {
+        let gone = |l: &Link| l.path.silence(now) >= leg::SILENT;
+        self.flows.values().all(|f| self.links.get(f.link).is_none_or(gone))
+            && self.links.iter_mut().all(|(_, l)| l.finishing.is_done(&mut l.conn, now) || gone(l))
     }
 
     pub fn ready_legs(&self) -> impl Iterator<Item = (usize, &Leg)> {

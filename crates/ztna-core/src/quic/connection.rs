@@ -374,6 +374,13 @@ impl Connection {
         self.q.stream_finished(stream)
     }
 
+    /// Whether bytes or the FIN of a stream may not have been acknowledged yet. `false` too once the peer has stopped it. A stream that
+    /// neither the peer has ended nor we have read to its end is held in any case.
+    pub fn holds_sender(&mut self, stream: StreamId) -> bool {
+        // quiche lets go of a stream, and then knows it no more, once both directions are done and acknowledged.
+        self.q.stream_capacity(stream).is_ok()
+    }
+
     pub fn timeout_instant(&self) -> Option<Instant> {
         self.q.timeout_instant()
     }

@@ -13,6 +13,7 @@ mod chaos;
 mod hostile;
 mod hostile_relay;
 mod io;
+mod last_bytes;
 mod path_schedules;
 mod replaced;
 mod rng;
