@@ -32,7 +32,7 @@ pub struct TrustAnchors {
 struct Anchor {
     cert: X509,
     key: PKey<Public>,
-    der: Vec<u8>,
+    der: Arc<[u8]>,
     not_before: i64,
     not_after: i64,
 }
@@ -76,7 +76,8 @@ impl TrustAnchors {
         self.judge(leaf, expect.trust_domain, expect.roles, Some(expect.usage), revoked, now)
     }
 
-    /// Judges a connected peer again, after a reload or as time passes. Its key usage was settled by the handshake.
+    /// Judges a connected peer again, after a reload or as time passes. Its key usage was settled by the handshake. Cheap while the
+    /// CA that signed it is trusted: what can have changed then is the time, the trust domain and what is revoked.
     pub fn still_trusted(
         &self,
         peer: &PeerIdentity,
@@ -84,17 +85,26 @@ impl TrustAnchors {
         revoked: &Revocations,
         now: SystemTime,
     ) -> Result<(), Refusal> {
+        if let Some(anchor) = self.anchors.iter().find(|a| *a.der == *peer.signed_by) {
+            anchor.check_dates(unix_seconds(peer.not_before), unix_seconds(peer.not_after), unix_seconds(now))?;
+            if peer.id.trust_domain() != trust_domain {
+                return Err(Refusal::WrongTrustDomain);
+            }
+            return if revoked.covers(peer) { Err(Refusal::Revoked) } else { Ok(()) };
+        }
+        // Its CA has gone. Another one may have its key: the signature tells.
         let again = self.judge(&peer.leaf_der, trust_domain, RoleSet::of(peer.id.role()), None, revoked, now)?;
-        if again == *peer { Ok(()) } else { Err(Refusal::Malformed("not the identity of its certificate".to_owned())) }
+        let same = PeerIdentity { signed_by: peer.signed_by.clone(), ..again } == *peer;
+        if same { Ok(()) } else { Err(Refusal::Malformed("not the identity of its certificate".to_owned())) }
     }
 
     /// The CA certificates in DER, in the order of the file.
     pub fn certificates_der(&self) -> impl Iterator<Item = &[u8]> {
-        self.anchors.iter().map(|a| a.der.as_slice())
+        self.anchors.iter().map(|a| &*a.der)
     }
 
     fn holds(&self, der: &[u8]) -> bool {
-        self.anchors.iter().any(|a| a.der == der)
+        self.anchors.iter().any(|a| *a.der == *der)
     }
 
     fn judge(
@@ -114,14 +124,8 @@ impl TrustAnchors {
         }
         let signed = X509::from_der(leaf_der).map_err(|_| malformed("not DER of an X.509 certificate"))?;
         let anchor = self.anchors.iter().find(|a| a.signed(&signed)).ok_or(Refusal::UnknownCa)?;
-        let now_s = unix_seconds(now);
         let (not_before, not_after) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
-        if now_s > not_after || now_s > anchor.not_after {
-            return Err(Refusal::Expired);
-        }
-        if now_s < not_before || now_s < anchor.not_before {
-            return Err(Refusal::NotYetValid);
-        }
+        anchor.check_dates(not_before, not_after, unix_seconds(now))?;
         check_leaf_shape(&leaf)?;
         if let Some(usage) = usage {
             check_usage(&leaf, usage)?;
@@ -140,6 +144,7 @@ impl TrustAnchors {
             not_before: system_time(not_before),
             not_after: system_time(not_after),
             leaf_der: Arc::from(leaf_der),
+            signed_by: anchor.der.clone(),
         };
         if revoked.covers(&identity) { Err(Refusal::Revoked) } else { Ok(identity) }
     }
@@ -172,7 +177,18 @@ impl Anchor {
         }
         let (not_before, not_after) =
             (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-        Ok(Anchor { cert, key, der, not_before, not_after })
+        Ok(Anchor { cert, key, der: Arc::from(der), not_before, not_after })
+    }
+
+    /// The dates of a leaf of this CA, and the CA's own. Seconds since 1970.
+    fn check_dates(&self, not_before: i64, not_after: i64, now: i64) -> Result<(), Refusal> {
+        if now > not_after || now > self.not_after {
+            return Err(Refusal::Expired);
+        }
+        if now < not_before || now < self.not_before {
+            return Err(Refusal::NotYetValid);
+        }
+        Ok(())
     }
 
     fn signed(&self, leaf: &X509) -> bool {
@@ -405,12 +421,42 @@ mod tests {
     }
 
     #[test]
+    fn a_connected_peer_costs_a_signature_only_once_its_ca_is_no_longer_there_and_is_cut_then() {
+        let (world, other) = (World::new(), World::new());
+        let mut peer = world.verify(&[&world.leaf(Role::Agent, |_| {})], RoleSet::ALL, Usage::ClientAuth).unwrap();
+        // Nobody could verify this certificate again.
+        peer.leaf_der = Arc::from([0; 4]);
+        let again = |pems: &[&Ca]| {
+            let pem: String = pems.iter().map(|ca| ca.cert_pem.as_str()).collect();
+            let anchors = TrustAnchors::from_pem(&pem, "ca.pem").unwrap();
+            anchors.still_trusted(&peer, "example.test", &world.revoked, world.now)
+        };
+        assert_eq!(again(&[&world.ca]), Ok(()));
+        assert_eq!(again(&[&other.ca, &world.ca]), Ok(()));
+        assert!(matches!(again(&[&other.ca]), Err(Refusal::Malformed(_))));
+    }
+
+    #[test]
+    fn a_ca_that_leaves_the_set_takes_its_connected_peers_with_it() {
+        let (one, two) = (World::new(), World::new());
+        let both = TrustAnchors::from_pem(&format!("{}{}", one.ca.cert_pem, two.ca.cert_pem), "ca.pem").unwrap();
+        let expect = Expect { trust_domain: "example.test", roles: RoleSet::ALL, usage: Usage::ClientAuth };
+        let leaf = one.leaf(Role::Agent, |_| {});
+        let peer = both.verify(&[&leaf], expect, &one.revoked, one.now).unwrap();
+        let again = |anchors: &TrustAnchors| anchors.still_trusted(&peer, "example.test", &one.revoked, one.now);
+        assert_eq!((again(&both), again(&one.anchors)), (Ok(()), Ok(())));
+        assert_eq!(again(&two.anchors), Err(Refusal::UnknownCa));
+    }
+
+    #[test]
     fn an_expired_ca_takes_its_leaves_with_it() {
         let world = World::new();
         let leaf = world.leaf(Role::Agent, |s| s.not_after += 2 * crate::trust::pki::CA_LIFE);
         let late = world.now + crate::trust::pki::CA_LIFE + DAY;
         let expect = Expect { trust_domain: "example.test", roles: RoleSet::ALL, usage: Usage::ClientAuth };
         assert_eq!(world.anchors.verify(&[&leaf], expect, &world.revoked, late), Err(Refusal::Expired));
+        let peer = world.anchors.verify(&[&leaf], expect, &world.revoked, world.now).unwrap();
+        assert_eq!(world.anchors.still_trusted(&peer, "example.test", &world.revoked, late), Err(Refusal::Expired));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct PeerIdentity {
     pub not_after: SystemTime,
     /// The certificate itself, so that it can be judged again under a newer snapshot.
     pub leaf_der: Arc<[u8]>,
+    /// The CA whose signature was found good, byte for byte: while it is trusted, that need not be computed again.
+    pub signed_by: Arc<[u8]>,
 }
 
 impl PeerIdentity {

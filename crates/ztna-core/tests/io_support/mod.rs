@@ -59,6 +59,7 @@ fn info(service: &str, port: u16, protocol: Protocol) -> FlowInfo {
         not_before: SystemTime::UNIX_EPOCH,
         not_after: SystemTime::UNIX_EPOCH,
         leaf_der: Arc::from([]),
+        signed_by: Arc::from([]),
     };
     let path = PathInfo {
         kind: PathKind::None,
