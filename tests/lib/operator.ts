@@ -23,6 +23,14 @@ export interface Sample {
   readonly value: number
 }
 
+/** Types, help texts and units by the name of the family. */
+export interface Exposition {
+  readonly families: Readonly<Record<string, string>>
+  readonly helps: Readonly<Record<string, string>>
+  readonly units: Readonly<Record<string, string>>
+  readonly samples: readonly Sample[]
+}
+
 export class Operator implements AsyncDisposable {
   readonly #procs: Proc[] = []
 
@@ -109,9 +117,9 @@ export async function scrape(started: Started, path: string): Promise<{ status: 
 }
 
 /** What the reference parser reads in an exposition; rejects when it refuses it. */
-export async function parseMetrics(text: string): Promise<{ families: Readonly<Record<string, string>>; samples: readonly Sample[] }> {
+export async function parseMetrics(text: string): Promise<Exposition> {
   const { stdout } = await run(null, PYTHON, [fixture('openmetrics.py')], { input: text })
-  return JSON.parse(stdout) as { families: Record<string, string>; samples: Sample[] }
+  return JSON.parse(stdout) as Exposition
 }
 
 /** Makes a role's folder unusable in the way that is noticed first: a key that others can read. */

@@ -7,11 +7,60 @@ use crate::node::Node;
 use crate::role::State;
 use crate::trust::Protocol;
 
+/// What is said of a family beside its samples (OpenMetrics §4.5): the name without a counter's `_total`.
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
+    pub name: &'static str,
+    pub kind: &'static str,
+    /// The suffix of the name, where that is a unit.
+    pub unit: Option<&'static str>,
+    pub help: &'static str,
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Family {
+    Family { name, kind: "gauge", unit: None, help }
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Family {
+    Family { name, kind: "counter", unit: None, help }
+}
+
+pub const UP: Family = gauge("ztna_up", "Whether the role is online: 1, or 0.");
+pub const CONNECTIONS: Family = gauge("ztna_connections", "QUIC connections that stand, by kind.");
+pub const FLOWS: Family = gauge("ztna_flows", "Flows that are open or being opened, by protocol.");
+pub const BYTES: Family = Family {
+    unit: Some("bytes"),
+    ..counter("ztna_bytes", "Bytes of inner packets, by direction and by the path that they took.")
+};
+pub const DROPS: Family =
+    counter("ztna_drops", "Packets, datagrams or flows dropped, by the queue or limit that was full.");
+pub const DENIED: Family = counter("ztna_denied", "Requests and flows denied, by the end that denied them and why.");
+pub const RECONNECTS: Family = counter("ztna_reconnects", "Connections to relays that were made again.");
+pub const HANDSHAKES: Family = counter("ztna_handshakes", "Handshakes, by how they ended.");
+pub const PATH_SWITCHES: Family = counter("ztna_path_switches", "Changes of path, by the path taken and why.");
+pub const CERTIFICATE_EXPIRY: Family = Family {
+    unit: Some("seconds"),
+    ..gauge(
+        "ztna_certificate_expiry_seconds",
+        "Time until the node's own certificate ends, and its connections with it.",
+    )
+};
+pub const SESSIONS: Family = gauge("ztna_sessions", "Sessions between an agent and a connector at this relay.");
+pub const SESSIONS_ACROSS_LOOPS: Family =
+    gauge("ztna_sessions_across_loops", "Sessions whose two ends live on different packet loops.");
+pub const STATELESS_RESETS: Family =
+    counter("ztna_stateless_resets", "Stateless resets sent for packets of connections that are unknown.");
+
 /// One family of samples: each is a label set, without braces, and a value. What has counted nothing yet is announced without one.
-pub fn family<L: AsRef<str>>(out: &mut String, name: &str, kind: &str, samples: &[(L, u64)]) {
-    let suffix = if kind == "counter" { "_total" } else { "" };
+pub fn family<L: AsRef<str>>(out: &mut String, of: &Family, samples: &[(L, u64)]) {
+    let Family { name, kind, unit, help } = of;
+    let suffix = if *kind == "counter" { "_total" } else { "" };
     // Writing to a String can't fail.
     let _ = writeln!(out, "# TYPE {name} {kind}");
+    if let Some(unit) = unit {
+        let _ = writeln!(out, "# UNIT {name} {unit}");
+    }
+    let _ = writeln!(out, "# HELP {name} {help}");
     for (labels, value) in samples {
         let labels = labels.as_ref();
         let _ = if labels.is_empty() {
@@ -27,36 +76,36 @@ pub fn node(node: &Node, now: Instant, extra_drops: u64) -> String {
     let c = &node.counters;
     let mut out = String::new();
     let up = u64::from(node.state == State::Online);
-    family(&mut out, "ztna_up", "gauge", &[(String::new(), up)]);
+    family(&mut out, &UP, &[(String::new(), up)]);
     let legs = node.legs.iter().filter(|(_, l)| l.is_alive()).count() as u64;
     let connections = [("kind=\"outer\"".to_owned(), legs), ("kind=\"inner\"".to_owned(), node.links.len() as u64)];
-    family(&mut out, "ztna_connections", "gauge", &connections);
+    family(&mut out, &CONNECTIONS, &connections);
     let flows = [Protocol::Tcp, Protocol::Udp, Protocol::Icmp].map(|p| {
         (format!("protocol=\"{}\"", p.as_str()), node.flows.values().filter(|f| f.protocol == p).count() as u64)
     });
-    family(&mut out, "ztna_flows", "gauge", &flows);
+    family(&mut out, &FLOWS, &flows);
     let bytes = [
         ("direction=\"rx\",path=\"forwarded\"".to_owned(), c.forwarded_rx),
         ("direction=\"tx\",path=\"forwarded\"".to_owned(), c.forwarded_tx),
         ("direction=\"rx\",path=\"tunnel\"".to_owned(), c.tunnel_rx),
         ("direction=\"tx\",path=\"tunnel\"".to_owned(), c.tunnel_tx),
     ];
-    family(&mut out, "ztna_bytes", "counter", &bytes);
+    family(&mut out, &BYTES, &bytes);
     let mut drops: Vec<(String, u64)> = c.drops.iter().map(|(queue, n)| (format!("queue=\"{queue}\""), *n)).collect();
     drops.push(("queue=\"local\"".to_owned(), extra_drops));
-    family(&mut out, "ztna_drops", "counter", &drops);
+    family(&mut out, &DROPS, &drops);
     let denied: Vec<(String, u64)> =
         c.denied.iter().map(|((by, reason), n)| (format!("by=\"{by}\",reason=\"{reason}\""), *n)).collect();
-    family(&mut out, "ztna_denied", "counter", &denied);
-    family(&mut out, "ztna_reconnects", "counter", &[(String::new(), c.reconnects)]);
+    family(&mut out, &DENIED, &denied);
+    family(&mut out, &RECONNECTS, &[(String::new(), c.reconnects)]);
     let handshakes: Vec<(String, u64)> =
         c.handshakes.iter().map(|(result, n)| (format!("result=\"{result}\""), *n)).collect();
-    family(&mut out, "ztna_handshakes", "counter", &handshakes);
+    family(&mut out, &HANDSHAKES, &handshakes);
     let switches: Vec<(String, u64)> =
         c.switches.iter().map(|((to, reason), n)| (format!("to=\"{to}\",reason=\"{reason}\""), *n)).collect();
-    family(&mut out, "ztna_path_switches", "counter", &switches);
+    family(&mut out, &PATH_SWITCHES, &switches);
     let left = node.snapshot.identity().not_after.duration_since(node.wall(now)).map_or(0, |d| d.as_secs());
-    family(&mut out, "ztna_certificate_expiry_seconds", "gauge", &[(String::new(), left)]);
+    family(&mut out, &CERTIFICATE_EXPIRY, &[(String::new(), left)]);
     out.push_str("# EOF\n");
     out
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::counters::Denial;
 use super::shared::Shared;
-use crate::metrics::family;
+use crate::metrics::{self, family};
 use crate::role::State;
 
 /// api.d.ts `RelayStatus`.
@@ -99,28 +99,28 @@ impl Shared {
         let c = &self.counters;
         let mut out = String::new();
         let up = u8::from(!self.draining.load(Ordering::Relaxed));
-        family(&mut out, "ztna_up", "gauge", &[("", u64::from(up))]);
+        family(&mut out, &metrics::UP, &[("", u64::from(up))]);
         let connections = [("kind=\"agent\"", c.agents.get()), ("kind=\"connector\"", c.connectors.get())];
-        family(&mut out, "ztna_connections", "gauge", &connections);
+        family(&mut out, &metrics::CONNECTIONS, &connections);
         let sessions = self.registry.sessions();
         let across = sessions.iter().filter(|s| s.agent_loop != s.connector_loop).count() as u64;
-        family(&mut out, "ztna_sessions", "gauge", &[("", sessions.len() as u64)]);
-        family(&mut out, "ztna_sessions_across_loops", "gauge", &[("", across)]);
+        family(&mut out, &metrics::SESSIONS, &[("", sessions.len() as u64)]);
+        family(&mut out, &metrics::SESSIONS_ACROSS_LOOPS, &[("", across)]);
         let bytes = [
             // What was passed on.
             ("direction=\"tx\",path=\"forwarded\"", c.forwarded_bytes.get()),
             ("direction=\"tx\",path=\"tunnel\"", c.tunnel_bytes.get()),
         ];
-        family(&mut out, "ztna_bytes", "counter", &bytes);
+        family(&mut out, &metrics::BYTES, &bytes);
         let drops = c.drops.all().map(|(queue, n)| (format!("queue=\"{queue}\""), n));
-        family(&mut out, "ztna_drops", "counter", &drops);
+        family(&mut out, &metrics::DROPS, &drops);
         let denied = Denial::ALL.map(|d| {
             (
                 format!("by=\"relay\",reason=\"{}\"", d.as_str()),
                 c.denied.get(d as usize).map_or(0, super::counters::Count::get),
             )
         });
-        family(&mut out, "ztna_denied", "counter", &denied);
+        family(&mut out, &metrics::DENIED, &denied);
         let h = &c.handshakes;
         let handshakes = [
             ("result=\"ok\"", h.ok.get()),
@@ -129,12 +129,12 @@ impl Shared {
             ("result=\"limited\"", h.limited.get()),
             ("result=\"bad_token\"", h.bad_token.get()),
         ];
-        family(&mut out, "ztna_handshakes", "counter", &handshakes);
-        family(&mut out, "ztna_stateless_resets", "counter", &[("", c.resets.get())]);
+        family(&mut out, &metrics::HANDSHAKES, &handshakes);
+        family(&mut out, &metrics::STATELESS_RESETS, &[("", c.resets.get())]);
         let expiry = *self.expiry.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = expiry {
             let left = at.duration_since(now).map_or(0, |d| d.as_secs());
-            family(&mut out, "ztna_certificate_expiry_seconds", "gauge", &[("", left)]);
+            family(&mut out, &metrics::CERTIFICATE_EXPIRY, &[("", left)]);
         }
         out.push_str("# EOF\n");
         out
@@ -152,7 +152,11 @@ mod tests {
         let shared = Shared::new(RelayConfig::new(Vec::new()), 1, Arc::new(|_| ()));
         shared.counters().drops.stray.add(3);
         let text = shared.metrics_text(SystemTime::UNIX_EPOCH);
-        assert!(text.starts_with("# TYPE ztna_up gauge\nztna_up 1\n"), "{text}");
+        assert!(
+            text.starts_with("# TYPE ztna_up gauge\n# HELP ztna_up Whether the role is online: 1, or 0.\nztna_up 1\n"),
+            "{text}"
+        );
+        assert!(text.contains("\n# TYPE ztna_bytes counter\n# UNIT ztna_bytes bytes\n# HELP ztna_bytes "), "{text}");
         assert!(text.contains("\nztna_drops_total{queue=\"stray\"} 3\n"), "{text}");
         assert!(text.ends_with("# EOF\n"));
     }
