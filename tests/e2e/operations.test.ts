@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
 import { once } from 'node:events'
 import { join } from 'node:path'
@@ -91,6 +91,38 @@ test('SIGHUP reads the trust folder again, refuses a bad one with its reason, an
   flow.destroy()
 })
 
+test('an older folder that is put back is refused while the role runs, and publishing again goes back for good', async () => {
+  await using operator = await Operator.create()
+  const { connector, forward } = await operator.startAll(target)
+  expect(await sayThrough(forward, 'before')).toBe('before')
+  const { trust } = operator.lab
+  const folder = trust.out('connector', 'c1')
+  const kept = join(operator.lab.dir, 'kept')
+  cpSync(folder, kept, { recursive: true })
+  await trust.revoke('alice')
+  await trust.publish([folder])
+  connector.proc.signal('SIGHUP')
+  await connector.proc.waitFor(/"message":"reloaded"/)
+  // A backup that is copied back whole, snapshot.json last, as an operator or somebody in their place would.
+  const from = connector.proc.mark
+  const files = readdirSync(kept).filter((file) => file !== 'snapshot.json')
+  for (const file of [...files, 'snapshot.json']) cpSync(join(kept, file), join(folder, file))
+  const [line] = await connector.proc.waitFor(/^.*"message":.*version \d+ is older than \d+, which is in use and stays.*$/, { from })
+  expect(JSON.parse(line)).toMatchObject({ level: 'warn', code: 'ERR_ZTNA_CONFIG' })
+  connector.proc.signal('SIGHUP')
+  await connector.proc.waitFor(/not reloaded: .*is older than/, { from })
+  await expect(sayThrough(forward, 'revoked')).rejects.toThrow()
+  // The older state, published again, is the newest.
+  await ztna(['pki', 'issue', trust.dir, 'agent', 'alice', '--group', 'eng', '--out', trust.out('agent', 'alice')])
+  await trust.publish()
+  await until('alice is let in again', () =>
+    sayThrough(forward, 'after').then(
+      (answer) => answer === 'after',
+      () => false,
+    ),
+  )
+})
+
 test('metrics of every role satisfy the reference parser, have all families, and count while traffic flows', async () => {
   await using operator = await Operator.create()
   const { relay, connector, agent, forward } = await operator.startAll(target)
@@ -101,7 +133,9 @@ test('metrics of every role satisfy the reference parser, have all families, and
   for (const started of [relay, connector, agent]) {
     const { status, type, text } = await scrape(started, '/metrics')
     expect([status, type]).toEqual([200, 'application/openmetrics-text; version=1.0.0; charset=utf-8'])
-    const { families, samples } = await parseMetrics(text)
+    const { families, helps, units, samples } = await parseMetrics(text)
+    for (const name of Object.keys(families)) expect(helps[name], name).toMatch(/^[A-Z].+\.$/)
+    expect(units).toEqual({ ztna_bytes: 'bytes', ztna_certificate_expiry_seconds: 'seconds' })
     const own = started === relay ? RELAY_FAMILIES : NODE_FAMILIES
     expect(families).toMatchObject({ ...FAMILIES, ...own })
     expect(value(samples, 'ztna_up')).toBe(1)

@@ -231,6 +231,89 @@ fn a_policy_question_is_answered_without_a_running_node() {
 }
 
 #[test]
+fn a_policy_question_about_a_revoked_agent_is_answered_with_the_revocation() {
+    let t = Trust::with_nodes();
+    t.permit();
+    let ask = || t.run("policy-check", json!({"agent": "alice", "to": "web:80"})).unwrap()["decision"].clone();
+    assert_eq!(ask()["allowed"], json!(true));
+    t.run("revoke", json!({"name": "alice"})).unwrap();
+    assert_eq!((&ask()["allowed"], &ask()["policyId"]), (&json!(false), &json!(null)));
+    assert!(ask()["reason"].as_str().unwrap().starts_with("revoked: "), "{}", ask());
+    // By the serial of the certificate it has, too.
+    let revoked = t.dir().join("revoked.toml");
+    let text = fs::read_to_string(&revoked).unwrap().replace("\"agent/alice\"", "");
+    fs::write(&revoked, text).unwrap();
+    assert!(ask()["reason"].as_str().unwrap().starts_with("revoked: "), "{}", ask());
+    t.run("renew", json!({"name": "alice", "out": t.out("alice")})).unwrap();
+    assert_eq!(ask()["allowed"], json!(true));
+}
+
+#[test]
+fn a_policy_question_with_a_name_that_is_not_in_the_network_is_a_mistake_and_no_denial() {
+    let t = Trust::with_nodes();
+    for (agent, to, says) in [
+        ("alcie", "web:80", "agent `alcie`: not in network.toml; known: alice"),
+        ("alice", "wbe:80", "service `wbe`: not in network.toml; known: web"),
+    ] {
+        let error = t.run("policy-check", json!({"agent": agent, "to": to})).unwrap_err();
+        assert_eq!((error.code(), error.to_string().as_str()), ("ERR_ZTNA_CONFIG", says));
+    }
+}
+
+#[test]
+fn a_service_on_a_connector_that_was_never_issued_is_published_with_a_warning_that_names_the_command() {
+    let t = Trust::with_nodes();
+    let network = t.dir().join("network.toml");
+    let text = fs::read_to_string(&network).unwrap().replace("[\"c1\"]", "[\"c1\", \"c9\"]");
+    fs::write(&network, text).unwrap();
+    let warnings = t.publish(&["r1"])["warnings"].clone();
+    let expected = format!(
+        "{}: service `web` names connector `c9`, which was never issued; issued: c1; `ztna pki issue {} connector c9 --out OUT` makes it",
+        network.display(),
+        t.dir().display()
+    );
+    assert_eq!(warnings, json!([expected]));
+    let findings = t.run("policy-check", json!({})).unwrap()["findings"].clone();
+    assert_eq!(
+        (&findings[0]["severity"], &findings[0]["at"]),
+        (&json!("warning"), &json!(network.display().to_string()))
+    );
+    t.run("issue", json!({"role": "connector", "name": "c9", "out": t.out("c9")})).unwrap();
+    assert_eq!(t.publish(&["r1"])["warnings"], json!([]));
+    t.run("revoke", json!({"name": "connector/c9"})).unwrap();
+    assert!(t.publish(&["r1"])["warnings"][0].as_str().unwrap().contains("connector `c9`, which is revoked"));
+}
+
+#[test]
+fn a_wrong_value_of_an_option_is_told_by_the_option_and_the_value() {
+    let t = Trust::with_nodes();
+    let at = |command: &str, options: Value| t.run(command, options).unwrap_err().to_string();
+    let url = at("issue", json!({"role": "relay", "name": "r2", "out": t.out("x"), "urls": ["http://192.0.2.1:4433"]}));
+    assert!(url.starts_with("--url: `http://192.0.2.1:4433` is not a relay's URL: https://<host"), "{url}");
+    let group = at("issue", json!({"role": "agent", "name": "bob", "out": t.out("x"), "groups": ["en g"]}));
+    assert!(group.starts_with("--group: group name `en g`: must be 1 to 63"), "{group}");
+    let role = at("issue", json!({"role": "agent", "name": "bob", "out": t.out("x"), "urls": ["https://a"]}));
+    assert_eq!(role, "--url: only relays have URLs, not an agent");
+    let elsewhere = json!({"dir": t.root.path().join("new"), "trustDomain": "BAD_"}).to_string();
+    let domain = run("init", &elsewhere, t.now).unwrap_err().to_string();
+    assert!(domain.starts_with("--trust-domain: `BAD_` must be a lower-case DNS name"), "{domain}");
+    assert!(!fs::read_to_string(t.dir().join("network.toml")).unwrap().contains("r2"));
+}
+
+#[test]
+fn a_snapshot_takes_the_place_of_an_equal_or_older_one_only() {
+    let t = Trust::with_nodes();
+    let old = t.snapshot("c1").unwrap();
+    t.permit();
+    t.publish(&["c1"]);
+    let new = t.snapshot("c1").unwrap();
+    assert!(new.supersedes(&old).is_ok() && new.supersedes(&new).is_ok());
+    let error = old.supersedes(&new).unwrap_err().to_string();
+    let versions = format!("snapshot.json: version {} is older than {}, which is in use", old.version, new.version);
+    assert!(error.starts_with(&versions) && error.contains("ztna pki publish"), "{error}");
+}
+
+#[test]
 fn a_relay_without_a_policy_does_not_start() {
     let t = Trust::with_nodes();
     let mut files = read_folder(&t.out("r1")).unwrap();

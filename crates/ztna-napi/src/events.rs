@@ -85,8 +85,19 @@ impl Bridge {
         self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn set_snapshot(&self, snapshot: Arc<Snapshot>) {
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+    /// Takes a snapshot that is not older than the one in use. Errors: [`Error::Config`] when it is.
+    pub fn adopt(&self, snapshot: Arc<Snapshot>) -> Result<()> {
+        let mut used = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(used) = used.as_ref() {
+            snapshot.supersedes(used)?;
+        }
+        *used = Some(snapshot);
+        Ok(())
+    }
+
+    /// A start takes whatever version there is.
+    pub fn forget_snapshot(&self) {
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub fn observer(self: &Arc<Self>, index: usize) -> Observer {

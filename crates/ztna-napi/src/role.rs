@@ -74,7 +74,8 @@ impl NativeRole {
             return Ok(promise);
         }
         let bridge = self.bridge.clone();
-        let adopt: running::Adopt = Arc::new(move |snapshot| bridge.set_snapshot(snapshot));
+        let adopt: running::Adopt = Arc::new(move |snapshot| bridge.adopt(snapshot));
+        self.bridge.forget_snapshot();
         let started = running::start(self.role, &self.options, &adopt, |index| self.bridge.observer(index));
         let result = started.map(|started| {
             self.bridge.begin(started.running.loops());
@@ -184,7 +185,7 @@ impl NativeRole {
         let snapshot = Arc::new(Snapshot::from_files(&read_folder(folder)?, SystemTime::now())?);
         self.check_role(&snapshot)?;
         let changed = self.bridge.snapshot().is_none_or(|old| old.version != snapshot.version);
-        self.adopt(s, snapshot.clone());
+        self.adopt(s, snapshot.clone())?;
         Ok(json!({ "version": snapshot.version, "changed": changed }).to_string())
     }
 
@@ -196,9 +197,10 @@ impl NativeRole {
         Err(Error::Identity(format!("`{id}` is not the identity of a role `{}`", self.role)))
     }
 
-    fn adopt(&self, s: &Started, snapshot: Arc<Snapshot>) {
+    fn adopt(&self, s: &Started, snapshot: Arc<Snapshot>) -> std::result::Result<(), Error> {
+        self.bridge.adopt(snapshot.clone())?;
         s.running.apply(&snapshot);
-        self.bridge.set_snapshot(snapshot);
+        Ok(())
     }
 
     #[napi(catch_unwind, ts_return_type = "Promise<void>")]
@@ -209,8 +211,7 @@ impl NativeRole {
             let started = lock(&self.started);
             let s = started.as_ref().ok_or_else(|| Error::Closed("the role is not running".into()))?;
             self.check_role(&snapshot)?;
-            self.adopt(s, snapshot);
-            Ok(())
+            self.adopt(s, snapshot)
         });
         settle(deferred, result);
         Ok(promise)

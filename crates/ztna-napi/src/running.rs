@@ -61,8 +61,9 @@ pub fn from_memory(files: options::Files) -> Result<Arc<Snapshot>> {
     Ok(Arc::new(Snapshot::from_files(&files.into_node(version), SystemTime::now())?))
 }
 
-/// Hears of the snapshot that a role starts with and of every one that a loop takes from its folder.
-pub type Adopt = Arc<dyn Fn(Arc<Snapshot>) + Send + Sync>;
+/// Hears of the snapshot that a role starts with and of every one that a loop takes from its folder. Errors: it is older than
+/// the one in use.
+pub type Adopt = Arc<dyn Fn(Arc<Snapshot>) -> Result<()> + Send + Sync>;
 
 fn watch(folder: &Path, adopt: &Adopt) -> Watch {
     let mut watch = FolderWatch::new(folder);
@@ -71,7 +72,7 @@ fn watch(folder: &Path, adopt: &Adopt) -> Watch {
         let read = watch.poll(Instant::now())?;
         Some(read.and_then(|files| {
             let snapshot = Arc::new(Snapshot::from_files(&files, wall)?);
-            adopt(snapshot.clone());
+            adopt(snapshot.clone())?;
             Ok(snapshot)
         }))
     })
@@ -108,7 +109,7 @@ pub fn start(role: Role, o: &RoleOptions, adopt: &Adopt, observer: impl Fn(usize
         )));
     }
     // Before any loop runs: the first event of one is told in the terms of this snapshot.
-    adopt(snapshot.clone());
+    adopt(snapshot.clone())?;
     let key_limit =
         o.limits.as_ref().and_then(|l| l.packets_per_key).map(|n| KeyLimit { successor: n, cut: n.saturating_mul(2) });
     let receive_limit = receive_limit(o)?;

@@ -35,7 +35,7 @@ test.each([
 test('a flag hides a variable, which hides the file, and each is told', () => {
   const file = join(tempDir(), 'ztna.toml')
   writeFileSync(file, 'role = "agent"\nlog_level = "warn"\n')
-  const settings = loadSettings(undefined, { logLevel: 'debug' }, { ZTNA_LOG_LEVEL: 'error' }, file)
+  const settings = loadSettings(undefined, { network: 'n', logLevel: 'debug' }, { ZTNA_LOG_LEVEL: 'error' }, file)
   expect(settings.text('log_level')).toBe('debug')
   expect(settings.overrides).toEqual(['--log-level overrides ZTNA_LOG_LEVEL', `--log-level overrides ${file}:2: log_level`])
 })

@@ -18,7 +18,10 @@ afterEach(() => void vi.restoreAllMocks())
 
 function start(more: Readonly<Record<string, unknown>> = {}): { ended: Promise<number>; control: string } {
   const network = tempDir()
-  writeFileSync(join(network, 'network.toml'), 'trust_domain = "example.test"\nzone = "ztna.internal"\n')
+  writeFileSync(
+    join(network, 'network.toml'),
+    'trust_domain = "example.test"\nzone = "ztna.internal"\n[[service]]\nname = "web"\nconnectors = ["c1"]\ntcp = [80]\n',
+  )
   const control = join(network, 'c.sock')
   const flags = { network, control, json: true, metrics: '127.0.0.1:0', forward: ['tcp:127.0.0.1:8080=web:80'], ...more }
   return { ended: runRole(loadSettings('agent', flags, {}, undefined)), control }
@@ -31,6 +34,10 @@ test('an agent says online with what it listens on, answers, and drains on SIGTE
   expect(online).toMatchObject({ event: 'online', role: 'agent', name: 'me', listen: ['127.0.0.1:8080'] })
   expect((await fetch(`http://${online['metrics']}/healthz`)).status).toBe(200)
   expect(await ask(control, { cmd: 'ping', service: 'web' })).toMatchObject({ rttMs: 3, path: { kind: 'relay' } })
+  await expect(ask(control, { cmd: 'check', target: 'wbe:80' })).rejects.toMatchObject({
+    code: 'ERR_ZTNA_CONFIG',
+    message: 'no service "wbe" in this network; known: web',
+  })
   process.emit('SIGTERM')
   expect(await ended).toBe(0)
   expect(FakeRole.last.calls).toContainEqual(['close', 10_000])

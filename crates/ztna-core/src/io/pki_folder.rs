@@ -21,7 +21,7 @@ use crate::io::pki_folder::store::{
 };
 use crate::trust::network::DEFAULT_ZONE;
 use crate::trust::pki::{Ca, LeafSpec};
-use crate::trust::{Network, SCHEMA, rfc3339, system_time, unix_seconds};
+use crate::trust::{Network, SCHEMA, parse_relay_url, rfc3339, system_time, unix_seconds};
 
 pub use question::policy_check;
 
@@ -213,7 +213,10 @@ pub fn run(command: &str, options: &str, now: SystemTime) -> Result<String> {
 
 /// Makes a trust folder: a CA, a network without nodes, a policy that allows nothing.
 pub fn init(options: &InitOptions, now: SystemTime) -> Result<InitReport> {
-    check_trust_domain(&options.trust_domain)?;
+    check_trust_domain(&options.trust_domain).map_err(|_| {
+        let domain = options.trust_domain.escape_debug();
+        Error::config("--trust-domain", format!("`{domain}` must be a lower-case DNS name such as `example.test`"))
+    })?;
     let zone = options.zone.clone().unwrap_or_else(|| DEFAULT_ZONE.to_owned());
     let network = edit::first_network(&options.trust_domain, &zone);
     Network::parse(&network, "--zone").map_err(|_| {
@@ -248,11 +251,18 @@ pub fn issue(options: &IssueOptions, now: SystemTime) -> Result<IssueReport> {
         Error::config("role", format!("`{}` must be agent, connector or relay", options.role.escape_debug()))
     })?;
     check_name(role.as_str(), &options.name)?;
+    let article = if role == Role::Agent { "an" } else { "a" };
     if role != Role::Agent && !options.groups.is_empty() {
-        return Err(Error::config("--group", format!("only agents have groups, not a {role}")));
+        return Err(Error::config("--group", format!("only agents have groups, not {article} {role}")));
     }
     if role != Role::Relay && !options.urls.is_empty() {
-        return Err(Error::config("--url", format!("only relays have URLs, not a {role}")));
+        return Err(Error::config("--url", format!("only relays have URLs, not {article} {role}")));
+    }
+    for group in &options.groups {
+        check_name("group", group).map_err(|e| Error::config("--group", e.to_string()))?;
+    }
+    for url in &options.urls {
+        parse_relay_url(url).map_err(|why| Error::config("--url", why))?;
     }
     let mut store = Store::open(&options.dir)?;
     let name = format!("{role}/{}", options.name);
@@ -311,6 +321,7 @@ pub fn publish(options: &PublishOptions, now: SystemTime) -> Result<PublishRepor
     let checked = store.check(None, None)?;
     write_atomic(&store.path(SCHEMA_FILE), SCHEMA, PUBLIC)?;
     let mut warnings = checked.policy.warnings().to_vec();
+    warnings.extend(question::connector_warnings(&store, &checked));
     let (mut nodes, mut prepared) = (Vec::new(), Vec::new());
     for out in &options.outs {
         let at = out.display().to_string();

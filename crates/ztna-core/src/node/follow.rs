@@ -10,8 +10,13 @@ use crate::quic::{Connection, Kind, TlsConfig, connection};
 use crate::trust::Snapshot;
 
 impl Node {
-    /// Takes a new snapshot: relays come and go, connections that it no longer trusts end. Flows are the role's to judge.
+    /// Takes a new snapshot: relays come and go, connections that it no longer trusts end. Flows are the role's to judge. An older
+    /// one than is in use is warned of and left.
     pub fn handle_snapshot(&mut self, now: Instant, snapshot: Arc<Snapshot>) {
+        if let Err(e) = snapshot.supersedes(&self.snapshot) {
+            self.warn(e);
+            return;
+        }
         match contexts(&snapshot, self.is_agent) {
             Ok((outer, inner)) => {
                 self.outer_tls = outer;

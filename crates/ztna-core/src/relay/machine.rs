@@ -369,6 +369,10 @@ impl Machine for Relay {
     }
 
     fn handle_snapshot(&mut self, now: Instant, snapshot: Arc<Snapshot>) {
+        if let Err(error) = snapshot.supersedes(&self.snapshot) {
+            self.notice(Notice::Warning(error));
+            return;
+        }
         self.snapshot = snapshot;
         self.shared.set_identity(self.snapshot.identity().id.name(), self.snapshot.identity().not_after);
         match TlsConfig::new(Kind::OuterServer, &self.snapshot).and_then(|t| Ok((t, reset_keys(&self.snapshot)?))) {

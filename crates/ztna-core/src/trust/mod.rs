@@ -20,6 +20,7 @@ pub use anchors::TrustAnchors;
 pub use credentials::{Credentials, Secret};
 pub use identity::{Expect, PeerIdentity, Refusal, RoleSet, Usage};
 pub use network::{Network, PortRange, RelayMode, RelayUrl};
+pub(crate) use network_file::parse_relay_url;
 pub use policy::{Decision, FlowContext, PathClass, Policy, Protocol};
 pub use revocation::Revocations;
 pub use schema::SCHEMA;

@@ -92,6 +92,25 @@ impl Snapshot {
         &self.credentials.leaf
     }
 
+    /// Whether a running node may go from `used` to this one. A folder that was put back as a whole matches its own hashes; only
+    /// its version tells that it would undo a revocation.
+    ///
+    /// Errors: [`Error::Config`] when this one is older.
+    pub fn supersedes(&self, used: &Snapshot) -> Result<(), Error> {
+        if self.version >= used.version {
+            return Ok(());
+        }
+        Err(Error::config(
+            "snapshot.json",
+            format!(
+                "version {} is older than {}, which is in use and stays: an older copy of the folder was put back. To go back, put \
+                 the trust folder's own files back and run `ztna pki publish`, which makes them the newest version; a node that \
+                 starts takes what lies there",
+                self.version, used.version
+            ),
+        ))
+    }
+
     /// Judges a connected peer under this snapshot.
     pub fn still_trusted(&self, peer: &PeerIdentity, now: SystemTime) -> Result<(), crate::trust::Refusal> {
         self.anchors.still_trusted(peer, &self.network.trust_domain, &self.revoked, now)

@@ -126,6 +126,25 @@ fn a_revoked_permission_cuts_the_flow_and_new_ones_are_denied() {
 }
 
 #[test]
+fn an_older_snapshot_changes_nothing_at_a_running_node_and_is_warned_of() {
+    let mut w = up();
+    w.version = 5;
+    w.set_policy(r#"permit(principal == Agent::"bob", action, resource);"#);
+    w.version = 4;
+    w.set_policy(world::POLICY);
+    let flow = w.open(node_at(1), "web", Protocol::Tcp, Duration::from_secs(5));
+    assert!(w.until(|w| w.outcomes.contains_key(&flow)));
+    assert!(matches!(w.outcomes[&flow], Outcome::Failed(Error::Denied { .. })), "{:?}", w.outcomes[&flow]);
+    for at in [relay_at(1), node_at(2)] {
+        let told = |n: &Notice| matches!(n, Notice::Warning(e) if e.to_string().contains("version 4 is older than 5"));
+        assert!(w.notices.iter().any(|(from, n)| *from == at && told(n)), "{at}");
+    }
+    w.version = 6;
+    w.set_policy(world::POLICY);
+    let _ = w.opened(node_at(1), "web");
+}
+
+#[test]
 fn a_denied_service_says_who_denied_it_and_why() {
     let mut w = up();
     let flow = w.open(node_at(1), "secret", Protocol::Tcp, Duration::from_secs(5));

@@ -56,6 +56,8 @@ pub struct World {
     leaves: RefCell<BTreeMap<SpiffeId, Issued>>,
     network: String,
     policy: String,
+    /// Of the snapshots that are made from now on.
+    pub version: u64,
     nodes: BTreeMap<SocketAddr, Node>,
     relays: BTreeMap<SocketAddr, Arc<Shared>>,
     pub outcomes: BTreeMap<FlowId, Outcome>,
@@ -113,6 +115,7 @@ impl World {
             leaves: RefCell::default(),
             network,
             policy: POLICY.into(),
+            version: 1,
             nodes: BTreeMap::new(),
             relays: BTreeMap::new(),
             outcomes: BTreeMap::new(),
@@ -151,7 +154,7 @@ impl World {
             network_toml: self.network.clone(),
             policy_cedar: (role != Role::Agent).then(|| self.policy.clone()),
             revoked_toml: (role != Role::Agent).then(String::new),
-            version: 1,
+            version: self.version,
             folder: None,
         };
         Arc::new(Snapshot::from_files(&files, SystemTime::now()).unwrap())

@@ -4,9 +4,11 @@ import type { CheckResult } from '../agent.js'
 import type { PathInfo } from '../types.js'
 import { type Request, ask, findControl } from './control.js'
 import { EXIT, UsageError } from './exit.js'
-import { parseTarget } from './grammar.js'
+import { checkNodeName, parseTarget } from './grammar.js'
 import { describe } from './human.js'
 import { withExamples } from './examples.js'
+
+const ROLES: readonly string[] = ['agent', 'connector', 'relay']
 
 interface Where {
   control?: string
@@ -77,13 +79,16 @@ function timed(command: Command): Command {
 }
 
 async function request(where: Where, question: Request): Promise<unknown> {
+  const { role, name } = where
+  if (role !== undefined && !ROLES.includes(role)) throw new UsageError(`--role ${role}: accepted: ${ROLES.join(', ')}`)
+  if (name !== undefined) checkNodeName(name)
   return ask(await findControl(where), question)
 }
 
 function parseTimeout(text: string): number {
   const seconds = Number(text)
   if (seconds > 0 && seconds <= 86_400) return seconds * 1_000
-  throw new UsageError(`--timeout ${text}: accepted: seconds from 0 to 86400`)
+  throw new UsageError(`--timeout ${text}: accepted: seconds, more than 0 and up to 86400`)
 }
 
 function print(line: string): void {

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { TomlError, parse } from 'smol-toml'
 import { configError } from '../errors.js'
 import type { Role } from '../types.js'
-import { UsageError } from './exit.js'
+import { UsageError, fileError } from './exit.js'
 import { SETTINGS, type Setting, attributeOf, flagOf, variableOf } from './options.js'
 
 export type Value = string | number | boolean | readonly string[]
@@ -39,9 +39,10 @@ export function loadSettings(
 ): Settings {
   checkVariables(environment)
   const file = path === undefined ? new Map<string, Found>() : readFile(path)
-  const chosen = role ?? environment['ZTNA_ROLE'] ?? file.get('role')?.value
+  const ofEnvironment = environment['ZTNA_ROLE'] || undefined
+  const chosen = role ?? ofEnvironment ?? file.get('role')?.value
   if (typeof chosen !== 'string' || !ROLES.includes(chosen)) {
-    const at = file.get('role')?.source ?? path ?? 'role'
+    const at = ofEnvironment === undefined ? (file.get('role')?.source ?? path ?? 'role') : 'ZTNA_ROLE'
     throw configError(`${at}: role ${JSON.stringify(chosen ?? null)} is not accepted; one of ${ROLES.join(', ')}`)
   }
   const settings = new Map<string, Found>()
@@ -64,6 +65,11 @@ export function loadSettings(
         `${source}: not a setting of ${chosen === 'agent' ? 'an' : 'a'} ${chosen}; it belongs to ${setting.roles.join(', ')}`,
       )
     }
+  }
+  // A role that a file describes lacks what the file lacks; one on the command line, what was not typed.
+  if (!settings.has('network')) {
+    const missing = 'no network: give --network DIR, ZTNA_NETWORK or the key `network`'
+    throw path === undefined ? new UsageError(missing) : configError(`${path}: ${missing}`)
   }
   const get = (key: string): Value | undefined => settings.get(key)?.value
   return {
@@ -107,7 +113,7 @@ function readFile(path: string): Map<string, Found> {
   try {
     text = readFileSync(path, 'utf8')
   } catch (error) {
-    throw configError(`${path}: ${(error as Error).message}`)
+    throw fileError(path, error)
   }
   try {
     table = parse(text)
@@ -143,8 +149,10 @@ function coerce(setting: Setting, value: unknown, source: string): Value {
       if (value === false || value === 'false' || value === '0') return false
       return refuse('true or false')
     case 'number': {
+      const least = setting.least ?? 1
       const number = typeof value === 'string' && /^\d+$/.test(value) ? Number(value) : value
-      return typeof number === 'number' && Number.isSafeInteger(number) && number > 0 ? number : refuse('a whole number from 1')
+      const fits = typeof number === 'number' && Number.isSafeInteger(number) && number >= least
+      return fits ? number : refuse(`a whole number from ${least}`)
     }
     case 'list': {
       const list = Array.isArray(value) ? value : [value]

@@ -4,7 +4,7 @@ import { type Server, type Socket, connect, createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { ZtnaError, configError, fromNative } from '../errors.js'
 import { native } from '../native.js'
-import { UsageError } from './exit.js'
+import { UsageError, fileError } from './exit.js'
 
 export interface Request {
   readonly cmd: string
@@ -29,13 +29,17 @@ function removeDead(path: string): void {
     unlinkSync(path)
   } catch (error) {
     if (error instanceof ZtnaError) throw error
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw configError(`control socket: ${(error as Error).message}`)
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw fileError('control socket', error)
   }
 }
 
 /** Listens at `path` (0600), replacing a dead process's socket. Errors: ERR_ZTNA_CONFIG when a live one answers there. */
 export async function serveControl(path: string, answer: (request: Request) => Promise<unknown>): Promise<{ close: () => void }> {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+  } catch (error) {
+    throw fileError('control socket', error)
+  }
   if (await isAlive(path)) {
     throw configError(`control socket ${path}: another process answers there; stop it, or give this one --control PATH`)
   }
@@ -106,7 +110,7 @@ async function listen(server: Server, path: string): Promise<void> {
   const before = process.umask(0o177)
   try {
     await new Promise<void>((resolve, reject) => {
-      server.once('error', (error) => reject(configError(`control socket ${path}: ${error.message}`)))
+      server.once('error', (error) => reject(fileError(`control socket ${path}`, error)))
       server.listen(path, resolve)
       process.umask(before)
     })

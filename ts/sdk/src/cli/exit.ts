@@ -7,6 +7,13 @@ export const EXIT = { ok: 0, failed: 1, denied: 3, usage: 64, unreachable: 75, p
 /** A mistake on the command line: exit 64. */
 export class UsageError extends Error {}
 
+/** What the system said about a path, as the error that has its exit code. */
+export function fileError(at: string, error: unknown): ZtnaError {
+  const { code, message } = error as NodeJS.ErrnoException
+  const denied = code === 'EACCES' || code === 'EPERM'
+  return new ZtnaError(denied ? 'ERR_ZTNA_PERMISSION' : 'ERR_ZTNA_CONFIG', `${at}: ${message}`)
+}
+
 const CODES: Record<ZtnaErrorCode, number> = {
   ERR_ZTNA_CONFIG: EXIT.config,
   ERR_ZTNA_IDENTITY: EXIT.config,

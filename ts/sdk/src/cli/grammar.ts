@@ -87,6 +87,14 @@ export function parseTarget(text: string): { service: string; port?: number } {
   return port === undefined ? { service } : { service, port: parseRange('service', text, port)[0] }
 }
 
+/** A node's name, `alice`; with `full` also `agent/alice`. */
+export function checkNodeName(text: string, full?: 'or in full'): void {
+  const name = full === undefined ? text : text.replace(/^(agent|connector|relay)\//, '')
+  if (NAME.test(name)) return
+  const forms = full === undefined ? '' : ', or <agent|connector|relay>/<name>'
+  throw new UsageError(`"${text}" is not a node's name: 1 to 63 of a-z, 0-9 and "-"${forms}`)
+}
+
 function parseRange(of: string, text: string, ports: string): [number, number] {
   const match = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(ports)
   const low = Number(match?.[1])

@@ -1,8 +1,8 @@
 /** `/metrics` and `/healthz`. */
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { configError } from '../errors.js'
 import type { State } from '../types.js'
+import { fileError } from './exit.js'
 import type { HostPort } from './grammar.js'
 
 const OPEN_METRICS = 'application/openmetrics-text; version=1.0.0; charset=utf-8'
@@ -15,7 +15,7 @@ export interface Measured {
 /** Why a role is not healthy, where more is known than its state. */
 export type Reason = () => string | undefined
 
-/** Serves until closed. Errors: ERR_ZTNA_CONFIG when the address can't be used. */
+/** Serves until closed. Errors: ERR_ZTNA_CONFIG when the address can't be used, ERR_ZTNA_PERMISSION when it may not. */
 export async function serveMetrics(
   role: Measured,
   at: HostPort,
@@ -37,7 +37,7 @@ export async function serveMetrics(
     }
   })
   await new Promise<void>((resolve, reject) => {
-    server.once('error', (error) => reject(configError(`metrics ${at.host}:${at.port}: ${error.message}`)))
+    server.once('error', (error) => reject(fileError(`metrics ${at.host}:${at.port}`, error)))
     server.listen(at.port, at.host, resolve)
   })
   const { address, port, family } = server.address() as AddressInfo

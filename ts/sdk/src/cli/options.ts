@@ -12,6 +12,8 @@ export interface Setting {
   readonly help: string
   readonly choices?: readonly string[]
   readonly fallback?: string | number | boolean
+  /** Smallest number that is accepted. Default 1. */
+  readonly least?: number
 }
 
 const ALL: readonly Role[] = ['agent', 'connector', 'relay']
@@ -42,7 +44,14 @@ export const SETTINGS: readonly Setting[] = [
   { key: 'public_addr', type: 'list', roles: ['relay'], value: 'ADDR', help: 'address to tell nodes, repeatable' },
   { key: 'loops', type: 'number', roles: ['relay'], value: 'N', help: 'event loops (default: one per core)' },
   { key: 'max_sessions', type: 'number', roles: ['relay'], value: 'N', help: 'sessions at a time' },
-  { key: 'bps_per_session', type: 'number', roles: ['relay'], value: 'N', help: 'bits a second of one session (default: no limit)' },
+  {
+    key: 'bps_per_session',
+    type: 'number',
+    roles: ['relay'],
+    value: 'N',
+    help: 'bits a second of one session (default: no limit)',
+    least: 100_000,
+  },
   { key: 'handshakes_per_second', type: 'number', roles: ['relay'], value: 'N', help: 'new connections a second' },
   { key: 'handshakes_per_prefix', type: 'number', roles: ['relay'], value: 'N', help: 'the same of one /24 or /48' },
   { key: 'retries_per_second', type: 'number', roles: ['relay'], value: 'N', help: 'first packets answered a second (default: 5,000)' },
@@ -59,6 +68,7 @@ export const SETTINGS: readonly Setting[] = [
     roles: ['agent', 'connector'],
     value: 'N',
     help: 'received bytes that wait for local readers (default: 268435456)',
+    least: 1_048_576,
   },
   { key: 'service', type: 'list', roles: ['connector'], value: 'SPEC', help: 'NAME=tcp:PORT:HOST:PORT, repeatable' },
   { key: 'forward', type: 'list', roles: ['agent'], value: 'SPEC', help: 'tcp:HOST:PORT=SERVICE:PORT, repeatable' },

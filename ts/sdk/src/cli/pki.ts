@@ -3,7 +3,7 @@ import type { Command } from 'commander'
 import { ZtnaDeniedError, configError, fromNative } from '../errors.js'
 import { type PkiCommand, native } from '../native.js'
 import { EXIT, UsageError } from './exit.js'
-import { parseTarget } from './grammar.js'
+import { checkNodeName, parseTarget } from './grammar.js'
 import { describe } from './human.js'
 import { withExamples } from './examples.js'
 
@@ -31,6 +31,7 @@ export function addPkiCommands(program: Command, done: (code: number) => void): 
     .option('--ttl <TIME>', 'life of the certificate: 90s, 30m, 24h, 7d', '24h')
     .action((dir: string, role: string, name: string, flags: IssueFlags) => {
       if (!['agent', 'connector', 'relay'].includes(role)) throw new UsageError(`role "${role}" is not agent, connector or relay`)
+      checkNodeName(name)
       const { out, group = [], url = [], ttl } = flags
       run('issue', { dir, role, name, out, groups: group, urls: url, ttlSeconds: parseTtl(ttl) }, flags)
     })
@@ -39,12 +40,17 @@ export function addPkiCommands(program: Command, done: (code: number) => void): 
   )
   add('renew <DIR> <NAME>', 'issue a new certificate for a node', ['ztna pki renew /etc/ztna alice --out alice'])
     .requiredOption('--out <OUT>', 'folder of the node')
-    .option('--ttl <TIME>', 'life of the certificate', '24h')
-    .action((dir: string, name: string, flags: IssueFlags) =>
-      run('renew', { dir, name, out: flags.out, ttlSeconds: parseTtl(flags.ttl) }, flags),
-    )
+    .option('--ttl <TIME>', 'life of the certificate (default: as before)')
+    .action((dir: string, name: string, flags: RenewFlags) => {
+      checkNodeName(name, 'or in full')
+      const ttlSeconds = flags.ttl === undefined ? null : parseTtl(flags.ttl)
+      run('renew', { dir, name, out: flags.out, ttlSeconds }, flags)
+    })
   add('revoke <DIR> <NAME>', 'refuse a node from the next publish on', ['ztna pki revoke /etc/ztna alice']).action(
-    (dir: string, name: string, flags: JsonFlag) => run('revoke', { dir, name }, flags),
+    (dir: string, name: string, flags: JsonFlag) => {
+      checkNodeName(name, 'or in full')
+      run('revoke', { dir, name }, flags)
+    },
   )
   add('rotate-ca <DIR>', 'start, then finish, a change of the CA', ['ztna pki rotate-ca /etc/ztna']).action(
     (dir: string, flags: JsonFlag) => run('rotate-ca', { dir }, flags),
@@ -54,6 +60,11 @@ export function addPkiCommands(program: Command, done: (code: number) => void): 
 
 interface JsonFlag {
   json?: boolean
+}
+
+interface RenewFlags extends JsonFlag {
+  out: string
+  ttl?: string
 }
 
 interface IssueFlags extends JsonFlag {
@@ -72,13 +83,22 @@ export function parseTtl(text: string): number {
 }
 
 function run(command: PkiCommand, request: object, flags: JsonFlag): void {
-  let answer: string
+  const json = flags.json === true
+  const report = asked<Record<string, unknown>>(() => native().pki(command, JSON.stringify(request)))
+  const { warnings, ...rest } = report
+  if (Array.isArray(warnings)) for (const warning of warnings) process.stderr.write(`ztna: warning: ${String(warning)}\n`)
+  print(json ? report : rest, json)
+}
+
+/** What the native side answers. Errors: UsageError where it is an option's value that it refuses. */
+function asked<T>(question: () => string): T {
   try {
-    answer = native().pki(command, JSON.stringify(request))
-  } catch (error) {
-    throw fromNative(error)
+    return JSON.parse(question()) as T
+  } catch (thrown) {
+    const error = fromNative(thrown)
+    const { at } = error.details
+    throw error.code === 'ERR_ZTNA_CONFIG' && typeof at === 'string' && at.startsWith('--') ? new UsageError(error.message) : error
   }
-  print(JSON.parse(answer) as unknown, flags.json === true)
 }
 
 function print(value: unknown, json: boolean): void {
@@ -109,15 +129,11 @@ function addPolicy(program: Command, done: (code: number) => void): void {
       if ((agent === null) !== (to === null)) throw new UsageError('--agent and --to go together')
       if (to !== null && parseTarget(to).port === undefined) throw new UsageError(`--to ${to}: accepted: SERVICE:PORT`)
       if (protocol !== 'tcp' && protocol !== 'udp') throw new UsageError(`--protocol ${protocol}: accepted: tcp, udp`)
-      let policy: Policy
-      try {
-        policy = JSON.parse(native().policyCheck(JSON.stringify({ dir, agent, to, protocol }))) as Policy
-      } catch (error) {
-        throw fromNative(error)
-      }
+      if (agent !== null) checkNodeName(agent)
+      const policy = asked<Policy>(() => native().policyCheck(JSON.stringify({ dir, agent, to, protocol })))
       print(policy, json)
       if (!policy.ok) throw configError(`${dir}: the policies have errors`)
-      if (policy.decision && !policy.decision.allowed) throw new ZtnaDeniedError(policy.decision.reason, 'connector')
+      if (policy.decision && !policy.decision.allowed) throw new ZtnaDeniedError(`denied: ${policy.decision.reason}`, 'connector')
       done(EXIT.ok)
     })
 }

@@ -11,7 +11,7 @@ import { DRAIN_MS, type RoleOptions } from '../role.js'
 import type { Settings } from './config.js'
 import { runtimeDir, serveControl, type Request } from './control.js'
 import { EXIT, UsageError, exitCodeOf, exitCodeOfDeath } from './exit.js'
-import { parseAddress, parseForward, parseListen, parseService } from './grammar.js'
+import { type HostPort, parseAddress, parseForward, parseListen, parseService } from './grammar.js'
 import { journal } from './journal.js'
 import { type Reason, serveMetrics } from './metrics.js'
 import { createLogger, eventLine } from './output.js'
@@ -27,8 +27,10 @@ export async function runRole(settings: Settings): Promise<number> {
   const cleanup: (() => void)[] = []
   let role: AnyRole | undefined
   try {
+    // A slip on the command line is told before anything has begun.
+    const wanted = readLocal(settings)
     role = createRole(settings, { logger, logLevel: level })
-    return await operate(role, settings, logger, cleanup)
+    return await operate(role, settings, wanted, logger, cleanup)
   } catch (error) {
     logger.error(error instanceof ZtnaError ? { code: error.code } : {}, (error as Error).message)
     return exitCodeOf(error)
@@ -38,12 +40,29 @@ export async function runRole(settings: Settings): Promise<number> {
   }
 }
 
-async function operate(role: AnyRole, settings: Settings, logger: Logger, cleanup: (() => void)[]): Promise<number> {
+/** What the role is to offer on this machine. */
+interface Wanted {
+  readonly forwards: readonly ServiceForward[]
+  readonly socks?: HostPort
+  readonly metrics?: HostPort
+}
+
+type ServiceForward = ReturnType<typeof parseForward>[number]
+
+function readLocal(settings: Settings): Wanted {
+  const socks = settings.text('socks5')
+  const metrics = settings.text('metrics')
+  return {
+    forwards: settings.list('forward').flatMap((text) => parseAs(settings, 'forward', text, parseForward)),
+    ...(socks === undefined ? {} : { socks: parseAs(settings, 'socks5', socks, parseAddress) }),
+    ...(metrics === undefined ? {} : { metrics: parseAs(settings, 'metrics', metrics, parseAddress) }),
+  }
+}
+
+async function operate(role: AnyRole, settings: Settings, wanted: Wanted, logger: Logger, cleanup: (() => void)[]): Promise<number> {
   const json = settings.get('json') === true
   const print = (value: unknown): void => void process.stdout.write(`${JSON.stringify(value)}\n`)
   const events = role as NodeJS.EventEmitter
-  const forwards =
-    role instanceof ZtnaAgent ? settings.list('forward').flatMap((text) => parseAs(settings, 'forward', text, parseForward)) : []
   const stopping = new AbortController()
   let death: ZtnaError | undefined
   let online = false
@@ -67,7 +86,7 @@ async function operate(role: AnyRole, settings: Settings, logger: Logger, cleanu
   let local: Local | undefined
   const ready = new Promise<void>((resolve, reject) => {
     events.once('identity', () => {
-      serveLocal(role, settings, forwards, cleanup, logger, () => lastWarning).then((served) => {
+      serveLocal(role, settings, wanted, cleanup, logger, () => lastWarning).then((served) => {
         local = served
         resolve()
       }, reject)
@@ -110,7 +129,7 @@ interface LocalForward {
 async function serveLocal(
   role: AnyRole,
   settings: Settings,
-  forwards: readonly Parameters<ZtnaAgent['forward']>[0][],
+  wanted: Wanted,
   cleanup: (() => void)[],
   logger: Logger,
   reason: Reason,
@@ -121,29 +140,23 @@ async function serveLocal(
   const path = settings.text('control') ?? (dir && join(dir, `${settings.role}-${role.identity.name}.sock`))
   if (path === undefined) logger.warn({}, 'XDG_RUNTIME_DIR is not set: no control socket; name one with --control PATH')
   else cleanup.push((await serveControl(path, (request) => answer(role, request))).close)
-  const at = settings.text('metrics')
-  const served = at === undefined ? undefined : await serveMetrics(role, parseAs(settings, 'metrics', at, parseAddress), reason)
+  const served = wanted.metrics === undefined ? undefined : await serveMetrics(role, wanted.metrics, reason)
   if (served !== undefined) cleanup.push(served.close)
   if (role instanceof ZtnaAgent) {
-    for (const options of forwards) {
+    for (const options of wanted.forwards) {
       const address = format((await role.forward(options)).address())
       listen.push(address)
       if ('service' in options) {
         local.push({ service: options.service, port: options.port ?? null, protocol: options.protocol ?? 'tcp', address })
       }
     }
-    const socks = settings.text('socks5')
-    if (socks !== undefined) {
-      const forward = await role.forward({ socks5: parseAs(settings, 'socks5', socks, parseAddress) })
-      listen.push(format(forward.address()))
-    }
+    if (wanted.socks !== undefined) listen.push(format((await role.forward({ socks5: wanted.socks })).address()))
   }
   return { listen, forwards: local, ...(served === undefined ? {} : { metrics: served.address }) }
 }
 
 function createRole(settings: Settings, options: RoleOptions): AnyRole {
-  const network = settings.text('network')
-  if (network === undefined) throw new UsageError('no network: give --network DIR, ZTNA_NETWORK or the key `network`')
+  const network = settings.text('network') ?? ''
   const packetsPerKey = settings.number('packets_per_key')
   const base = { ...options, network, ...(packetsPerKey === undefined ? {} : { packetsPerKey }) }
   const unreadBytes = settings.number('max_unread_bytes')
@@ -193,12 +206,19 @@ async function answer(role: AnyRole, request: Request): Promise<unknown> {
     if (role instanceof ZtnaAgent) return role
     throw configError(`${request.cmd} needs an agent; this is another role`)
   }
+  // A name that nobody has is a slip of the keyboard, and "denied" would hide it.
+  const known = (name: string): string => {
+    const services = [...needAgent().services.keys()]
+    if (services.includes(name)) return name
+    throw configError(`no service "${name}" in this network; known: ${services.join(', ')}`)
+  }
   switch (request.cmd) {
     case 'status':
       return role.status()
     case 'ping':
-      return needAgent().ping(String(request['service']), { timeoutMs })
+      return needAgent().ping(known(String(request['service'])), { timeoutMs })
     case 'check':
+      known(String(request['target']).split(':')[0] ?? '')
       return needAgent().check(String(request['target']), {
         timeoutMs,
         protocol: request['protocol'] === 'udp' ? 'udp' : 'tcp',

@@ -1,11 +1,16 @@
 //! What an operator can ask a trust folder: is it sound, and may this agent open that flow.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use super::{CheckDecision, CheckOptions, CheckReport, Finding};
 use crate::error::{Error, Result};
-use crate::io::pki_folder::store::{Checked, Store};
+use crate::id::Role;
+use crate::io::pki_folder::store::{Checked, NETWORK, Store};
 use crate::trust::{Decision, FlowContext, PathClass, Protocol};
+
+/// Names listed in a message: enough to see the slip, few enough to read.
+const LISTED: usize = 20;
 
 /// Checks network, policy and revocations as `publish` would, and asks the policy one question.
 pub fn policy_check(options: &CheckOptions, now: SystemTime) -> Result<CheckReport> {
@@ -25,9 +30,9 @@ pub fn policy_check(options: &CheckOptions, now: SystemTime) -> Result<CheckRepo
         let (at, message) = w.split_once(": ").unwrap_or(("", w));
         Finding { severity: "warning", at: at.to_owned(), message: message.to_owned() }
     };
-    let findings = checked.policy.warnings().iter().map(warning).collect();
+    let findings = checked.policy.warnings().iter().chain(&connector_warnings(&store, &checked)).map(warning).collect();
     let decision = match (&options.agent, &options.to) {
-        (Some(agent), Some(to)) => Some(decide(&checked, agent, to, options.protocol.as_deref(), now)?),
+        (Some(agent), Some(to)) => Some(decide(&store, &checked, agent, to, options.protocol.as_deref(), now)?),
         (None, None) => None,
         (Some(_), None) => return Err(Error::config("--to", "is missing: say which service, such as web:80")),
         (None, Some(_)) => return Err(Error::config("--agent", "is missing: say who, such as alice")),
@@ -35,7 +40,14 @@ pub fn policy_check(options: &CheckOptions, now: SystemTime) -> Result<CheckRepo
     Ok(CheckReport { ok: true, findings, decision })
 }
 
-fn decide(checked: &Checked, agent: &str, to: &str, protocol: Option<&str>, now: SystemTime) -> Result<CheckDecision> {
+fn decide(
+    store: &Store,
+    checked: &Checked,
+    agent: &str,
+    to: &str,
+    protocol: Option<&str>,
+    now: SystemTime,
+) -> Result<CheckDecision> {
     let protocol: Protocol = protocol.unwrap_or("tcp").parse()?;
     let bad = |why: String| Error::config(format!("--to {}", to.escape_debug()), why);
     let (service, port) = match to.split_once(':') {
@@ -55,7 +67,67 @@ fn decide(checked: &Checked, agent: &str, to: &str, protocol: Option<&str>, now:
             Protocol::Udp => return Err(bad("say which port, such as dns:53".to_owned())),
         },
     };
+    // A name that nobody has is a slip of the keyboard, and "denied" would hide it.
+    known("agent", agent, checked.network.agents.keys())?;
+    known("service", service, checked.network.services.keys())?;
+    if let Some(reason) = revocation(store, checked, agent) {
+        return Ok(CheckDecision { allowed: false, policy_id: None, reason });
+    }
     let flow = FlowContext { service, protocol, port, path: PathClass::Relay, now };
     let Decision { allowed, policy_id, reason } = checked.policy.decide(agent, &flow);
     Ok(CheckDecision { allowed, policy_id, reason })
+}
+
+fn known<'a>(kind: &str, name: &str, names: impl Iterator<Item = &'a String>) -> Result<()> {
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    if names.contains(&name) {
+        return Ok(());
+    }
+    let list = if names.is_empty() { "none".to_owned() } else { shortened(&names) };
+    Err(Error::config(format!("{kind} `{}`", name.escape_debug()), format!("not in network.toml; known: {list}")))
+}
+
+/// Why an agent's certificates open nothing any more, whatever the policy says.
+fn revocation(store: &Store, checked: &Checked, agent: &str) -> Option<String> {
+    let name = format!("{}/{agent}", Role::Agent);
+    if checked.revoked.names().any(|n| n == name) {
+        return Some(format!("revoked: {name} is in revoked.toml; `ztna pki issue` lets it come back"));
+    }
+    let mut serials = store.state.certificates.iter().filter(|c| c.name == name).map(|c| c.serial.as_str()).peekable();
+    let all = serials.peek().is_some() && serials.all(|serial| checked.revoked.serials().any(|s| s == serial));
+    all.then(|| format!("revoked: every certificate of {name} is in revoked.toml; `ztna pki renew` gives it another"))
+}
+
+/// Connectors that services name and that can't serve: publishing first and issuing later is a legitimate order, a slip of the
+/// keyboard looks the same.
+pub(super) fn connector_warnings(store: &Store, checked: &Checked) -> Vec<String> {
+    let prefix = format!("{}/", Role::Connector);
+    let issued: BTreeSet<&str> =
+        store.state.certificates.iter().filter_map(|c| c.name.strip_prefix(prefix.as_str())).collect();
+    let list =
+        if issued.is_empty() { "none".to_owned() } else { shortened(&issued.iter().copied().collect::<Vec<&str>>()) };
+    let (at, dir) = (store.at(NETWORK), store.dir.display());
+    let mut warnings = Vec::new();
+    for service in checked.network.services.values() {
+        for connector in &service.connectors {
+            let full = format!("{prefix}{connector}");
+            let why = if checked.revoked.names().any(|n| *n == full) {
+                format!("which is revoked; `ztna pki issue {dir} connector {connector} --out OUT` lets it come back")
+            } else if !issued.contains(connector.as_str()) {
+                format!(
+                    "which was never issued; issued: {list}; `ztna pki issue {dir} connector {connector} --out OUT` makes it"
+                )
+            } else {
+                continue;
+            };
+            warnings.push(format!("{at}: service `{}` names connector `{connector}`, {why}", service.name));
+        }
+    }
+    warnings
+}
+
+/// The first twenty names.
+fn shortened(names: &[&str]) -> String {
+    let more = if names.len() > LISTED { ", …" } else { "" };
+    format!("{}{more}", names.iter().copied().take(LISTED).collect::<Vec<_>>().join(", "))
 }
