@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { background, curl, tcpServer } from '../lib/peers.ts'
+import { background, client, curl, tcpServer } from '../lib/peers.ts'
 import { nginx, until } from '../lib/programs.ts'
 import { Topology, type TopologySpec } from '../lib/topology.ts'
 import { run } from '../lib/proc.ts'
@@ -46,6 +46,23 @@ test('a connector that is killed and comes back serves again', async () => {
   await t.connectors.get('c1')?.proc.stop('SIGKILL')
   await t.connector(SERVICES).online()
   expect(await recovery(t)).toBeLessThan(5)
+})
+
+test('an open flow of a connector that is killed and started again is reset within seconds', async () => {
+  await using t = await create()
+  await t.start(SERVICES, FORWARDS)
+  const open = background(t.place('alice'), 'tcp-client.mjs', ['events', '127.0.0.1:8081'])
+  await until('the flow is open', async () => {
+    const status = (await t.connectors.get('c1')?.status()) as { agents: readonly { flows: number }[] } | undefined
+    return status?.agents[0]?.flows === 1
+  })
+  await t.connectors.get('c1')?.proc.stop('SIGKILL')
+  await t.connector(SERVICES).online()
+  const online = performance.now()
+  expect(JSON.parse((await open.waitFor(/^\{.*/))[0])).toEqual({ events: ['data 1', 'ECONNRESET'], closed: true })
+  // The relay gives the dead process half a second, the agent gives it one more to answer.
+  expect(performance.now() - online).toBeLessThan(5_000)
+  expect(await hello(t)).toBe(true)
 })
 
 test.each([
@@ -171,6 +188,20 @@ test('SIGTERM drains: an answer under way still arrives, the process ends with 0
   const ended = t.connectors.get('c1')?.stop()
   expect(JSON.parse((await idle.waitFor(/^\{.*/))[0])).toEqual({ before: true, after: true })
   expect((await ended)?.code).toBe(0)
+})
+
+test('SIGTERM of an agent: what its programs have sent and ended arrives whole', async () => {
+  await using t = await create({ services: [{ name: 'web', tcp: [80, 81, 82] }], wire: { agent: { delay: '50ms', rate: '20mbit' } } })
+  const service = await tcpServer(t.place('c1'), 'first', '127.0.0.1:9002')
+  await t.start([...SERVICES, 'web=tcp:82:127.0.0.1:9002'], ['tcp:127.0.0.1:8082=web:82'])
+  const bytes = 2_000_000
+  expect(await client(t.place('alice'), 'tcp-client.mjs', ['after', '127.0.0.1:8082', String(bytes)])).toEqual({
+    heard: 'bye',
+    sent: bytes,
+  })
+  // The program has gone; most of it is still in the agent's hands.
+  expect((await t.agents.get('alice')?.stop())?.code).toBe(0)
+  expect(JSON.parse((await service.waitFor(/^\{"bytes.*/))[0])).toEqual({ bytes })
 })
 
 test('a drain does not wait for the open flow of an agent that was killed', async () => {

@@ -17,10 +17,12 @@ impl Node {
             self.warn(e);
             return;
         }
-        match contexts(&snapshot, self.is_agent) {
-            Ok((outer, inner)) => {
+        let keys = super::lost::reset_keys(&snapshot, self.is_agent);
+        match contexts(&snapshot, self.is_agent).and_then(|c| Ok((c, keys?))) {
+            Ok(((outer, inner), keys)) => {
                 self.outer_tls = outer;
                 self.inner_tls = inner;
+                self.reset_keys = keys;
             }
             Err(e) => {
                 self.warn(e);

@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
 use super::finishing::Finishing;
+use super::lost::Doubt;
 use crate::id::FlowId;
 use crate::node::backoff::Backoff;
 use crate::path::PathAgent;
@@ -42,6 +43,8 @@ pub struct Link {
     pub pending_on: Option<usize>,
     pub last_sent: Instant,
     pub heard: usize,
+    /// Agent: a stateless reset has come, and nothing genuine since.
+    pub(super) doubt: Option<Doubt>,
     pub path_since: Instant,
     pub path_info: Option<PathInfo>,
     /// The first destination connection ID a client chose, kept for late Initials.
@@ -72,6 +75,7 @@ impl Link {
             pending_on: None,
             last_sent: now,
             heard: 0,
+            doubt: None,
             path_since: now,
             path_info: None,
             initial_dcid: None,
@@ -94,7 +98,9 @@ impl Link {
     pub fn poll_timeout(&self, keeps_alive: bool) -> Option<Instant> {
         let late = (!self.conn.is_established()).then(|| self.born + HANDSHAKE);
         let alive = (keeps_alive && self.conn.is_established()).then(|| self.last_sent + KEEP_ALIVE);
-        [self.conn.timeout_instant(), self.path.poll_timeout(), alive, late, self.seek_at].into_iter().flatten().min()
+        let lost = self.doubt.as_ref().map(Doubt::until);
+        let own = [self.conn.timeout_instant(), self.path.poll_timeout(), alive, late, lost, self.seek_at];
+        own.into_iter().flatten().min()
     }
 
     /// The path as people see it; `relay` names the active session's relay and where we send.

@@ -95,6 +95,9 @@ impl Node {
         link.path.set_rtt(link.conn.rtt());
         link.unread.take(datagrams);
         self.unread.take(datagrams);
+        if closed.is_none() && link.is_lost(now) {
+            closed = Some(connection::Closed::Local("stateless reset".into()));
+        }
         if closed.is_none() && link.is_overdue(now) {
             closed = Some(connection::Closed::TimedOut);
         }

@@ -12,6 +12,7 @@ pub mod leg;
 mod lifecycle;
 pub mod link;
 mod links;
+mod lost;
 pub(crate) mod outer;
 mod receive;
 pub mod session;
@@ -26,6 +27,7 @@ use slab::Slab;
 
 use crate::error::{Error, Result};
 use crate::path::PathId;
+use crate::quic::reset::ResetKeys;
 use crate::quic::{Event, Router, StreamId, TlsConfig, connection};
 use crate::role::{Action, Notice, State};
 use crate::trust::Snapshot;
@@ -113,6 +115,8 @@ pub struct Node {
     pub receive_limit: ReceiveLimit,
     outer_tls: TlsConfig,
     inner_tls: TlsConfig,
+    /// Connector: for packets of connections that an earlier process had.
+    reset_keys: Option<ResetKeys>,
     router: Router<Owner>,
     pub legs: Slab<Leg>,
     pub links: Slab<Link>,
@@ -162,6 +166,7 @@ impl Node {
     /// Errors: credentials that can't be used, or of another role.
     pub fn new(snapshot: Arc<Snapshot>, is_agent: bool, now: Instant, wall: SystemTime) -> Result<Self> {
         let (outer_tls, inner_tls) = contexts(&snapshot, is_agent)?;
+        let reset_keys = lost::reset_keys(&snapshot, is_agent)?;
         let mut node = Node {
             snapshot,
             is_agent,
@@ -169,6 +174,7 @@ impl Node {
             receive_limit: ReceiveLimit::default(),
             outer_tls,
             inner_tls,
+            reset_keys,
             router: Router::default(),
             legs: Slab::new(),
             links: Slab::new(),

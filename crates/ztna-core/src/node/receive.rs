@@ -173,7 +173,7 @@ impl Node {
         };
         let Some(Owner::Link(key)) = link else {
             self.counters.drop_one("unknown");
-            return;
+            return self.handle_lost(now, session, packet);
         };
         self.counters.tunnel_rx += packet.len() as u64;
         let rtt = self.legs.get(slot.leg).map_or(std::time::Duration::MAX, super::leg::Leg::rtt);
@@ -223,8 +223,9 @@ impl Node {
         }
         s.handshakes += 1;
         let scid = random_cid(None);
+        let token = self.reset_keys.as_ref().and_then(|k| k.token(scid));
         let conn =
-            Connection::accept(&mut self.inner_tls, scid, None, None, CONNECTOR_ADDRESS, super::AGENT_ADDRESS).ok()?;
+            Connection::accept(&mut self.inner_tls, scid, token, None, CONNECTOR_ADDRESS, super::AGENT_ADDRESS).ok()?;
         let mut link = Link::new(conn, String::new(), PathPolicy::Auto, now);
         link.initial_dcid = Some(dcid.to_vec());
         link.pending_on = Some(leg_key);

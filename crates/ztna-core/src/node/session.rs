@@ -25,10 +25,20 @@ pub struct Session {
     pub forwards: Option<Cid>,
     /// Connector: handshakes started on it, against a peer that only ever starts.
     pub handshakes: u32,
+    /// Connector: when a stateless reset last went out on it.
+    pub reset_at: Option<std::time::Instant>,
 }
 
 impl Session {
     pub fn new(slot: Slot, link: Option<usize>) -> Self {
-        Session { slot, link, confirmed: slot.context != 0, registered: None, forwards: None, handshakes: 0 }
+        Session {
+            slot,
+            link,
+            confirmed: slot.context != 0,
+            registered: None,
+            forwards: None,
+            handshakes: 0,
+            reset_at: None,
+        }
     }
 }

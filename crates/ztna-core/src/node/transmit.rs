@@ -182,7 +182,7 @@ impl Node {
         (moved > 0).then_some(moved)
     }
 
-    fn tunnel_packet(&mut self, path: PathId, packet: &[u8]) {
+    pub(super) fn tunnel_packet(&mut self, path: PathId, packet: &[u8]) {
         let Some(slot) = self.sessions.get(path.session).map(|s| s.slot) else { return };
         let mut frame = Vec::with_capacity(packet.len() + 10);
         connect_udp::datagram_header(slot.stream, slot.context, &mut frame);

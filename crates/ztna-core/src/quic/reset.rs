@@ -1,8 +1,9 @@
-//! Stateless reset (RFC 9000 §10.3): how a relay that has lost a connection tells its node so.
+//! Stateless reset (RFC 9000 §10.3): how a relay that has lost a connection tells its node so, and a connector its agent.
 //!
 //! A relay answers only packets whose connection ID it has issued itself, to the address that they come from. So that it can
 //! tell without remembering them, an ID is `loop (1) | random (4) | MAC (3)`, the MAC over the rest and the node's IP address
-//! (docs/decisions/0005). All keys come from the relay's private key, which survives a restart.
+//! (docs/decisions/0005). What reaches a connector has come through a session, and the answer goes back there: its IDs need no such
+//! proof. All keys come from the node's private key, which survives a restart.
 
 use std::net::IpAddr;
 
@@ -24,7 +25,7 @@ const MAC_AT: usize = 5;
 
 type Key = Zeroizing<[u8; 32]>;
 
-/// The keys of one relay.
+/// The keys of one relay or connector.
 pub struct ResetKeys {
     cids: Key,
     tokens: Key,
@@ -56,10 +57,16 @@ impl ResetKeys {
     /// The reset that answers a packet of `len` bytes from `from` to `cid`; `None` where we have not issued that ID to that
     /// address, or the packet is too short for a shorter answer.
     pub fn answer(&self, cid: Cid, from: IpAddr, len: usize) -> Option<Vec<u8>> {
-        let len = len.checked_sub(1).filter(|n| *n >= MIN)?.min(MAX);
         if !boring::memcmp::eq(&self.mac(&cid, from)?, cid.0.get(MAC_AT..)?) {
             return None;
         }
+        self.reset(cid, len)
+    }
+
+    /// The reset that answers a packet of `len` bytes to `cid`, whoever that ID belonged to; `None` where the packet is too short for
+    /// a shorter answer.
+    pub fn reset(&self, cid: Cid, len: usize) -> Option<Vec<u8>> {
+        let len = len.checked_sub(1).filter(|n| *n >= MIN)?.min(MAX);
         let mut out = vec![0; len];
         let _ = boring::rand::rand_bytes(&mut out);
         if let Some(first) = out.first_mut() {

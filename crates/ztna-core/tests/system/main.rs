@@ -16,6 +16,7 @@ mod io;
 mod last_bytes;
 mod path_schedules;
 mod replaced;
+mod restarted;
 mod rng;
 mod schedules;
 mod traffic;
