@@ -30,6 +30,14 @@ export type ZtnaErrorCode =
   | 'ERR_ZTNA_LIMIT'
   | 'ERR_ZTNA_NATIVE'
 
+/**
+ * `details.reason` of an ERR_ZTNA_UNREACHABLE, where the cause is known:
+ * `udp-blocked`: nothing ever came back from a relay; `not-bound`: the relay answers, and the connector is not there; `silent`: the
+ * connector is bound and gives no sign; `dns`: a name does not resolve, the relay's here or the service's at the connector;
+ * `no-candidates`: a direct path was demanded, and this release has none.
+ */
+export type UnreachableReason = 'udp-blocked' | 'not-bound' | 'silent' | 'dns' | 'no-candidates'
+
 /** Which end said no. */
 export type DeniedBy = 'agent' | 'relay' | 'connector'
 
@@ -51,7 +59,7 @@ export class ZtnaError extends Error {
   readonly code: ZtnaErrorCode
   /** Whether the same call may work later without a change of configuration or policy. */
   readonly retryable: boolean
-  /** Facts for logs; `reason` and `tried` where the native side gave them. */
+  /** Facts for logs; of ERR_ZTNA_UNREACHABLE `reason` ({@link UnreachableReason}) and `tried`, a line for each relay or connector asked. */
   readonly details: Readonly<Record<string, unknown>>
 
   constructor(code: ZtnaErrorCode, message: string, options: ZtnaErrorOptions = {}) {

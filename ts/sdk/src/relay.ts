@@ -67,16 +67,16 @@ export interface RelayStatus {
 
 /** What a relay allows; more is refused. */
 export interface RelayLimits {
-  /** Sessions at a time. */
+  /** Sessions at a time, of the whole relay. Default 65,536. */
   sessions?: number
   /**
    * Inner bits a second of one session, both directions together, at least 100,000; packets beyond it are dropped and counted as
    * `rate`. Bursts of 100 ms (at least 64 KB) pass. Default: no limit.
    */
   bpsPerSession?: number
-  /** New connections a second, of everybody. */
+  /** Handshakes a second, of everybody, once the address is proved. Default 2,000. */
   handshakesPerSecond?: number
-  /** Per /24 or /48. Default 200. */
+  /** Handshakes a second of one /24 (IPv4) or /48 (IPv6). Default 200. */
   handshakesPerPrefixPerSecond?: number
   /** First packets answered with a Retry, a second: what is beyond is dropped, in the kernel where it can. Default 5,000. */
   retriesPerSecond?: number

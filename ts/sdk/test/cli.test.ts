@@ -52,6 +52,19 @@ test.each([
   expect(() => loadSettings(undefined, {}, {}, file)).toThrow(message)
 })
 
+test('what has changed in the file since the start is named, and a file that no longer reads is told', () => {
+  const file = join(tempDir(), 'ztna.toml')
+  writeFileSync(file, 'role = "agent"\nnetwork = "n"\nforward = ["tcp:127.0.0.1:0=web:80"]\n')
+  const settings = loadSettings(undefined, {}, {}, file)
+  expect(settings.fileNews()).toBeUndefined()
+  writeFileSync(file, '# only a comment\nrole = "agent"\nnetwork = "n"\nforward = ["tcp:127.0.0.1:0=web:80"]\n')
+  expect(settings.fileNews()).toBeUndefined()
+  writeFileSync(file, 'role = "agent"\nnetwork = "n"\nlog_level = "debug"\n')
+  expect(settings.fileNews()).toBe(`${file} has changed since the start: forward, log_level; restart to apply it`)
+  writeFileSync(file, 'role =\n')
+  expect(settings.fileNews()).toMatch(/ztna\.toml:1: .*; this process goes on with what it read at its start$/)
+})
+
 test('an unknown variable is refused', () => {
   expect(() => loadSettings('agent', {}, { ZTNA_NETWROK: 'x' }, undefined)).toThrow('unknown ZTNA_NETWROK')
 })

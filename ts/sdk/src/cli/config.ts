@@ -19,6 +19,8 @@ export interface Settings {
   source(key: string): string
   /** One line for each value that hides another. */
   readonly overrides: readonly string[]
+  /** What an operator should know of the file as it is now: keys that have changed since the start, or why it can't be read. */
+  fileNews(): string | undefined
 }
 
 interface Found {
@@ -80,7 +82,20 @@ export function loadSettings(
     number: (key) => (typeof get(key) === 'number' ? (get(key) as number) : undefined),
     source: (key) => settings.get(key)?.source ?? key,
     overrides,
+    fileNews: () => (path === undefined ? undefined : newsOf(path, file)),
   }
+}
+
+function newsOf(path: string, before: ReadonlyMap<string, Found>): string | undefined {
+  let now: Map<string, Found>
+  try {
+    now = readFile(path)
+  } catch (error) {
+    return `${(error as Error).message}; this process goes on with what it read at its start`
+  }
+  const keys = [...new Set([...before.keys(), ...now.keys()])].toSorted()
+  const changed = keys.filter((key) => JSON.stringify(before.get(key)?.value) !== JSON.stringify(now.get(key)?.value))
+  return changed.length === 0 ? undefined : `${path} has changed since the start: ${changed.join(', ')}; restart to apply it`
 }
 
 function checkVariables(environment: NodeJS.ProcessEnv): void {

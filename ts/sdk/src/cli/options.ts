@@ -43,7 +43,7 @@ export const SETTINGS: readonly Setting[] = [
   },
   { key: 'public_addr', type: 'list', roles: ['relay'], value: 'ADDR', help: 'address to tell nodes, repeatable' },
   { key: 'loops', type: 'number', roles: ['relay'], value: 'N', help: 'event loops (default: one per core)' },
-  { key: 'max_sessions', type: 'number', roles: ['relay'], value: 'N', help: 'sessions at a time' },
+  { key: 'max_sessions', type: 'number', roles: ['relay'], value: 'N', help: 'sessions at a time (default: 65536)' },
   {
     key: 'bps_per_session',
     type: 'number',
@@ -52,15 +52,15 @@ export const SETTINGS: readonly Setting[] = [
     help: 'bits a second of one session (default: no limit)',
     least: 100_000,
   },
-  { key: 'handshakes_per_second', type: 'number', roles: ['relay'], value: 'N', help: 'new connections a second' },
-  { key: 'handshakes_per_prefix', type: 'number', roles: ['relay'], value: 'N', help: 'the same of one /24 or /48' },
-  { key: 'retries_per_second', type: 'number', roles: ['relay'], value: 'N', help: 'first packets answered a second (default: 5,000)' },
+  { key: 'handshakes_per_second', type: 'number', roles: ['relay'], value: 'N', help: 'new connections a second (default: 2000)' },
+  { key: 'handshakes_per_prefix', type: 'number', roles: ['relay'], value: 'N', help: 'the same of one /24 or /48 (default: 200)' },
+  { key: 'retries_per_second', type: 'number', roles: ['relay'], value: 'N', help: 'first packets answered a second (default: 5000)' },
   {
     key: 'packets_per_key',
     type: 'number',
     roles: ALL,
     value: 'N',
-    help: 'packets before a connection gets a successor',
+    help: 'packets before a connection gets a successor (default: 134217728)',
   },
   {
     key: 'max_unread_bytes',

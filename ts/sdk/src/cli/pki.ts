@@ -84,16 +84,16 @@ export function parseTtl(text: string): number {
 
 function run(command: PkiCommand, request: object, flags: JsonFlag): void {
   const json = flags.json === true
-  const report = asked<Record<string, unknown>>(() => native().pki(command, JSON.stringify(request)))
+  const report = asked(() => native().pki(command, JSON.stringify(request))) as Record<string, unknown>
   const { warnings, ...rest } = report
   if (Array.isArray(warnings)) for (const warning of warnings) process.stderr.write(`ztna: warning: ${String(warning)}\n`)
   print(json ? report : rest, json)
 }
 
 /** What the native side answers. Errors: UsageError where it is an option's value that it refuses. */
-function asked<T>(question: () => string): T {
+function asked(question: () => string): unknown {
   try {
-    return JSON.parse(question()) as T
+    return JSON.parse(question())
   } catch (thrown) {
     const error = fromNative(thrown)
     const { at } = error.details
@@ -130,7 +130,7 @@ function addPolicy(program: Command, done: (code: number) => void): void {
       if (to !== null && parseTarget(to).port === undefined) throw new UsageError(`--to ${to}: accepted: SERVICE:PORT`)
       if (protocol !== 'tcp' && protocol !== 'udp') throw new UsageError(`--protocol ${protocol}: accepted: tcp, udp`)
       if (agent !== null) checkNodeName(agent)
-      const policy = asked<Policy>(() => native().policyCheck(JSON.stringify({ dir, agent, to, protocol })))
+      const policy = asked(() => native().policyCheck(JSON.stringify({ dir, agent, to, protocol }))) as Policy
       print(policy, json)
       if (!policy.ok) throw configError(`${dir}: the policies have errors`)
       if (policy.decision && !policy.decision.allowed) throw new ZtnaDeniedError(`denied: ${policy.decision.reason}`, 'connector')

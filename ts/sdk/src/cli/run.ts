@@ -82,7 +82,7 @@ async function operate(role: AnyRole, settings: Settings, wanted: Wanted, logger
       for await (const { type, args } of all) if (online && type !== 'identity') print(eventLine(type, args))
     })()
   }
-  cleanup.push(onSignals(role, logger, stopping))
+  cleanup.push(onSignals(role, settings, logger, stopping))
   let local: Local | undefined
   const ready = new Promise<void>((resolve, reject) => {
     events.once('identity', () => {
@@ -228,7 +228,7 @@ async function answer(role: AnyRole, request: Request): Promise<unknown> {
   }
 }
 
-function onSignals(role: AnyRole, logger: Logger, stopping: AbortController): () => void {
+function onSignals(role: AnyRole, settings: Settings, logger: Logger, stopping: AbortController): () => void {
   const stop = (signal: NodeJS.Signals): void => {
     if (stopping.signal.aborted) process.exit(EXIT.failed)
     logger.info({ signal }, 'draining; a second signal stops at once')
@@ -239,6 +239,8 @@ function onSignals(role: AnyRole, logger: Logger, stopping: AbortController): ()
     // A role that is still starting has not said that it is ready, and must not by the end of a reload.
     const wasOnline = role.state === 'online' || role.state === 'degraded'
     if (wasOnline) tellReloading()
+    const news = settings.fileNews()
+    if (news !== undefined) logger.warn({}, news)
     role
       .reload()
       .then(
