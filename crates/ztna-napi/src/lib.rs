@@ -8,6 +8,3 @@ mod log;
 mod options;
 mod role;
 mod running;
-
-#[global_allocator]
-static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -13,6 +13,8 @@ mod driver;
 mod event;
 pub mod folder;
 mod handle;
+#[allow(unsafe_code, reason = "an allocator is unsafe by its trait")]
+pub mod heap;
 #[allow(unsafe_code, reason = "getifaddrs has no safe wrapper here")]
 mod interfaces;
 mod listener;

@@ -185,8 +185,6 @@ impl Node {
         self.dirty_links.insert(flow.link);
         if n > 0 {
             flow.read_at = Some(self.now);
-            let key = flow.link;
-            self.note_read(key, n as u64);
             return Read::Bytes(n);
         }
         if !link.conn.finished(flow.stream) {
@@ -277,14 +275,12 @@ impl Node {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         let Some(link) = self.links.get_mut(flow.link) else { return };
         let mut buf = [0u8; 2048];
-        let key = flow.link;
-        let (mut read, mut wrong) = (0, None);
+        let mut wrong = None;
         while wrong.is_none() {
             let n = link.conn.read(flow.stream, &mut buf);
             if n == 0 {
                 break;
             }
-            read += n as u64;
             flow.capsules.push(buf.get(..n).unwrap_or_default());
             loop {
                 match flow.capsules.next() {
@@ -316,7 +312,6 @@ impl Node {
         if wrong.is_some() {
             link.conn.reset(flow.stream, H3_DATAGRAM_ERROR);
         }
-        self.note_read(key, read);
         if let Some(e) = wrong {
             self.remove_flow(id);
             self.counters.drop_one("malformed");

@@ -35,7 +35,9 @@ pub struct Link {
     pub flows: BTreeMap<StreamId, FlowId>,
     /// Streams of flows that are over here, while the peer has not acknowledged all of them.
     pub(super) finishing: Finishing,
-    pub(super) unread: super::budget::Gauge,
+    pub(super) held: super::budget::Gauge,
+    /// Closed for what it holds: it goes as soon as the peer has been told, without the wait of RFC 9000 §10.2.
+    pub(super) cut: bool,
     /// No new flows: a successor takes them (key limit, GOAWAY, snapshot change).
     pub retiring: bool,
     born: Instant,
@@ -69,7 +71,8 @@ impl Link {
             policy,
             flows: BTreeMap::new(),
             finishing: Finishing::default(),
-            unread: super::budget::Gauge::default(),
+            held: super::budget::Gauge::default(),
+            cut: false,
             retiring: false,
             born: now,
             pending_on: None,

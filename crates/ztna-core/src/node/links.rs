@@ -13,6 +13,10 @@ use crate::role::{Action, Notice, PathPolicy};
 use crate::trust::RelayMode;
 use crate::wire::capsule::Capsule;
 
+/// Inner connections of one agent at a connector: it opens one, and processes that share its certificate one each. What an agent
+/// takes beyond its share others would lack (`MAX_LINKS`).
+const MAX_LINKS_PER_PEER: usize = 256;
+
 impl Node {
     /// Agent: opens an inner connection to a connector. Its packets wait until a session carries them.
     pub fn connect_link(&mut self, now: Instant, connector: &str, policy: PathPolicy) -> Result<usize> {
@@ -55,6 +59,14 @@ impl Node {
             match event {
                 Event::Established(peer) => {
                     *self.counters.handshakes.entry("ok").or_default() += 1;
+                    let same = self.peers.entry(peer.id.clone()).or_default();
+                    *same += 1;
+                    if *same > MAX_LINKS_PER_PEER {
+                        let text = format!("`{}` has {MAX_LINKS_PER_PEER} connections here; more are refused", peer.id);
+                        link.conn.close(connection::H3_EXCESSIVE_LOAD, &text);
+                        self.counters.drop_one("links");
+                        self.actions.push_back(Action::Notice(Notice::Warning(Error::Limit(text))));
+                    }
                     if self.is_agent && peer.id.name() != link.peer {
                         let text = format!("asked for connector `{}`, `{}` answered", link.peer, peer.id);
                         link.conn.close(connection::H3_NO_ERROR, &text);
@@ -78,11 +90,9 @@ impl Node {
                 | Event::Writable { .. } => self.events.push_back(NodeEvent::Stream { link: key, event }),
             }
         }
-        let mut datagrams = 0;
         while let Some(mut frame) = link.conn.dgram_recv() {
             let Some((stream, header)) = crate::wire::connect_udp::parse_datagram(&frame) else { continue };
             frame.drain(..header.min(frame.len()));
-            datagrams += frame.len() as u64;
             self.events.push_back(NodeEvent::LinkDatagram { link: key, stream, payload: frame });
         }
         if self.is_agent && link.conn.packets() >= self.key_limit.successor {
@@ -93,15 +103,14 @@ impl Node {
             }
         }
         link.path.set_rtt(link.conn.rtt());
-        link.unread.take(datagrams);
-        self.unread.take(datagrams);
         if closed.is_none() && link.is_lost(now) {
             closed = Some(connection::Closed::Local("stateless reset".into()));
         }
         if closed.is_none() && link.is_overdue(now) {
             closed = Some(connection::Closed::TimedOut);
         }
-        if closed.is_none() && link.path.sessions().next().is_none() {
+        let told = link.cut && link.conn.is_draining();
+        if closed.is_none() && (told || link.path.sessions().next().is_none()) {
             // Nobody is left to be told: a close that can't be sent would keep its flows until the idle timeout.
             closed = link.conn.local_close().map(connection::Closed::Local);
         }
@@ -214,7 +223,15 @@ impl Node {
             self.router.remove_initial(&dcid);
         }
         self.transmit.forget(key);
-        self.forget_unread(link.unread);
+        self.forget_held(link.held);
+        if let Some(id) = link.conn.identity().map(|i| &i.id)
+            && let Some(same) = self.peers.get_mut(id)
+        {
+            *same -= 1;
+            if *same == 0 {
+                self.peers.remove(id);
+            }
+        }
         let flows: Vec<_> = std::mem::take(&mut link.flows).into_values().collect();
         if let connection::Closed::Refused(r) = &why {
             *self.counters.handshakes.entry(r.as_str()).or_default() += 1;

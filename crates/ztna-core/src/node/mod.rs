@@ -134,7 +134,9 @@ pub struct Node {
     pub draining: Option<Instant>,
     pub counters: Counters,
     transmit: transmit::Queue,
-    unread: budget::Gauge,
+    held: budget::Gauge,
+    /// Links of each identity that has proven itself.
+    peers: BTreeMap<crate::id::SpiffeId, usize>,
     /// The time of the last input.
     now: Instant,
     wall: (Instant, SystemTime),
@@ -190,7 +192,8 @@ impl Node {
             draining: None,
             counters: Counters::default(),
             transmit: transmit::Queue::default(),
-            unread: budget::Gauge::default(),
+            held: budget::Gauge::default(),
+            peers: BTreeMap::new(),
             now,
             wall: (now, wall),
             next_expiry_check: now + EXPIRY_CHECK,
@@ -278,16 +281,12 @@ impl Node {
         while let Some(key) = self.dirty_legs.pop_first() {
             self.process_leg(now, key);
         }
-        let mut fed = Vec::new();
+        let mut settled = Vec::new();
         while let Some(key) = self.dirty_links.pop_first() {
-            let bytes = self.links.get_mut(key).map_or(0, |l| l.conn.take_fed());
-            if bytes > 0 {
-                self.note_received(key, bytes);
-                fed.push(key);
-            }
             self.process_link(now, key);
+            settled.push(key);
         }
-        self.bound_unread(now, &fed);
+        self.bound_held(now, &settled);
     }
 
     /// For a drain: no flow is left and the bytes of those that have ended were acknowledged; peers that have owed an answer for

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::account::{Account, size_of_fields};
+pub use super::event::{Closed, Event, Wrote};
 use super::h3::{Fields, Http3};
 use super::reset;
 use super::tls::{Kind, TlsConfig};
@@ -36,67 +38,6 @@ const APP_LIMITED_MARKS: u8 = 16;
 /// A flight of at most this many packets was the program's choice, not the window's.
 const SMALL_FLIGHT: usize = 3;
 
-/// What a connection tells its role.
-#[derive(Debug)]
-pub enum Event {
-    /// The handshake is done and the peer's certificate verified.
-    Established(Arc<PeerIdentity>),
-    /// The peer's SETTINGS allow Extended CONNECT with datagrams.
-    Ready,
-    Headers {
-        stream: StreamId,
-        fields: Fields,
-        fin: bool,
-    },
-    /// A header section that RFC 9114 §4.1.2 calls malformed.
-    Malformed {
-        stream: StreamId,
-    },
-    Data {
-        stream: StreamId,
-    },
-    Finished {
-        stream: StreamId,
-    },
-    Reset {
-        stream: StreamId,
-        code: u64,
-    },
-    /// The stream takes bytes again, or the peer has stopped it (the next write tells).
-    Writable {
-        stream: StreamId,
-    },
-    GoAway,
-    /// The peer's packets now come from here (server side of an outer connection).
-    Migrated(SocketAddr),
-    /// Nothing more will come. The reason is for people.
-    Closed(Closed),
-}
-
-/// Why a connection ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Closed {
-    /// No packet for the idle timeout, or the handshake did not finish.
-    TimedOut,
-    /// The peer's certificate was refused by us.
-    Refused(Refusal),
-    /// The peer closed it; TLS alerts are `0x100 + alert` (RFC 9001 §4.8).
-    ByPeer { app: bool, code: u64, reason: String },
-    /// We closed it.
-    Local(String),
-}
-
-/// What became of a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wrote {
-    Bytes(usize),
-    /// No window now; a `Writable` event follows.
-    Blocked,
-    /// The peer sent STOP_SENDING with this code.
-    Stopped(u64),
-    Gone,
-}
-
 pub struct Connection {
     q: Transport,
     h3: Option<Http3>,
@@ -107,8 +48,7 @@ pub struct Connection {
     refusal: Option<Refusal>,
     events: VecDeque<Event>,
     packets: u64,
-    /// Bytes of packets fed in since they were last asked for.
-    fed: u64,
+    account: Account,
     ready: bool,
     closed: bool,
     /// Our reason, from `close` on. Before the handshake is done it may not travel (RFC 9000 §10.2.3), and quiche drops it.
@@ -135,9 +75,11 @@ impl Connection {
         peer: SocketAddr,
     ) -> Result<Self> {
         let id = quiche::ConnectionId::from_ref(scid.as_bytes());
-        let q = quiche::connect(Some(server_name), &id, local, peer, &mut tls.quiche)
+        let mut account = Account::default();
+        let q = account
+            .charge(|| quiche::connect(Some(server_name), &id, local, peer, &mut tls.quiche))
             .map_err(|e| Error::Internal(format!("QUIC connect: {e}")))?;
-        Ok(Self::new(q, tls.kind(), local, scid))
+        Ok(Self::new(q, account, tls.kind(), local, scid))
     }
 
     /// A server connection for a first Initial. `retry` holds the original destination connection ID and the Retry's source
@@ -153,19 +95,20 @@ impl Connection {
         let id = quiche::ConnectionId::from_ref(scid.as_bytes());
         // A connection takes a copy of the configuration's transport parameters.
         tls.quiche.set_stateless_reset_token(reset_token.map(u128::from_be_bytes));
-        let q = match retry {
+        let mut account = Account::default();
+        let q = account.charge(|| match retry {
             None => quiche::accept(&id, None, local, peer, &mut tls.quiche),
             Some((odcid, rscid)) => {
                 let (odcid, rscid) = (quiche::ConnectionId::from_ref(odcid), quiche::ConnectionId::from_ref(rscid));
                 let ids = quiche::RetryConnectionIds { original_destination_cid: &odcid, retry_source_cid: &rscid };
                 quiche::accept_with_retry(&id, ids, local, peer, &mut tls.quiche)
             }
-        };
+        });
         let q = q.map_err(|e| Error::Internal(format!("QUIC accept: {e}")))?;
-        Ok(Self::new(q, tls.kind(), local, scid))
+        Ok(Self::new(q, account, tls.kind(), local, scid))
     }
 
-    fn new(q: Transport, kind: Kind, local: SocketAddr, scid: Cid) -> Self {
+    fn new(q: Transport, account: Account, kind: Kind, local: SocketAddr, scid: Cid) -> Self {
         Connection {
             q,
             h3: None,
@@ -175,7 +118,7 @@ impl Connection {
             refusal: None,
             events: VecDeque::new(),
             packets: 0,
-            fed: 0,
+            account,
             ready: false,
             closed: false,
             closing: None,
@@ -197,8 +140,7 @@ impl Connection {
     /// As [`recv`](Self::recv), naming the local address that it arrived at.
     pub fn recv_at(&mut self, packet: &mut [u8], from: SocketAddr, to: SocketAddr) {
         self.packets += 1;
-        self.fed += packet.len() as u64;
-        let _ = self.q.recv(packet, quiche::RecvInfo { from, to });
+        let _ = self.account.charge(|| self.q.recv(packet, quiche::RecvInfo { from, to }));
     }
 
     /// Settles what packets and timers changed: handshake, HTTP/3, closing. Call once after a batch, before `poll_event`.
@@ -206,6 +148,12 @@ impl Connection {
         if self.closed {
             return;
         }
+        let mut account = std::mem::take(&mut self.account);
+        account.charge(|| self.settle(tls));
+        self.account = account;
+    }
+
+    fn settle(&mut self, tls: &mut TlsConfig) {
         if self.identity.is_none() && self.refusal.is_none() {
             self.refusal = tls.take_refusal(self.q.as_mut());
         }
@@ -285,12 +233,15 @@ impl Connection {
         if matches!(event, Event::GoAway) {
             self.goaway_received = true;
         }
+        if let Event::Headers { fields, .. } = &event {
+            self.account.give(size_of_fields(fields));
+        }
         Some(event)
     }
 
     /// Writes one packet into `out` (at least the connection's largest payload): its length and where to.
     pub fn send(&mut self, out: &mut [u8]) -> Option<(usize, SocketAddr)> {
-        let (n, info) = self.q.send(out).ok()?;
+        let (n, info) = self.account.charge(|| self.q.send(out)).ok()?;
         self.packets += 1;
         self.flight += n;
         Some((n, info.to))
@@ -359,9 +310,11 @@ impl Connection {
         self.q.timeout_instant().is_some_and(|t| t.saturating_duration_since(now) < NEAR)
     }
 
-    /// Bytes of packets fed in since the last call.
-    pub fn take_fed(&mut self) -> u64 {
-        std::mem::take(&mut self.fed)
+    /// What this connection holds of the heap, bytes: all that its peer made it keep and all that was written to it. DATAGRAMs
+    /// that wait are not in it, for their queues are bounded and may hold what others send.
+    pub fn held(&self) -> u64 {
+        let queued = self.q.dgram_send_queue_byte_size() + self.q.dgram_recv_queue_byte_size();
+        self.account.held().saturating_sub(queued as u64)
     }
 
     /// Bytes of a stream that wait to be read, frame headers included. Walks every chunk of them.
@@ -388,7 +341,7 @@ impl Connection {
     /// Fires timers that are due.
     pub fn on_timeout(&mut self) {
         if self.q.timeout().is_some_and(|t| t.is_zero()) {
-            self.q.on_timeout();
+            self.account.charge(|| self.q.on_timeout());
         }
     }
 
@@ -398,7 +351,7 @@ impl Connection {
     pub fn request(&mut self, fields: &[(String, String)], fin: bool) -> Result<Option<StreamId>> {
         self.wrote = true;
         match self.h3.as_mut() {
-            Some(h3) => h3.request(&mut self.q, fields, fin),
+            Some(h3) => self.account.charge(|| h3.request(&mut self.q, fields, fin)),
             None => Ok(None),
         }
     }
@@ -406,21 +359,22 @@ impl Connection {
     pub fn respond(&mut self, stream: StreamId, fields: Fields, fin: bool) {
         self.wrote = true;
         if let Some(h3) = self.h3.as_mut() {
-            h3.respond(&mut self.q, stream, fields, fin);
+            self.account.take(size_of_fields(&fields));
+            self.account.charge(|| h3.respond(&mut self.q, stream, fields, fin));
         }
     }
 
     /// Answers with FIN and asks the peer to stop sending: a refusal whose reason arrives (facts.md).
     pub fn refuse(&mut self, stream: StreamId, fields: Fields) {
         self.respond(stream, fields, true);
-        let _ = self.q.stream_shutdown(stream, quiche::Shutdown::Read, H3_NO_ERROR);
+        self.stop(stream, H3_NO_ERROR);
     }
 
     /// Writes body bytes; with `fin` the stream ends once all of `data` was taken.
     pub fn write(&mut self, stream: StreamId, data: &[u8], fin: bool) -> Wrote {
         self.wrote = true;
         let Some(h3) = self.h3.as_mut() else { return Wrote::Blocked };
-        let wrote = h3.write(&mut self.q, stream, data, fin);
+        let wrote = self.account.charge(|| h3.write(&mut self.q, stream, data, fin));
         let short = match wrote {
             Wrote::Blocked => true,
             Wrote::Bytes(n) => n < data.len(),
@@ -450,28 +404,35 @@ impl Connection {
     /// Reads body bytes; 0 when there are none now.
     pub fn read(&mut self, stream: StreamId, out: &mut [u8]) -> usize {
         match self.h3.as_mut() {
-            Some(h3) => h3.read(&mut self.q, stream, out),
+            Some(h3) => self.account.charge(|| h3.read(&mut self.q, stream, out)),
             None => 0,
         }
     }
 
     /// RESET_STREAM and STOP_SENDING.
     pub fn reset(&mut self, stream: StreamId, code: u64) {
-        let _ = self.q.stream_shutdown(stream, quiche::Shutdown::Read, code);
-        let _ = self.q.stream_shutdown(stream, quiche::Shutdown::Write, code);
-        if let Some(h3) = self.h3.as_mut() {
-            h3.forget(&mut self.q, stream);
-        }
+        self.account.charge(|| {
+            let _ = self.q.stream_shutdown(stream, quiche::Shutdown::Read, code);
+            let _ = self.q.stream_shutdown(stream, quiche::Shutdown::Write, code);
+            if let Some(h3) = self.h3.as_mut() {
+                h3.leave(stream);
+            }
+        });
     }
 
     /// STOP_SENDING alone: we read no more.
     pub fn stop(&mut self, stream: StreamId, code: u64) {
-        let _ = self.q.stream_shutdown(stream, quiche::Shutdown::Read, code);
+        self.account.charge(|| {
+            let _ = self.q.stream_shutdown(stream, quiche::Shutdown::Read, code);
+            if let Some(h3) = self.h3.as_mut() {
+                h3.leave(stream);
+            }
+        });
     }
 
     pub fn goaway(&mut self) {
         if let Some(h3) = self.h3.as_mut() {
-            h3.goaway(&mut self.q);
+            self.account.charge(|| h3.goaway(&mut self.q));
         }
     }
 
@@ -480,10 +441,13 @@ impl Connection {
     /// Queues one DATAGRAM. `false`: full or too large.
     pub fn dgram_send(&mut self, payload: Vec<u8>) -> bool {
         self.wrote = true;
-        self.q.dgram_send_buf(payload).is_ok()
+        self.account.take(payload.capacity());
+        self.account.charge(|| self.q.dgram_send_buf(payload)).is_ok()
     }
     pub fn dgram_recv(&mut self) -> Option<Vec<u8>> {
-        self.q.dgram_recv_buf().ok()
+        let payload = self.account.charge(|| self.q.dgram_recv_buf()).ok()?;
+        self.account.give(payload.capacity());
+        Some(payload)
     }
     pub fn dgram_full(&self) -> bool {
         self.q.is_dgram_send_queue_full()

@@ -20,6 +20,9 @@ const MAX_FIELD_SECTION: u64 = 16 << 10;
 /// Header sections that wait for congestion window, a connection. A peer's requests are bounded by its stream limit.
 const MAX_PENDING: usize = 8_192;
 
+/// Streams that are looked at in one turn.
+const MAX_SWEEP: usize = 64;
+
 enum Pending {
     Response { stream: u64, fields: Fields, fin: bool },
     GoAway,
@@ -29,6 +32,8 @@ pub(super) struct Http3 {
     h3: h3::Connection,
     /// What could not be sent while the congestion window was full (StreamBlocked), in order.
     pending: VecDeque<Pending>,
+    /// Streams that were shut down here and that the transport still has.
+    leaving: VecDeque<StreamId>,
     highest_request: u64,
 }
 
@@ -40,7 +45,7 @@ impl Http3 {
         config.set_qpack_max_table_capacity(0);
         config.set_qpack_blocked_streams(0);
         let h3 = h3::Connection::with_transport(q, &config).map_err(|e| Error::Internal(format!("h3: {e}")))?;
-        Ok(Http3 { h3, pending: VecDeque::new(), highest_request: 0 })
+        Ok(Http3 { h3, pending: VecDeque::new(), leaving: VecDeque::new(), highest_request: 0 })
     }
 
     /// Whether the peer's SETTINGS allow Extended CONNECT (RFC 9220 §3) with HTTP Datagrams (RFC 9297 §2.1.1).
@@ -115,14 +120,29 @@ impl Http3 {
         self.h3.recv_body(q, stream, out).unwrap_or(0)
     }
 
-    /// Frees what h3 keeps of a stream that was shut down both ways (it would leak 513 bytes otherwise).
-    pub(super) fn forget(&mut self, q: &mut Transport, stream: StreamId) {
-        let _ = self.h3.send_body(q, stream, b"x", false);
+    /// A stream was shut down here. What h3 keeps of it, half a kilobyte, can go when the transport has let it go.
+    pub(super) fn leave(&mut self, stream: StreamId) {
+        self.leaving.push_back(stream);
+    }
+
+    /// Frees what h3 keeps of streams that are gone: it looks for that only where a stream is written to.
+    fn sweep(&mut self, q: &mut Transport) {
+        for _ in 0..self.leaving.len().min(MAX_SWEEP) {
+            let Some(stream) = self.leaving.pop_front() else { return };
+            if matches!(q.stream_capacity(stream), Err(quiche::Error::InvalidStreamState(_))) {
+                // The one is for a stream that was answered, the other for one that was not.
+                let _ = self.h3.send_body(q, stream, b"x", false);
+                let _ = self.h3.send_response(q, stream, &[h3::Header::new(b":status", b"500")], true);
+            } else {
+                self.leaving.push_back(stream);
+            }
+        }
     }
 
     /// Turns what arrived into events. Errors close the connection.
     pub(super) fn poll(&mut self, q: &mut Transport, events: &mut VecDeque<Event>) -> Result<()> {
         self.flush(q);
+        self.sweep(q);
         loop {
             match self.h3.poll(q) {
                 Ok((stream, h3::Event::Headers { list, more_frames })) => {

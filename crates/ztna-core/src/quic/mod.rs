@@ -5,9 +5,11 @@
     reason = "quiche reads the clock itself, and certificates are checked at the same time"
 )]
 
+mod account;
 pub mod black_hole;
 pub mod connection;
 pub mod endpoint;
+mod event;
 pub mod h3;
 pub mod reset;
 pub mod retry;

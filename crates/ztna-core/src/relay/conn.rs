@@ -49,6 +49,10 @@ pub(super) struct Conn {
     timeouts: usize,
     /// Its entry in the loop's deadline table.
     pub(super) deadline: Option<Instant>,
+    /// What it held when it was last settled, in its identity's share.
+    pub(super) held_bytes: u64,
+    /// Closed for what it holds: it goes as soon as the peer has been told, without the wait of RFC 9000 §10.2.
+    pub(super) cut: bool,
     pub(super) dirty: bool,
     pub(super) sending: bool,
 }
@@ -112,6 +116,8 @@ impl Conn {
             black_hole: BlackHole::default(),
             timeouts: 0,
             deadline: None,
+            held_bytes: 0,
+            cut: false,
             dirty: false,
             sending: false,
         }

@@ -77,11 +77,13 @@ pub struct Drops {
     pub stray: Count,
     /// Notices that nobody took.
     pub notice: Count,
+    /// Connections of an identity beyond its share.
+    pub share: Count,
 }
 
 impl Drops {
     /// Label and value of each.
-    pub fn all(&self) -> [(&'static str, u64); 11] {
+    pub fn all(&self) -> [(&'static str, u64); 12] {
         [
             ("forward", self.forward.get()),
             ("datagram", self.datagram.get()),
@@ -94,6 +96,7 @@ impl Drops {
             ("unknown_context", self.unknown_context.get()),
             ("stray", self.stray.get()),
             ("notice", self.notice.get()),
+            ("share", self.share.get()),
         ]
     }
 }

@@ -14,6 +14,7 @@ use super::forward::Fits;
 use super::inbox::LoopMessage;
 use super::packets::Outgoing;
 use super::registry::Session;
+use super::share::Shares;
 use super::shared::Shared;
 use super::{NOT_TRUSTED, RESETS, requests};
 use crate::error::{DeniedBy, Error, Result};
@@ -26,6 +27,8 @@ use crate::trust::{PeerIdentity, Snapshot};
 
 /// What a node is told whose link has shrunk.
 const NARROWED: &str = "the way to you no longer carries full-sized packets";
+/// A handshake that takes longer has failed (protocol.md, Timers): who sends a packet now and then must not hold a place for longer.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Notices that wait for the embedding program. It is told of thousands a second at most; a flood of refused handshakes must
 /// not fill memory.
 const MAX_NOTICES: usize = 4_096;
@@ -65,6 +68,7 @@ pub struct Relay {
     pub(super) binds: BTreeMap<u64, (ConnKey, StreamId)>,
     /// Connections with something to settle.
     dirty: VecDeque<ConnKey>,
+    pub(super) shares: Shares,
     /// Messages to this loop from itself.
     local: VecDeque<LoopMessage>,
     pub(super) deadlines: BTreeSet<(Instant, ConnKey)>,
@@ -112,6 +116,7 @@ impl Relay {
             connectors: BTreeMap::new(),
             binds: BTreeMap::new(),
             dirty: VecDeque::new(),
+            shares: Shares::default(),
             local: VecDeque::new(),
             deadlines: BTreeSet::new(),
             outgoing: Outgoing::default(),
@@ -172,7 +177,9 @@ impl Relay {
         let settle = (conn.fits == Fits::Unknown && conn.peer.is_some()).then(|| conn.born + super::PMTU_SETTLE);
         let narrowing = conn.narrowing_timeout(self.now);
         let leave = conn.replaced.as_ref().map(|r| r.until);
-        let next = [conn.quic.timeout_instant(), conn.expires, leave, settle, narrowing].into_iter().flatten().min();
+        let proof = conn.peer.is_none().then(|| conn.born + HANDSHAKE);
+        let next =
+            [conn.quic.timeout_instant(), conn.expires, leave, settle, narrowing, proof].into_iter().flatten().min();
         if next == conn.deadline {
             return;
         }
@@ -208,6 +215,7 @@ impl Relay {
             }
             self.flush_streams(key);
             self.pump(key);
+            self.weigh(key);
         }
         self.want_send(key);
         self.rearm(key);
@@ -252,6 +260,7 @@ impl Relay {
             Role::Agent => counters.agents.add(1),
             Role::Connector | Role::Relay => counters.connectors.add(1),
         }
+        let id = peer.id.clone();
         let draining = self.phase != Phase::Running;
         if let Some(conn) = self.conns.get_mut(key.0) {
             conn.peer = Some(peer);
@@ -263,9 +272,10 @@ impl Relay {
                 conn.quic.goaway();
             }
         }
+        self.join_share(key, &id);
     }
 
-    fn on_closed(&mut self, key: ConnKey, why: Closed) {
+    pub(super) fn on_closed(&mut self, key: ConnKey, why: Closed) {
         self.end_streams(key, "its connection ended");
         let Some(conn) = self.conns.try_remove(key.0) else { return };
         let scid = conn.quic.scid();
@@ -279,6 +289,9 @@ impl Relay {
         }
         let counters = &self.shared.counters;
         counters.connections.sub(1);
+        if let Some(peer) = &conn.peer {
+            self.shares.leave(&peer.id, conn.held_bytes);
+        }
         match conn.peer.as_ref().map(|p| p.id.role()) {
             Some(Role::Agent) => counters.agents.sub(1),
             Some(Role::Connector | Role::Relay) => counters.connectors.sub(1),
@@ -321,6 +334,10 @@ impl Machine for Relay {
             let Some(conn) = self.conns.get_mut(key.0) else { continue };
             conn.deadline = None;
             conn.quic.on_timeout();
+            if conn.peer.is_none() && now >= conn.born + HANDSHAKE {
+                self.on_closed(key, Closed::TimedOut);
+                continue;
+            }
             if conn.expires.take_if(|at| *at <= now).is_some() {
                 self.close(key, NOT_TRUSTED, "the certificate has expired");
             }

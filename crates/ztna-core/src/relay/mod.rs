@@ -25,6 +25,7 @@ mod registry;
 mod replaced;
 mod requests;
 mod session;
+mod share;
 mod shared;
 mod status;
 mod stun;
@@ -61,11 +62,19 @@ pub struct RelayConfig {
     pub limits: Limits,
 }
 
-/// Bounds on what peers can make the relay keep or do.
+/// Bounds on what peers can make the relay keep or do. Those of one identity hold for each loop.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Outer connections of one loop. Default 16,384: at 48 KB each that is 800 MB.
     pub connections: usize,
+    /// Of those, connections of one identity. Default 256: processes that share a certificate.
+    pub connections_per_identity: usize,
+    /// Heap that one connection may hold for its peer, bytes; DATAGRAMs do not count. Default 4 MiB: 1,024 streams, each with an
+    /// unread request of 2 KB and its state.
+    pub held_per_connection: u64,
+    /// Heap that the connections of one identity may hold together, bytes. Default 32 MiB: 256 connections with what an ordinary
+    /// one holds (36 KB, facts.md), three times over.
+    pub held_per_identity: u64,
     /// Sessions of the whole relay. Default 65,536.
     pub sessions: usize,
     /// Sessions of one agent's connection. Default 256, a quarter of its streams.
@@ -95,6 +104,9 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 16_384,
+            connections_per_identity: 256,
+            held_per_connection: 4 << 20,
+            held_per_identity: 32 << 20,
             sessions: 65_536,
             sessions_per_agent: 256,
             sessions_per_bind: 8_192,

@@ -13,6 +13,7 @@ use super::forward::Route;
 use super::inbox::{LoopMessage, Side};
 use super::machine::Relay;
 use super::registry::Session;
+use crate::quic::connection::Closed;
 use crate::quic::retry;
 use crate::quic::{ConnKey, Connection};
 use crate::role::{Arrival, Transmit};
@@ -344,7 +345,10 @@ impl Relay {
             for waiter in waiters {
                 self.pump(waiter);
             }
-            if more {
+            let told = self.conns.get(key.0).is_some_and(|c| c.cut && c.quic.is_draining());
+            if told {
+                self.on_closed(key, Closed::Local("it held too much".into()));
+            } else if more {
                 self.want_send(key);
             } else {
                 self.rearm(key);

@@ -15,4 +15,5 @@ mod lifecycle;
 mod net;
 mod rate;
 mod reset;
+mod share;
 mod tunnel;

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use ztna_core::Error;
 use ztna_core::Role;
+use ztna_core::node::{ReceiveLimit, budget};
+use ztna_core::quic::connection::H3_EXCESSIVE_LOAD;
 use ztna_core::quic::{Connection, Event, Fields, Kind, StreamId, TlsConfig, Wrote, field};
 use ztna_core::relay::H3_DATAGRAM_ERROR;
 use ztna_core::role::Notice;
@@ -325,4 +327,76 @@ fn streams_opened_and_abandoned_by_the_thousand_leave_nothing_behind() {
     }
     assert!(w.until(|w| w.connector(node_at(2)).node().flows.is_empty()), "abandoned flows end");
     assert_others_go_on(&mut w);
+}
+
+/// Small frames of a stream whose first bytes do not come, a packet each.
+fn behind_a_gap(w: &mut World, frames: usize) -> StreamId {
+    let stream = request(w, &[(":method", "CONNECT"), (":authority", "web.ztna.internal:80")]);
+    let mut packet = Vec::new();
+    while w.hostile(1).own().send_burst(&mut packet, 1).is_some() {
+        packet.clear();
+    }
+    for _ in 0..frames {
+        write(w, stream, b"x");
+        if w.hostile(1).own().send_burst(&mut packet, 1).is_some() {
+            w.hostile(1).datagram_bind(1, &packet);
+            packet.clear();
+        }
+    }
+    stream
+}
+
+#[test]
+fn an_agent_that_sends_small_frames_behind_a_gap_loses_its_connection_and_no_other_does() {
+    let mut w = foreign_client();
+    w.set_receive_limit(node_at(2), ReceiveLimit { cut: 16 << 10, connection: 16 << 10, ..ReceiveLimit::default() });
+    // No acknowledgement comes back that would have the gap filled.
+    w.lose = Box::new(|from, _, _| from == node_at(2));
+    behind_a_gap(&mut w, 700);
+    assert!(w.until(|w| w.connector(node_at(2)).node().counters.drops.contains_key(budget::QUEUE)));
+    w.set_receive_limit(node_at(2), ReceiveLimit::default());
+    w.lose = Box::new(|_, _, _| false);
+    let told = w.notices.iter().any(|(at, n)| {
+        *at == node_at(2)
+            && matches!(n, Notice::Warning(Error::Limit(t)) if t.contains("agent/alice made its connection hold"))
+    });
+    assert!(told, "{:?}", w.notices);
+    assert!(w.until(|w| w.connector(node_at(2)).node().links.is_empty()), "nothing of it is kept");
+    assert_others_go_on(&mut w);
+}
+
+#[test]
+fn small_frames_that_nobody_reads_cost_their_flow_and_not_the_connection() {
+    let mut w = foreign_client();
+    w.unread_agents.insert("alice".into());
+    w.set_receive_limit(node_at(2), ReceiveLimit { connection: 300 << 10, ..ReceiveLimit::default() });
+    let open = |w: &mut World| {
+        let stream = request(w, &[(":method", "CONNECT"), (":authority", "web.ztna.internal:80")]);
+        assert!(w.until_with(|w| status(w, stream).as_deref() == Some("200")), "{:?}", w.hostile(1).seen);
+        stream
+    };
+    let (slow, other) = (open(&mut w), open(&mut w));
+    let reset = |w: &mut World, stream| {
+        w.hostile(1)
+            .events
+            .iter()
+            .any(|e| matches!(e, Event::Reset { stream: s, code: H3_EXCESSIVE_LOAD } if *s == stream))
+    };
+    let until = Instant::now() + Duration::from_secs(20);
+    while !reset(&mut w, slow) {
+        assert!(
+            Instant::now() < until,
+            "it may hold {:?}",
+            w.connector(node_at(2)).node().links.iter().map(|(_, l)| l.conn.held()).max()
+        );
+        for _ in 0..64 {
+            w.hostile(1).own().write(slow, b"x", false);
+            let mut packet = Vec::new();
+            if w.hostile(1).own().send_burst(&mut packet, 1).is_some() {
+                w.hostile(1).datagram_bind(1, &packet);
+            }
+        }
+        w.turn();
+    }
+    assert!(!reset(&mut w, other) && !w.hostile(1).own().is_closed());
 }

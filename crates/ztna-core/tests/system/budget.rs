@@ -14,6 +14,10 @@ const MB: u64 = 1 << 20;
 const CONNECTOR: u8 = 2;
 const BOB: u8 = 9;
 
+fn limits(node: u64, connection: u64) -> ReceiveLimit {
+    ReceiveLimit { node, connection, ..ReceiveLimit::default() }
+}
+
 /// One connector; bob's flows are read, alice's are not.
 fn world() -> World {
     let mut w = World::new(1, &["c1"]);
@@ -40,7 +44,7 @@ fn was_reset(w: &World, flow: FlowId) -> bool {
 #[test]
 fn stalled_readers_on_several_connections_share_one_budget() {
     let mut w = world();
-    let limit = ReceiveLimit { node: 2 * MB, connection: 40 * MB };
+    let limit = limits(2 * MB, 40 * MB);
     w.set_receive_limit(node_at(CONNECTOR), limit);
     w.start_agent(node_at(BOB), "bob", None);
     let lively = w.opened(node_at(BOB), "web");
@@ -69,7 +73,7 @@ fn readers_that_stall_on_one_connection_leave_window_for_the_others() {
     w.start_relay(1);
     w.start_connector(node_at(CONNECTOR), "c1");
     w.start_agent(node_at(1), "alice", None);
-    w.set_receive_limit(node_at(1), ReceiveLimit { node: 40 * MB, connection: MB });
+    w.set_receive_limit(node_at(1), limits(40 * MB, MB));
     let flows: Vec<FlowId> = (0..4).map(|_| w.opened(node_at(1), "web")).collect();
     w.unread_flows.extend(&flows);
     for flow in &flows {
@@ -95,7 +99,7 @@ fn readers_that_stall_on_one_connection_leave_window_for_the_others() {
 #[test]
 fn a_fast_reader_is_never_cut_however_much_it_moves() {
     let mut w = world();
-    w.set_receive_limit(node_at(CONNECTOR), ReceiveLimit { node: MB, connection: MB });
+    w.set_receive_limit(node_at(CONNECTOR), limits(MB, MB));
     w.start_agent(node_at(BOB), "bob", None);
     let flow = w.opened(node_at(BOB), "web");
     let data = vec![9u8; 6_000_000];
@@ -107,7 +111,7 @@ fn a_fast_reader_is_never_cut_however_much_it_moves() {
 #[test]
 fn datagrams_that_were_delivered_count_for_nothing() {
     let mut w = world();
-    w.set_receive_limit(node_at(CONNECTOR), ReceiveLimit { node: MB / 4, connection: MB / 4 });
+    w.set_receive_limit(node_at(CONNECTOR), limits(MB / 4, MB / 4));
     w.start_agent(node_at(BOB), "bob", None);
     let flow = w.open(node_at(BOB), "web", Protocol::Udp, Duration::from_secs(5));
     assert!(w.until(|w| w.outcomes.contains_key(&flow)));
