@@ -66,6 +66,8 @@ pub struct Leg {
     /// It was up at least once: what failed is an outage, not a wrong address.
     pub ever_ready: bool,
     pub last_error: Option<String>,
+    /// Why it goes has been told: its end is no news.
+    pub told: bool,
     pub ever_heard: bool,
 }
 
@@ -97,18 +99,20 @@ impl Leg {
             black_hole: BlackHole::default(),
             ever_ready: false,
             last_error: None,
+            told: false,
             ever_heard: false,
         }
     }
 
-    /// Which relay it is, where, and what is wrong with it.
+    /// Which relay it is, where, and what is wrong with it, if anything.
     pub fn describe(&self) -> String {
         let at = if self.addresses.is_empty() {
             self.urls.iter().map(|u| format!("{}:{}", u.host, u.port)).collect::<Vec<_>>().join(", ")
         } else {
             self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         };
-        format!("relay {} ({at}): {}", self.relay, self.last_error.as_deref().unwrap_or("no answer yet"))
+        let waits = if self.is_ready() { "connected" } else { "no answer yet" };
+        format!("relay {} ({at}): {}", self.relay, self.last_error.as_deref().unwrap_or(waits))
     }
 
     /// Host names that must be resolved before this leg can connect.

@@ -109,6 +109,7 @@ impl Node {
         }
         leg.reset();
         leg.last_error = Some(why.to_owned());
+        let told = std::mem::take(&mut leg.told);
         if leg.state != LegState::Replaced {
             let wait = leg.backoff.next(random_u32());
             leg.state = LegState::Waiting { until: now + wait };
@@ -121,7 +122,17 @@ impl Node {
         for session in sessions {
             self.end_session(now, session);
         }
-        self.events.push_back(NodeEvent::LegDown { leg: key, relay, why: why.to_owned() });
+        if !told {
+            self.events.push_back(NodeEvent::LegDown { leg: key, relay, why: why.to_owned() });
+        }
+    }
+
+    /// Warns of what is about to end a leg, in place of its `LegDown`: one failure, one warning.
+    fn warn_leg(&mut self, key: usize, error: Error) {
+        if let Some(leg) = self.legs.get_mut(key) {
+            leg.told = true;
+        }
+        self.warn(error);
     }
 
     /// The relay has told that it knows nothing of the connection: nobody is left to be told of its end.
@@ -156,7 +167,7 @@ impl Node {
                 *self.counters.handshakes.entry("ok").or_default() += 1;
                 if peer.id.name() != leg.relay {
                     let text = format!("`{}` answered at the address of relay `{}`", peer.id, leg.relay);
-                    self.warn(Error::Identity(text.clone()));
+                    self.warn_leg(key, Error::Identity(text.clone()));
                     self.drop_leg(now, key, &text, false);
                 }
             }
@@ -179,7 +190,8 @@ impl Node {
                     self.capsule(now, key, stream, capsule);
                 }
                 if let Err(why) = read {
-                    self.warn(Error::Peer(format!("relay capsules: {why}")));
+                    let relay = self.legs.get(key).map(|l| l.relay.clone()).unwrap_or_default();
+                    self.warn_leg(key, Error::Peer(format!("relay `{relay}`: malformed capsules: {why}")));
                     self.drop_leg(now, key, "malformed capsules", false);
                 }
             }
@@ -194,6 +206,7 @@ impl Node {
             Event::GoAway => {
                 leg.state = LegState::Draining;
                 leg.bound = false;
+                leg.told = true;
                 let relay = leg.relay.clone();
                 self.events.push_back(NodeEvent::LegDown { leg: key, relay, why: "the relay is draining".into() });
             }
@@ -213,6 +226,7 @@ impl Node {
             }
             Closed::ByPeer { app: true, code: REPLACED, reason } => {
                 leg.state = LegState::Replaced;
+                leg.told = true;
                 let error = Error::Identity(format!("relay `{relay}`: {reason}"));
                 self.events.push_back(NodeEvent::BindRefused { leg: key, error });
                 reason.clone()
@@ -228,7 +242,7 @@ impl Node {
             Closed::TimedOut | Closed::Refused(_) | Closed::Local(_) => false,
         };
         if matches!(why, Closed::Refused(_) | Closed::ByPeer { app: false, .. }) {
-            self.warn(Error::Identity(format!("relay `{relay}`: {text}")));
+            self.warn_leg(key, Error::Identity(format!("relay `{relay}`: {text}")));
         }
         self.drop_leg(now, key, &text, false);
         if expelled && self.ready_legs().next().is_none() {
@@ -299,6 +313,7 @@ impl Node {
                 leg.backoff.reset();
             } else {
                 let error = refusal(status, fields, DeniedBy::Relay);
+                leg.told = true;
                 self.events.push_back(NodeEvent::BindRefused { leg: key, error: error.clone() });
                 self.drop_leg(now, key, &format!("bind refused: {error}"), false);
             }
@@ -326,6 +341,7 @@ impl Node {
         leg.bound = false;
         let error = Error::Identity(format!("relay `{}`: replaced by a newer bind from {by}", leg.relay));
         leg.last_error = Some(error.to_string());
+        leg.told = true;
         self.events.push_back(NodeEvent::BindRefused { leg: key, error });
     }
 

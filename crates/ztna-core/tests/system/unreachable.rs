@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::world::{Outcome, World, node_at, relay_at};
+use ztna_core::role::Notice;
 use ztna_core::trust::Protocol;
 use ztna_core::{Error, FlowId};
 
@@ -75,6 +76,42 @@ fn a_relay_that_dies_is_what_the_error_is_about() {
     let error = failed(&mut w, Duration::from_millis(6_000));
     let Error::Unreachable { message, reason: None, .. } = error else { panic!("{error:?}") };
     assert!(message.contains("no relay answers: relay r1 (192.0.2.1:4433): the relay does not answer"), "{message}");
+}
+
+/// What the node at `n` has warned of.
+fn warnings(w: &World, n: u8) -> Vec<String> {
+    let of_it = w.notices.iter().filter(|(at, _)| *at == node_at(n));
+    of_it.filter_map(|(_, n)| if let Notice::Warning(e) = n { Some(e.to_string()) } else { None }).collect()
+}
+
+#[test]
+fn a_relay_that_drains_and_goes_is_warned_of_once() {
+    let mut w = World::new(1, &["c1"]);
+    w.start_relay(1);
+    w.start_connector(node_at(2), "c1");
+    w.start_agent(node_at(1), "alice", None);
+    let _ = w.opened(node_at(1), "web");
+    w.shut_down(relay_at(1), Duration::from_millis(100));
+    assert!(w.until(|w| !w.has(relay_at(1))));
+    settle(&mut w, Duration::from_millis(500));
+    for n in [1, 2] {
+        assert_eq!(warnings(&w, n), ["unreachable: relay `r1`: the relay is draining"], "node {n}");
+    }
+}
+
+#[test]
+fn a_relay_that_refuses_a_bind_is_warned_of_once() {
+    let mut w = World::new(1, &["c1"]);
+    w.start_relay(1);
+    w.start_connector(node_at(2), "c1");
+    w.start_agent(node_at(1), "alice", None);
+    let _ = w.opened(node_at(1), "web");
+    w.start_connector(node_at(3), "c1");
+    assert!(w.until(|w| !w.has(node_at(2)) || !warnings(w, 2).is_empty()));
+    settle(&mut w, Duration::from_millis(300));
+    let told = warnings(&w, 2);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told.iter().all(|text| text.contains("replaced by a newer bind")), "{told:?}");
 }
 
 #[test]
