@@ -332,7 +332,7 @@ fn http_connect_works_on_the_same_port_and_refuses_what_is_outside() {
 fn clients_that_say_nothing_useful_are_closed() {
     let rig = Rig::new(&[]);
     let local = proxy(&rig, None);
-    for bytes in [&b"\x04\x01"[..], b"GET / HTTP/1.1\r\n\r\n", &[0xff; 64]] {
+    for bytes in [&b"\x04\x01"[..], &[0xff; 64]] {
         let mut client = connect(local);
         client.write_all(bytes).unwrap();
         let mut rest = Vec::new();
@@ -348,6 +348,41 @@ fn clients_that_say_nothing_useful_are_closed() {
     let mut answer = Vec::new();
     let _ = client.read_to_end(&mut answer);
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400"));
+}
+
+#[test]
+fn a_request_that_the_proxy_should_fetch_is_told_what_the_proxy_takes() {
+    let rig = Rig::new(&[]);
+    for credentials in [None, Some(("user", "secret"))] {
+        let mut client = connect(proxy(&rig, credentials));
+        for part in ["GET http://web.zt", "na.internal/ HTTP/1.1\r\nHost: web\r\n\r\n"] {
+            client.write_all(part.as_bytes()).unwrap();
+            thread::sleep(Duration::from_millis(20));
+        }
+        let mut got = String::new();
+        client.read_to_string(&mut got).unwrap();
+        assert!(got.starts_with("HTTP/1.1 405 Method Not Allowed\r\nAllow: CONNECT\r\n"), "{got}");
+        assert!(got.contains("Connection: close\r\n") && got.contains("takes CONNECT only"), "{got}");
+        assert!(got.contains("socks5h://"), "what to set: {got}");
+    }
+    let mut client = connect(proxy(&rig, None));
+    client.write_all(b"QUIT\r\n").unwrap();
+    let mut got = String::new();
+    client.read_to_string(&mut got).unwrap();
+    assert!(got.starts_with("HTTP/1.1 400 "), "{got}");
+}
+
+#[test]
+fn a_connection_that_comes_to_nothing_is_reset_and_an_http_client_reads_why() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let rig = Rig::new(&[("web", at(closed))]);
+    let (_, local) = rig.forward("web", Protocol::Tcp);
+    assert_eq!(connect(local).read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let mut client = connect(proxy(&rig, None));
+    client.write_all(b"CONNECT web:80 HTTP/1.1\r\n\r\n").unwrap();
+    let mut got = String::new();
+    client.read_to_string(&mut got).unwrap();
+    assert!(got.starts_with("HTTP/1.1 502 ") && got.contains("refused the connection"), "{got}");
 }
 
 #[test]

@@ -141,7 +141,7 @@ pub fn node_status(node: &Node) -> Value {
                 "starting"
             };
             let rtt = if l.is_alive() { ms(l.rtt()) } else { 0.0 };
-            json!({ "name": l.relay, "state": state, "rttMs": rtt, "observed": l.observed, "bound": l.bound, "detail": l.describe() })
+            json!({ "name": l.relay, "state": state, "rttMs": rtt, "observed": l.observed, "bound": l.bound, "detail": (!l.is_ready()).then(|| l.describe()) })
         })
         .collect();
     let mut paths = serde_json::Map::new();

@@ -24,8 +24,9 @@ use crate::events::{Bridge, Deferred, lock, settle};
 use crate::options::{self, ConnectOptions, Files, ForwardOptions, RoleOptions, ServeOptions};
 use crate::running::{self, Running, Source, Started};
 
-/// How long a local forward's flow may take to open, by default.
-const FORWARD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a local forward's flow may take to open, by default: as long as a `connect()` of the SDK, the handshake time of the
+/// protocol.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[napi(object)]
 pub struct NativeFlow {

@@ -248,7 +248,7 @@ impl Local {
         let Some(client) = self.clients.get_mut(index) else { return };
         let mut out = Vec::new();
         if client.state == State::Opening(Language::Http) {
-            http_connect::response(status_of(error), None, &mut out);
+            http_connect::refusal(status_of(error), &error.to_string(), &mut out);
         } else {
             socks5::reply(reply_of(error), NOWHERE, &mut out);
         }
@@ -298,7 +298,7 @@ impl Local {
 fn step(client: &mut Client, zone: &str, credentials: Option<&(String, Password)>, out: &mut Vec<u8>) -> Step {
     let Some(first) = client.input.first().copied() else { return Step::Wait };
     match client.state {
-        State::First if http_connect::is_connect(first) => step_http(client, zone, credentials, out),
+        State::First if http_connect::is_http(first) => step_http(client, zone, credentials, out),
         State::First => match socks5::parse_greeting(&client.input) {
             Ok(None) => Step::Wait,
             Err(_) => Step::Close,
@@ -353,7 +353,11 @@ fn step_http(client: &mut Client, zone: &str, credentials: Option<&(String, Pass
     let request = match http_connect::parse(&client.input) {
         Ok(None) => return Step::Wait,
         Err(_) => {
-            http_connect::response(Status::BadRequest, None, out);
+            match http_connect::is_other_request(&client.input) {
+                None => return Step::Wait,
+                Some(true) => http_connect::refusal(Status::MethodNotAllowed, &connect_only(zone), out),
+                Some(false) => http_connect::response(Status::BadRequest, None, out),
+            }
             return Step::Refuse;
         }
         Ok(Some((request, used))) => {
@@ -371,10 +375,18 @@ fn step_http(client: &mut Client, zone: &str, credentials: Option<&(String, Pass
     match service_of(&address, zone) {
         Some(service) => Step::Open(Language::Http, service, request.port),
         None => {
-            http_connect::response(Status::Forbidden, None, out);
+            let why = format!("this proxy leads to <service>.{zone} only, and asks no name server");
+            http_connect::refusal(Status::Forbidden, &why, out);
             Step::Refuse
         }
     }
+}
+
+/// For a client that would have the proxy fetch a page.
+fn connect_only(zone: &str) -> String {
+    format!(
+        "this proxy takes CONNECT only, and SOCKS5: set it as a SOCKS5 proxy that resolves names (socks5h://), or have the client tunnel http:// too (curl --proxytunnel -x http://PROXY http://<service>.{zone}/)"
+    )
 }
 
 fn matches(wanted: &(String, Password), user: &str, password: &Password) -> bool {

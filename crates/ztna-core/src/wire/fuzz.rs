@@ -112,6 +112,9 @@ pub fn connect_udp(data: &[u8]) {
 }
 
 pub fn http_connect(data: &[u8]) {
+    if http_connect::is_other_request(data) == Some(true) {
+        assert!(http_connect::parse(data).is_err());
+    }
     if let Ok(Some((request, used))) = http_connect::parse(data) {
         assert!(used <= data.len() && used <= http_connect::HEAD_MAX);
         let again = format!("CONNECT {} HTTP/1.1\r\n\r\n", host::format_host_port(&request.host, request.port));

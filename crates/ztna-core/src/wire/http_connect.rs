@@ -1,4 +1,4 @@
-//! HTTP/1.1 CONNECT (RFC 9110 §9.3.6, RFC 9112 §3.2.3), the proxy's side, on the SOCKS port.
+//! HTTP/1.1 CONNECT (RFC 9110 §9.3.6, RFC 9112 §3.2.3), the proxy's side, on the SOCKS port. Other methods are told so.
 
 use super::base64;
 use super::error::DecodeError;
@@ -31,6 +31,7 @@ pub enum Status {
     Established,
     BadRequest,
     Forbidden,
+    MethodNotAllowed,
     ProxyAuthenticationRequired,
     TooManyRequests,
     BadGateway,
@@ -48,6 +49,7 @@ impl Status {
             Status::Established => (200, "Connection established"),
             Status::BadRequest => (400, "Bad Request"),
             Status::Forbidden => (403, "Forbidden"),
+            Status::MethodNotAllowed => (405, "Method Not Allowed"),
             Status::ProxyAuthenticationRequired => (407, "Proxy Authentication Required"),
             Status::TooManyRequests => (429, "Too Many Requests"),
             Status::BadGateway => (502, "Bad Gateway"),
@@ -57,9 +59,23 @@ impl Status {
     }
 }
 
-/// Whether a stream that starts with this byte may be HTTP CONNECT; SOCKS5 starts with 5.
-pub fn is_connect(first_byte: u8) -> bool {
-    START.first() == Some(&first_byte)
+/// Whether a stream that starts with this byte may be HTTP/1.1: registered methods (RFC 9110 §18.2) start with a capital letter.
+/// SOCKS5 starts with 5.
+pub fn is_http(first_byte: u8) -> bool {
+    first_byte.is_ascii_uppercase()
+}
+
+/// Whether what [`parse`] refused is a request of another method. `None`: its first line is not whole yet.
+pub fn is_other_request(buf: &[u8]) -> Option<bool> {
+    let Some(end) = buf.iter().take(HEAD_MAX).position(|b| *b == b'\n') else {
+        return (buf.len() >= HEAD_MAX).then_some(false);
+    };
+    let line = buf.get(..end).unwrap_or_default();
+    let mut parts = line.strip_suffix(b"\r").unwrap_or(line).split(|b| *b == b' ');
+    let method = parts.next().unwrap_or_default();
+    let is_method = method != b"CONNECT" && method.iter().all(|b| b.is_ascii_uppercase() || *b == b'-');
+    let version = parts.next_back().unwrap_or_default();
+    Some(is_method && parts.next().is_some() && matches!(version, b"HTTP/1.1" | b"HTTP/1.0"))
 }
 
 /// Reads a request head. `Ok(None)` until it is whole; then the request and the head's length, tunnel data follows. Refuses at
@@ -115,13 +131,24 @@ pub fn parse(buf: &[u8]) -> Result<Option<(ConnectRequest, usize)>, DecodeError>
 
 /// Appends an answer. All but 200 close the connection, carry `status` as Proxy-Status and its text as content.
 pub fn response(code: Status, status: Option<&ProxyStatus>, out: &mut Vec<u8>) {
-    let (number, reason) = code.line();
-    let mut text = format!("HTTP/1.1 {number} {reason}\r\n");
     if code == Status::Established {
         // No Content-Length: RFC 9110 §9.3.6 forbids it in a 2xx answer to CONNECT.
-        text.push_str("\r\n");
-        out.extend_from_slice(text.as_bytes());
-        return;
+        let (number, reason) = code.line();
+        return out.extend_from_slice(format!("HTTP/1.1 {number} {reason}\r\n\r\n").as_bytes());
+    }
+    refuse(code, status, "", out);
+}
+
+/// Appends a refusal with `why`, a line of text for a person, as content.
+pub fn refusal(code: Status, why: &str, out: &mut Vec<u8>) {
+    refuse(code, None, why, out);
+}
+
+fn refuse(code: Status, status: Option<&ProxyStatus>, why: &str, out: &mut Vec<u8>) {
+    let (number, reason) = code.line();
+    let mut text = format!("HTTP/1.1 {number} {reason}\r\n");
+    if code == Status::MethodNotAllowed {
+        text.push_str("Allow: CONNECT\r\n");
     }
     if code == Status::ProxyAuthenticationRequired {
         text.push_str("Proxy-Authenticate: Basic realm=\"ztna\", charset=\"UTF-8\"\r\n");
@@ -131,6 +158,10 @@ pub fn response(code: Status, status: Option<&ProxyStatus>, out: &mut Vec<u8>) {
         let header = status.to_header();
         text.push_str(&format!("Proxy-Status: {header}\r\n"));
         body.push_str(&header);
+        body.push('\n');
+    }
+    if !why.is_empty() {
+        body.push_str(why);
         body.push('\n');
     }
     text.push_str(&format!(
@@ -212,6 +243,20 @@ mod tests {
         {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_request_of_another_method_is_told_from_what_is_no_request() {
+        for request in ["GET http://web.ztna.internal/ HTTP/1.1\r\nHost: a\r\n\r\n", "M-SEARCH * HTTP/1.0\n"] {
+            assert_eq!(is_other_request(request.as_bytes()), Some(true), "{request}");
+        }
+        for cut in 0..16 {
+            assert_eq!(is_other_request(&b"GET / HTTP/1.1\r\n"[..cut.min(15)]), None, "{cut}");
+        }
+        for no in ["CONNECT a HTTP/1.1\r\n", "GET /\r\n", "GET HTTP/1.1\r\n", "PRI * HTTP/2.0\r\n", "QUIT\r\n"] {
+            assert_eq!(is_other_request(no.as_bytes()), Some(false), "{no}");
+        }
+        assert_eq!(is_other_request(&[b'G'; HEAD_MAX]), Some(false));
     }
 
     #[test]
