@@ -1,4 +1,7 @@
-// Measurements against peers, ratios in one run: docs in bench/. Arguments after `--` go to the bench itself.
+// Measurements against peers, ratios in one run, into bench/results/. Needs root: network namespaces.
+//
+//   npm run bench                   all of them
+//   npm run bench -- NAME…          some; a wrong name lists them
 import { ensure } from './ensure.mjs'
 import { main, run } from './lib/process.mjs'
 

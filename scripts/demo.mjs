@@ -188,8 +188,8 @@ function onSignal() {
   interrupt()
 }
 
-const { once: isOnce } = parseArgs({ options: { once: { type: 'boolean', default: false } } }).values
 await main(async () => {
+  const { once: isOnce } = parseArgs({ options: { once: { type: 'boolean', default: false } } }).values
   await ensure()
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(name, onSignal)
   const stopped = interrupted.then(() => (isOnce ? Promise.reject(new Failure('interrupted')) : undefined))

@@ -1,9 +1,11 @@
 // Packs the npm packages as they would be published, into dist/packages: @ztna/sdk, @ztna/native and the addon of this machine.
 //
-//   npm run pack [-- --release]
+//   npm run pack                  what is built now, as tests use it
+//   npm run pack -- --release     as published: thin LTO and no symbols
 import { copyFile, cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
+import { parseArgs } from 'node:util'
 import { ensure } from './ensure.mjs'
 import { isMain, main, must, root, say } from './lib/process.mjs'
 import { addonFile, hostTarget } from './lib/target.mjs'
@@ -68,7 +70,8 @@ async function manifestOf(folder) {
 
 if (isMain(import.meta.url)) {
   await main(async () => {
-    await ensure([], { release: process.argv.includes('--release') })
+    const { release } = parseArgs({ options: { release: { type: 'boolean', default: false } } }).values
+    await ensure([], { release })
     for (const tarball of await pack(join(root, 'dist', 'packages'))) say(tarball)
   })
 }

@@ -1,4 +1,6 @@
-// What is too long for `npm test`: long flows under churn, simulations, fuzzing. Arguments after `--` go to the soak itself.
+// What is too long for `npm test`: long flows under churn, simulations, fuzzing. Writes docs/soak/.
+//
+//   npm run soak [-- --minutes N] [-- --only flows,simulations,fuzz]
 import { ensure } from './ensure.mjs'
 import { main, run } from './lib/process.mjs'
 

@@ -1,5 +1,6 @@
 // Child processes for the scripts: run one to its end, or keep one and stop it. Only what was started here is ever stopped.
 import { spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
 /** The repository's root folder. */
@@ -118,15 +119,33 @@ function stopWithUs(child) {
   }
 }
 
-/** Runs a script's body; a `Failure` becomes its sentence on stderr and exit code 1. */
+/**
+ * Runs a script's body; a `Failure` becomes its sentence on stderr and exit code 1, and an argument that `parseArgs` refuses 64.
+ * With `--help` it does nothing but print the comment at the top of the script.
+ */
 export async function main(body) {
+  if (process.argv.slice(2).some((argument) => argument === '--help' || argument === '-h')) {
+    process.stdout.write(`${topComment(readFileSync(process.argv[1], 'utf8'))}\n`)
+    return
+  }
   try {
     process.exitCode = (await body()) ?? process.exitCode ?? 0
   } catch (error) {
-    if (!(error instanceof Failure)) throw error
-    say(error.message)
-    process.exitCode = 1
+    const isUsage = String(error.code).startsWith('ERR_PARSE_ARGS')
+    if (!(error instanceof Failure) && !isUsage) throw error
+    say(isUsage ? `${error.message} (--help tells what there is)` : error.message)
+    process.exitCode = isUsage ? 64 : 1
   }
+}
+
+/** The `//` lines that a source text begins with, without their slashes. */
+function topComment(source) {
+  const lines = source.split('\n')
+  const end = lines.findIndex((line) => !line.startsWith('//'))
+  return lines
+    .slice(0, end)
+    .map((line) => line.replace(/^\/\/ ?/, ''))
+    .join('\n')
 }
 
 /** True when `url` (an `import.meta.url`) is the script that node was asked to run. */
