@@ -13,3 +13,14 @@ test.each([
   const { code, stderr } = await ztna(args, { codes: 'any', timeoutMs: 20_000 })
   expect([code, stderr]).toEqual([78, expect.stringContaining(why)])
 })
+
+test('a --forward of another form is a usage error that names the forms', async () => {
+  const { code, stderr } = await ztna(['agent', '--network', '/nowhere', '--log-format', 'pretty', '--forward', 'tcp:28090=web'], {
+    codes: 'any',
+  })
+  const forms = 'accepted: tcp|udp:HOST:PORT[-PORT]=SERVICE[:PORT[-PORT]] or unix:/PATH=SERVICE[:PORT]'
+  expect([code, stderr]).toEqual([
+    64,
+    expect.stringContaining(`--forward tcp:28090=web: "28090" is not HOST:PORT or [IPv6]:PORT; ${forms}`),
+  ])
+})

@@ -229,6 +229,55 @@ test('a process with an http pool, an open socket and a forward ends by itself a
   expect(stdout).toBe('closed\n')
 })
 
+test('close() ends sockets without an error event that would kill a program, and waits for none that nobody uses', async () => {
+  const code = `
+    import { ZtnaAgent } from '@ztna/sdk'
+    const agentFolder = process.argv[1]
+    const unread = await new ZtnaAgent({ network: agentFolder }).start()
+    const forgotten = await unread.connect('sink:2')
+    forgotten.write('never read back')
+    await new Promise((resolve) => setTimeout(resolve, 100))
+    const begun = Date.now()
+    await unread.close()
+    const quick = Date.now() - begun < 5_000
+
+    const agent = await new ZtnaAgent({ network: agentFolder }).start()
+    const events = []
+    const flowing = await agent.connect('sink:2')
+    for (const name of ['end', 'close']) flowing.on(name, () => events.push(name))
+    flowing.resume().write('x')
+    const reading = (async () => { for await (const _ of await agent.connect('sink:2')); return 'end' })().catch((error) => error.code)
+    await new Promise((resolve) => setTimeout(resolve, 200))
+    const closing = agent.close({ drainMs: 300 })
+    agent.createConnection('sink:1')
+      .on('error', (error) => events.push(error.code))
+    await closing
+    console.log(JSON.stringify({ quick, events: events.sort(), reading: await reading }))`
+  const args = ['--input-type=module', '-e', code, `${lab.dir}/agent-alice`]
+  const { stdout } = await run(null, process.execPath, args, { cwd: new URL('..', import.meta.url).pathname, timeoutMs: 20_000 })
+  expect(JSON.parse(stdout)).toEqual({ quick: true, events: ['ERR_ZTNA_CLOSED', 'close'], reading: 'ERR_ZTNA_CLOSED' })
+})
+
+test('a relay and a connector with open flows end by themselves after close()', async () => {
+  using other = await Loopback.create({ services: [{ name: 'sink', tcp: [1] }] })
+  const code = `
+    import { ZtnaAgent, ZtnaConnector, ZtnaRelay } from '@ztna/sdk'
+    const [dir, udp] = process.argv.slice(1)
+    const relay = await new ZtnaRelay({ network: dir + '/relay-r1', listen: [{ udp }] }).start()
+    const connector = await new ZtnaConnector({ network: dir + '/connector-c1' }).start()
+    await connector.serve('sink', { socket: () => {} })
+    const agent = await new ZtnaAgent({ network: dir + '/agent-alice' }).start()
+    const socket = (await agent.connect('sink')).resume()
+    const seen = new Promise((resolve) => socket.on('error', (error) => resolve(error.code)))
+    await connector.close({ drainMs: 100 })
+    await relay.close({ drainMs: 100 })
+    console.log(await seen)
+    await agent.close()`
+  const args = ['--input-type=module', '-e', code, other.dir, other.relayAddress]
+  const { stdout } = await run(null, process.execPath, args, { cwd: new URL('..', import.meta.url).pathname, timeoutMs: 30_000 })
+  expect(stdout).toMatch(/^ERR_ZTNA_/)
+})
+
 test('a served service takes no more after close() while its open flows finish', async () => {
   const served = await connector.serve('sink', { socket: (socket) => socket.pipe(socket) }, { port: 3 })
   await served.close()

@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
-import { createServer, type AddressInfo } from 'node:net'
-import { ZtnaAgent, ZtnaConnector, ZtnaError, ZtnaRelay, type ConnectorOptions } from '@ztna/sdk'
+import { connect, createServer, type AddressInfo } from 'node:net'
+import { ZtnaAgent, ZtnaConnector, ZtnaError, ZtnaRelay, type ConnectorOptions, type Forward } from '@ztna/sdk'
 import { expect, test } from 'vitest'
 import { Loopback } from '../lib/loopback.ts'
 import { Lab } from '../lib/netns.ts'
@@ -33,6 +33,18 @@ async function within(o: { relay?: boolean; connector?: ConnectorOptions }, use:
   }
 }
 
+/** What a local client that sends `text` gets back until its connection ends: bytes, or the code of its error. */
+async function talk(to: Forward, text: string): Promise<string> {
+  const socket = connect((to.address() as AddressInfo).port, '127.0.0.1')
+  socket.write(text, 'latin1')
+  let got = ''
+  socket.setEncoding('latin1').on('data', (chunk: string) => (got += chunk))
+  return new Promise((resolve) => {
+    socket.once('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message))
+    socket.once('end', () => resolve(got))
+  })
+}
+
 async function errorOf(what: Promise<unknown>): Promise<ZtnaError> {
   const error = await what.then(
     () => undefined,
@@ -56,6 +68,34 @@ test('a relay that is down: start() and ztna check name it, its address and what
       codes: 'any',
     })
     expect([code, stderr]).toEqual([75, expect.stringContaining(`service \`web\`: no relay answers: ${advice}; nothing ever came back`)])
+  })
+})
+
+test('a forward, a proxy client and a SOCKS client without a relay: each is let go within the connect time, and told of once', async () => {
+  await within({ relay: false }, async ({ agent }) => {
+    const given = new AbortController()
+    const told: string[] = []
+    agent.on('flow-failed', ({ code, message }, { service }) => told.push(`${service} ${code} ${message}`))
+    const starting = agent.start({ timeoutMs: Infinity, signal: given.signal }).catch(() => undefined)
+    await once(agent, 'identity')
+    const forward = await agent.forward({ service: 'web', port: 80, listen: {} })
+    const proxy = await agent.forward({ socks5: { port: 0 } })
+    const began = Date.now()
+    const [direct, second, http, socks] = await Promise.all([
+      talk(forward, ''),
+      talk(forward, ''),
+      talk(proxy, 'CONNECT web:80 HTTP/1.1\r\n\r\n'),
+      talk(proxy, '\x05\x01\x00\x05\x01\x00\x03\x03web\x00\x50'),
+    ])
+    expect(Date.now() - began).toBeLessThan(14_000)
+    expect([direct, second]).toEqual(['ECONNRESET', 'ECONNRESET'])
+    expect(http).toMatch(/^HTTP\/1\.1 503 [^]*no relay answers: relay r1 [^]*check that the relay runs there/)
+    // The method, then reply 3: network unreachable.
+    expect(socks.slice(0, 4)).toBe('\x05\x00\x05\x03')
+    expect(told).toHaveLength(4)
+    for (const text of told) expect(text).toMatch(/^web ERR_ZTNA_UNREACHABLE .*no relay answers: .*check that the relay runs there/)
+    given.abort()
+    await starting
   })
 })
 

@@ -2,6 +2,7 @@
 import type { Agent as HttpAgent } from 'node:http'
 import type { AgentOptions as HttpsAgentOptions, Agent as HttpsAgent } from 'node:https'
 import type { Dispatcher } from 'undici'
+import { functionOf, limitsOf } from './arguments.js'
 import { ZtnaDeniedError, type ZtnaError, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import { FlowTable } from './flows.js'
@@ -13,7 +14,7 @@ import { callNative, nativeTimeout } from './ops.js'
 import { type NativeEvent, type NodeLimits, type NodeOptions, type RoleEvents, ZtnaRole } from './role.js'
 import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket, discardDatagram } from './datagram.js'
-import { type ConnectOptions, checkService, toTarget } from './target.js'
+import { type ConnectOptions, checkProtocol, checkService, toTarget } from './target.js'
 import { type Cancel, type NativePath, type PathInfo, type State, deepFreeze, toPath } from './types.js'
 
 /** Events of an agent. */
@@ -61,6 +62,8 @@ export interface AgentStatus {
     readonly rttMs: number
     /** Our addresses as the relay sees them. */
     readonly observed: readonly string[]
+    /** Where it was tried, and what went wrong; absent while online. */
+    readonly detail?: string
   }[]
   /** Connectors with a connection. */
   readonly connectors: readonly {
@@ -117,7 +120,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
 
   constructor(options: NodeOptions = {}) {
     super('agent', options)
-    this.#limits = { ...options.limits }
+    this.#limits = { ...limitsOf(options.limits) }
   }
 
   /** Services of the network, by name. Empty until started. */
@@ -146,9 +149,13 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   createConnection(target: string | ConnectOptions, onConnect?: () => void): ZtnaSocket {
     const options = toTarget(target)
     const timeoutMs = nativeTimeout(options)
+    if (onConnect !== undefined) functionOf(onConnect, 'onConnect', 'a function')
+    const wasOpen = !this.isClosing
     const socket = new ZtnaSocket(options.service, options.allowHalfOpen ?? false)
     if (onConnect !== undefined) socket.once('connect', onConnect)
-    this.#open(socket, options, timeoutMs).catch((error: unknown) => socket.destroy(fromNative(error)))
+    this.#open(socket, options, timeoutMs).catch((error: unknown) => {
+      socket.endBy(fromNative(error), wasOpen && this.isClosing)
+    })
     return socket
   }
 
@@ -175,8 +182,9 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   /** Asks whether a flow would be permitted: `'web:80'`. Default protocol `tcp`, `timeoutMs` 10,000. */
   async check(target: string, options: Cancel & { protocol?: 'tcp' | 'udp' } = {}): Promise<CheckResult> {
     const { service, port } = toTarget(target)
-    const protocol = options.protocol ?? 'tcp'
-    const request = JSON.stringify({ service, port: port ?? null, protocol, timeoutMs: nativeTimeout(options) })
+    const timeoutMs = nativeTimeout(options)
+    const protocol = checkProtocol(options.protocol)
+    const request = JSON.stringify({ service, port: port ?? null, protocol, timeoutMs })
     const role = this.running()
     const { policyId, ...rest } = JSON.parse(await callNative(role, options, (op) => role.check(op, request))) as Omit<
       CheckResult,
@@ -248,18 +256,19 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
       case 'flow-failed':
         return this.fire('flow-failed', fromNative(event['error']), toFailedFlow(event))
       case 'flow-reset':
-        return this.#flows.onReset(this.running(), event['flow'] as number, event['error'])
+        return this.#flows.onReset(this.running(), event['flow'] as number, event['error'], this.isClosing)
     }
   }
 
   /** @internal */
   protected override onDraining(): void {
     this.#http.drain()
+    this.#flows.release()
   }
 
   /** @internal */
-  protected override onEnded(_why: ZtnaError): void {
-    this.#flows.clear()
+  protected override onEnded(why: ZtnaError): void {
+    this.#flows.clear(why, this.isClosing)
     this.#http.close()
   }
 
@@ -299,6 +308,12 @@ function flowRequest(options: ConnectOptions, timeoutMs: number): string {
   })
 }
 
+/** A relay as agents and connectors show it. */
+export function toRelayStatus<T extends { readonly detail?: string | null }>(relay: T): Omit<T, 'detail'> & { detail?: string } {
+  const { detail, ...rest } = relay
+  return { ...rest, ...(typeof detail === 'string' ? { detail } : {}) }
+}
+
 /** Shared with the connector, whose counters are the same. */
 export function toAgentStats(json: unknown): AgentStats {
   const stats = json as Omit<AgentStats, 'paths'> & { paths: Record<string, NativePath> }
@@ -314,6 +329,7 @@ function toAgentStatus(json: Record<string, unknown>): AgentStatus {
   }
   return deepFreeze({
     ...status,
+    relays: status.relays.map(toRelayStatus),
     connectors: status.connectors.map((connector) => ({ ...connector, path: toPath(connector.path) })),
     certificate: { expiresAt: new Date(status.certificate.expiresAt) },
   })

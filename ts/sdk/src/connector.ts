@@ -1,12 +1,13 @@
 /** The connector: sits beside private services and takes flows out of the tunnel. */
-import { type AgentStats, toAgentStats } from './agent.js'
-import { ZtnaDeniedError, type ZtnaError, aborted, configError, fromNative } from './errors.js'
+import { type AgentStats, toAgentStats, toRelayStatus } from './agent.js'
+import { countOf, functionOf, limitsOf, notAccepted } from './arguments.js'
+import { ZtnaDeniedError, type ZtnaError, aborted, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import { FlowTable } from './flows.js'
 import { type Handler, type Sink, toSink } from './handlers.js'
 import type { NativeRole } from './native.js'
-import { timeoutOf } from './ops.js'
-import { DRAIN_MS, type NativeEvent, type NodeLimits, type NodeOptions, type RoleEvents, ZtnaRole } from './role.js'
+import { drainOf, timeoutOf } from './ops.js'
+import { type NativeEvent, type NodeLimits, type NodeOptions, type RoleEvents, ZtnaRole } from './role.js'
 import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket } from './datagram.js'
 import { checkPort, checkService } from './target.js'
@@ -107,6 +108,8 @@ export interface ConnectorStatus {
     readonly observed: readonly string[]
     /** Whether agents reach this connector there. */
     readonly bound: boolean
+    /** Where it was tried, and what went wrong; absent while online. */
+    readonly detail?: string
   }[]
   /** Agents with a connection to this connector, and their open flows. */
   readonly agents: readonly {
@@ -144,18 +147,20 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
 
   constructor(options: ConnectorOptions = {}) {
     super('connector', options)
+    if (options.authorize !== undefined) functionOf(options.authorize, 'authorize', 'a function')
+    const services = options.services ?? []
+    if (!Array.isArray(services)) throw notAccepted(services, 'services', 'an array of { service, protocol, ports, target }')
     this.#authorize = options.authorize
-    this.#static = [...(options.services ?? [])]
-    this.#limits = { ...options.limits }
+    this.#static = [...services]
+    this.#limits = { ...limitsOf(options.limits) }
   }
 
   /** Serves `service` from now on. Errors: ERR_ZTNA_CONFIG, CLOSED, ABORTED. */
   async serve(service: string, handler: Handler, options: ServeOptions = {}): Promise<Served> {
     checkService(service)
-    if (options.port !== undefined) checkPort(options.port, service)
-    const most = options.maxConnections
-    if (most !== undefined && !(Number.isInteger(most) && most > 0)) throw configError(`maxConnections ${most} is not a positive number`)
     timeoutOf(options, Infinity)
+    if (options.port !== undefined) checkPort(options.port, service)
+    const most = countOf(options.maxConnections, 'maxConnections')
     if (options.signal?.aborted) throw aborted(options.signal)
     const sink = toSink(handler)
     const role = this.running()
@@ -190,8 +195,10 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     const { stats: _stats, certificate, agents, ...rest } = this.nativeStatus()
     const expiresAt = new Date((certificate as { expiresAt: number }).expiresAt)
     const peers = (agents as { name: string; path: NativePath; flows: number }[] | undefined) ?? []
+    const own = rest as unknown as Pick<ConnectorStatus, 'name' | 'state' | 'relays'>
     return deepFreeze({
-      ...(rest as unknown as Pick<ConnectorStatus, 'name' | 'state' | 'relays'>),
+      ...own,
+      relays: own.relays.map(toRelayStatus),
       agents: peers.map(({ name, path, flows }) => ({ name, path: toPath(path), flows })),
       certificate: { expiresAt },
     })
@@ -240,13 +247,13 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
       case 'authorize':
         return void this.#onAuthorize(role, event)
       case 'flow-reset':
-        return this.#flows.onReset(role, event['flow'] as number, event['error'])
+        return this.#flows.onReset(role, event['flow'] as number, event['error'], this.isClosing)
     }
   }
 
   /** @internal */
-  protected override onEnded(_why: ZtnaError): void {
-    this.#flows.clear()
+  protected override onEnded(why: ZtnaError): void {
+    this.#flows.clear(why, this.isClosing)
     for (const { sink } of this.#services.values()) if (sink.kind === 'tcp') sink.close()
     this.#services.clear()
   }
@@ -343,7 +350,13 @@ class NativeServed implements Served {
   }
 
   close(options: { drainMs?: number } = {}): Promise<void> {
-    this.#closing ??= this.#close(options.drainMs ?? DRAIN_MS)
+    if (this.#closing === undefined) {
+      try {
+        this.#closing = this.#close(drainOf(options))
+      } catch (error) {
+        return Promise.reject(fromNative(error))
+      }
+    }
     return this.#closing
   }
 

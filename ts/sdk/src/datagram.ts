@@ -1,5 +1,6 @@
 /** A UDP flow: messages by event or by iteration, read from native only while somebody wants them. */
 import { EventEmitter } from 'node:events'
+import { notAccepted } from './arguments.js'
 import { ZtnaError, fromNative } from './errors.js'
 import type { Flow, FlowTable } from './flows.js'
 import type { NativeDatagram } from './native.js'
@@ -103,8 +104,11 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
   /** Queues messages; returns how many, from the first on. The rest did not fit. Errors: ERR_ZTNA_CLOSED. */
   send(messages: Uint8Array | readonly Uint8Array[]): number {
     if (this.#closed) throw this.#error ?? new ZtnaError('ERR_ZTNA_CLOSED', 'the UDP socket is closed')
+    const list: readonly unknown[] = Array.isArray(messages) ? messages : [messages]
+    const wrong = list.findIndex((message) => !(message instanceof Uint8Array))
+    if (wrong >= 0) throw notAccepted(list[wrong], 'message', 'a Uint8Array (Buffer), or an array of them')
     try {
-      return this.#native.send(messages instanceof Uint8Array ? [messages] : [...messages])
+      return this.#native.send(list as Uint8Array[])
     } catch (error) {
       throw fromNative(error)
     }

@@ -7,8 +7,10 @@ import { type NativePath, type PathInfo, toPath } from './types.js'
 export interface Flow {
   /** Name of the node at the other end. */
   readonly peerName: string
-  /** Native has reset the flow: destroy with `error`, then call `done`. */
-  onFlowReset(error: ZtnaError, done: () => void): void
+  /** Native has reset the flow: destroy with `error`, then call `done`. `ours`: because the program closed its role. */
+  onFlowReset(error: ZtnaError, done: () => void, ours: boolean): void
+  /** The role drains: a flow that nobody can be using is let go. */
+  onDraining?(): void
   onPath(path: PathInfo): void
 }
 
@@ -29,11 +31,11 @@ export class FlowTable {
   }
 
   /** The `flow-reset` event. A flow that JavaScript has closed already is acknowledged at once. */
-  onReset(role: NativeRole, id: number, error: unknown): void {
+  onReset(role: NativeRole, id: number, error: unknown, ours: boolean): void {
     const flow = this.#flows.get(id)
     if (flow === undefined) return role.flowDone(id)
     this.#flows.delete(id)
-    flow.onFlowReset(fromNative(error), () => role.flowDone(id))
+    flow.onFlowReset(fromNative(error), () => role.flowDone(id), ours)
   }
 
   /** The `path` event, for every flow of that peer. */
@@ -43,7 +45,15 @@ export class FlowTable {
     return path
   }
 
-  clear(): void {
+  /** Lets go of what nobody uses, at the start of a drain. */
+  release(): void {
+    for (const flow of this.#flows.values()) flow.onDraining?.()
+  }
+
+  /** The role has ended: what is left never takes the end of its descriptor for the peer's. */
+  clear(why: ZtnaError, ours: boolean): void {
+    const left = [...this.#flows.values()]
     this.#flows.clear()
+    for (const flow of left) flow.onFlowReset(why, () => {}, ours)
   }
 }

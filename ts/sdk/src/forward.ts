@@ -1,9 +1,10 @@
 /** Local listeners whose connections go through the tunnel. The bytes never enter JavaScript. */
 import type { AddressInfo } from 'node:net'
+import { isObject, notAccepted, objectOf, textOf } from './arguments.js'
 import { aborted, configError, fromNative } from './errors.js'
 import type { NativeRole } from './native.js'
 import { timeoutOf } from './ops.js'
-import { checkPort, toTarget } from './target.js'
+import { checkPort, checkProtocol, toTarget } from './target.js'
 import type { Cancel } from './types.js'
 
 /** Where a forward listens. */
@@ -60,11 +61,13 @@ export interface Forward extends AsyncDisposable {
   readonly connections: number
 }
 
+const FORWARDS = '{ service, port?, listen } or { socks5 }'
 /** SOCKS port when none is named (RFC 1928 §3). */
 const SOCKS_PORT = 1080
 
 /** Starts listening. Errors: ERR_ZTNA_CONFIG when the address can't be used, ERR_ZTNA_PERMISSION. */
 export async function openForward(role: NativeRole, options: ForwardOptions): Promise<Forward> {
+  if (!isObject(options)) throw notAccepted(options, 'options of forward()', FORWARDS)
   const { signal } = options
   timeoutOf(options, Infinity)
   if (signal?.aborted) throw aborted(signal)
@@ -82,23 +85,33 @@ export async function openForward(role: NativeRole, options: ForwardOptions): Pr
 }
 
 function serviceRequest(options: Extract<ForwardOptions, { service: string }>): object {
+  if (options.service === undefined) throw configError(`forward() needs ${FORWARDS}`)
   const { service, port } = toTarget(options.port === undefined ? options.service : { service: options.service, port: options.port })
-  const protocol = options.protocol ?? 'tcp'
-  if (protocol !== 'tcp' && protocol !== 'udp') throw configError(`protocol "${String(protocol)}" is not tcp or udp`)
-  const { listen } = options
+  const protocol = checkProtocol(options.protocol)
+  const listen = objectOf(options.listen, 'listen', '{ host?, port? } or { unix: "/PATH" }')
   if ('unix' in listen) {
+    if (textOf(listen.unix, 'listen.unix', 'the path of a unix socket') === undefined) {
+      throw notAccepted(undefined, 'listen.unix', 'the path of a unix socket')
+    }
     if (protocol === 'udp') throw configError('a UDP service can be forwarded to a port only, not to a unix socket')
     return { service, port: port ?? null, protocol, listen: { unix: listen.unix } }
   }
-  const at = { host: listen.host ?? '127.0.0.1', port: listenPort(listen.port ?? 0) }
+  const at = { host: hostOf(listen.host, 'listen.host'), port: listenPort(listen.port ?? 0) }
   return { service, port: port ?? null, protocol, listen: at }
 }
 
 function socksRequest(socks: Extract<ForwardOptions, { socks5: object }>['socks5']): object {
-  const { username, password } = socks
+  const { username, password } = objectOf(socks, 'socks5', '{ host?, port?, username?, password? }')
+  textOf(username, 'socks5.username', 'a string')
+  // Its value stays out of the message.
+  if (password !== undefined && typeof password !== 'string') throw configError('socks5.password is not a string')
   if ((username === undefined) !== (password === undefined)) throw configError('socks5 needs both username and password')
   const credentials = username === undefined ? {} : { username, password }
-  return { socks5: { host: socks.host ?? '127.0.0.1', port: listenPort(socks.port ?? SOCKS_PORT), ...credentials } }
+  return { socks5: { host: hostOf(socks.host, 'socks5.host'), port: listenPort(socks.port ?? SOCKS_PORT), ...credentials } }
+}
+
+function hostOf(host: string | undefined, of: string): string {
+  return textOf(host, of, 'an IP address or localhost') ?? '127.0.0.1'
 }
 
 function listenPort(port: number): number {

@@ -1,7 +1,9 @@
 /** What a connector does with the flows of a service it serves from this process. */
 import { type IncomingMessage, type RequestListener, type Server as HttpServer, createServer } from 'node:http'
+import { EventEmitter } from 'node:events'
 import type { Http2SecureServer, Http2Server } from 'node:http2'
 import type { Server as HttpsServer } from 'node:https'
+import { functionOf, isObject, notAccepted } from './arguments.js'
 import { configError } from './errors.js'
 import type { ZtnaUdpSocket } from './datagram.js'
 import { type FetchHandler, fetchListener } from './fetch-handler.js'
@@ -41,14 +43,19 @@ const sanitized = new WeakSet<object>()
 
 /** Errors: ERR_ZTNA_CONFIG when the handler is none of the kinds. */
 export function toSink(handler: Handler): Sink {
+  if (!isObject(handler)) throw notAccepted(handler, 'handler', `an object with one of ${KINDS.join(', ')}`)
   const given = Object.keys(handler).filter((key) => KINDS.includes(key))
   if (given.length !== 1) throw configError(`a handler is exactly one of ${KINDS.join(', ')}; got ${given.join(', ') || 'none'}`)
   if ('target' in handler) return toTargetSink(handler.target)
-  if ('udp' in handler) return { kind: 'udp', take: handler.udp }
-  if ('socket' in handler) return { kind: 'tcp', allowHalfOpen: false, take: handler.socket, close: () => {} }
-  if ('fetch' in handler) return ownServer(createServer(fetchListener(handler.fetch)))
+  if ('udp' in handler) return { kind: 'udp', take: functionOf(handler.udp, 'handler.udp', 'a function') }
+  if ('socket' in handler) {
+    const take = functionOf(handler.socket, 'handler.socket', 'a function')
+    return { kind: 'tcp', allowHalfOpen: false, take, close: () => {} }
+  }
+  if ('fetch' in handler) return ownServer(createServer(fetchListener(functionOf(handler.fetch, 'handler.fetch', 'a function'))))
   if (typeof handler.http === 'function') return ownServer(createServer(handler.http))
   const server = handler.http
+  if (!(server instanceof EventEmitter)) throw notAccepted(server, 'handler.http', 'an HTTP server of Node, or a request listener')
   sanitize(server)
   if (!server.listening) startTimers(server)
   return { kind: 'tcp', allowHalfOpen: true, take: (socket) => void server.emit('connection', socket), close: () => {} }
@@ -73,6 +80,7 @@ function startTimers(server: { listeners(event: string): unknown[] }): void {
 }
 
 function toTargetSink(target: string): Sink {
+  if (typeof target !== 'string') throw notAccepted(target, 'handler.target', 'tcp://host:port, udp://host:port or unix:/path')
   const unix = /^unix:(?:\/\/)?(\/.+)$/.exec(target)
   if (unix !== null) return { kind: 'target', protocol: 'tcp', target: `unix:${unix[1]}` }
   const net = /^(tcp|udp):\/\/(.+):(\d{1,5})\/?$/.exec(target)

@@ -20,7 +20,8 @@ export function identityOf(from: IncomingMessage | Http2ServerRequest | Request 
   throw new ZtnaError('ERR_ZTNA_IDENTITY', 'this request or socket did not come through the tunnel')
 }
 
-function socketOf(from: object): unknown {
+function socketOf(from: unknown): unknown {
+  if (typeof from !== 'object' || from === null) return undefined
   const { stream, socket } = from as { stream?: { session?: { socket?: unknown } }; socket?: unknown }
   return stream?.session?.socket ?? socket
 }

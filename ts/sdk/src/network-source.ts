@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parse, stringify } from 'smol-toml'
+import { isObject, notAccepted } from './arguments.js'
 import { configError } from './errors.js'
 
 /** A folder written by `ztna pki` (watched, reloaded as a whole), its `file:` URL, or the same content in memory. An iterable hands over each new snapshot. */
@@ -96,6 +97,9 @@ export class NetworkFeed {
     const chosen = source ?? process.env['ZTNA_NETWORK']
     if (chosen === undefined || chosen === '') {
       throw configError('no network: give the option `network` (a folder written by `ztna pki`) or set ZTNA_NETWORK')
+    }
+    if (typeof chosen !== 'string' && !isObject(chosen)) {
+      throw notAccepted(chosen, 'network', 'a folder written by `ztna pki`, its file: URL, or its content in memory')
     }
     if (chosen instanceof URL && chosen.protocol !== 'file:') {
       throw configError(`network URL ${chosen.href} is not accepted; only file: URLs of a folder`)

@@ -1,10 +1,13 @@
 /** Cancellable native calls: an AbortSignal becomes `cancel(op)`, and a late result is given back. */
+import { isObject, notAccepted, objectOf, show } from './arguments.js'
 import { aborted, configError, fromNative } from './errors.js'
 import type { NativeRole } from './native.js'
 import type { Cancel } from './types.js'
 
 /** Time a call may take when the caller names none, milliseconds: the handshake time of the protocol. */
 export const CALL_TIMEOUT_MS = 10_000
+/** Time `close()` gives flows to finish, milliseconds: the drain time of the protocol. */
+export const DRAIN_MS = 10_000
 
 let nextOp = 1
 
@@ -37,11 +40,15 @@ export function callNative<T>(
   })
 }
 
-/** Checks a caller's timeout. */
+/** Checks how a caller wants to give up; gives the timeout. */
 export function timeoutOf(cancel: Cancel, fallback: number): number {
+  const { signal } = objectOf(cancel, 'options', 'an object such as { timeoutMs: 5000, signal }')
+  if (signal !== undefined && !(isObject(signal) && 'aborted' in signal && typeof signal.addEventListener === 'function')) {
+    throw notAccepted(signal, 'signal', 'an AbortSignal')
+  }
   const ms = cancel.timeoutMs ?? fallback
   if (typeof ms !== 'number' || Number.isNaN(ms) || ms < 0) {
-    throw configError(`timeoutMs is ${String(ms)}; accepted: milliseconds from 0, or Infinity`)
+    throw configError(`timeoutMs is ${show(ms)}; accepted: milliseconds from 0, or Infinity`)
   }
   return ms
 }
@@ -49,6 +56,15 @@ export function timeoutOf(cancel: Cancel, fallback: number): number {
 /** The same for a native call, which takes a whole number of 32 bits. */
 export function nativeTimeout(cancel: Cancel, fallback: number = CALL_TIMEOUT_MS): number {
   return Math.min(Math.ceil(timeoutOf(cancel, fallback)), 0xffff_ffff)
+}
+
+/** Time a drain may take, for native: a whole number of 32 bits. Default 10,000: the drain time of the protocol. */
+export function drainOf(options: { readonly drainMs?: number } | null | undefined): number {
+  const ms = options?.drainMs ?? DRAIN_MS
+  if (typeof ms !== 'number' || Number.isNaN(ms) || ms < 0) {
+    throw notAccepted(ms, 'drainMs', 'milliseconds from 0, or Infinity')
+  }
+  return Math.min(Math.ceil(ms), 0xffff_ffff)
 }
 
 async function invoke<T>(run: (op: number) => Promise<T>, op: number): Promise<T> {

@@ -1,5 +1,6 @@
 /** The relay: a public meeting point that forwards what it can't read. */
 import type { AddressInfo } from 'node:net'
+import { countOf, isObject, limitsOf, notAccepted, textOf } from './arguments.js'
 import { type ZtnaError, configError } from './errors.js'
 import { type NativeEvent, type RoleEvents, type RoleOptions, ZtnaRole } from './role.js'
 import { type State, deepFreeze } from './types.js'
@@ -115,7 +116,18 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
   /** Errors: ERR_ZTNA_CONFIG when nothing is to be listened on. */
   constructor(options: RelayOptions) {
     super('relay', options)
-    if (options.listen.length === 0) throw configError('a relay needs at least one listen address, such as { udp: "0.0.0.0:4433" }')
+    const { listen, publicAddrs = [] } = options
+    const entries: readonly unknown[] = Array.isArray(listen) ? listen : [listen]
+    for (const entry of entries) {
+      if (isObject(entry) && 'udp' in entry && typeof entry.udp === 'string') continue
+      throw notAccepted(entry, 'listen', 'an array of { udp: "ADDRESS:PORT" }, such as [{ udp: "0.0.0.0:4433" }]')
+    }
+    const isList = Array.isArray(publicAddrs) && publicAddrs.every((at: unknown) => typeof at === 'string')
+    if (!isList) throw notAccepted(publicAddrs, 'publicAddrs', 'an array of "ADDRESS:PORT"')
+    textOf(options.stunAlt, 'stunAlt', '"ADDRESS:PORT"')
+    countOf(options.loops, 'loops')
+    limitsOf(options.limits)
+    if (listen.length === 0) throw configError('a relay needs at least one listen address, such as { udp: "0.0.0.0:4433" }')
     this.#relay = options
   }
 

@@ -1,18 +1,17 @@
 /** What agents, connectors and relays share: one life, its events, its identity. */
 import { EventEmitter } from 'node:events'
+import { countOf, functionOf, objectOf, show } from './arguments.js'
 import { ZtnaError, aborted, configError, fromNative } from './errors.js'
 import { type EventMap, type EventOf, type EventTap, type EventsOptions, eventQueue } from './events.js'
 import { LOG_LEVELS, type LogLevel, type Logger, addLogger } from './log.js'
 import { type NativeRole, native } from './native.js'
 import { NetworkFeed, type NetworkConfig, type NetworkSource } from './network-source.js'
-import { timeoutOf } from './ops.js'
+import { DRAIN_MS, drainOf, timeoutOf } from './ops.js'
 import { StartAttempt } from './start-attempt.js'
 import { type Cancel, type Identity, type NativeIdentity, type Role, type State, deepFreeze, toIdentity } from './types.js'
 
 /** Time `start()` waits for `online`, milliseconds. */
 export const START_TIMEOUT_MS = 15_000
-/** Time `close()` gives flows to finish, milliseconds: the drain time of the protocol. */
-export const DRAIN_MS = 10_000
 
 /** How to make a role. */
 export interface RoleOptions {
@@ -92,13 +91,16 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
 
   protected constructor(role: Role, options: RoleOptions) {
     super()
+    objectOf(options, `options of the ${role}`, "an object such as { network: '/etc/ztna/me' }")
     this.#role = role
     this.#options = { ...options }
     this.#feed = new NetworkFeed(options.network)
     const level = options.logLevel ?? 'info'
     if (!LOG_LEVELS.includes(level)) {
-      throw configError(`logLevel "${level}" is not accepted; one of ${LOG_LEVELS.join(', ')}`)
+      throw configError(`logLevel ${show(level)} is not accepted; one of ${LOG_LEVELS.join(', ')}`)
     }
+    countOf(options.packetsPerKey, 'packetsPerKey')
+    checkLogger(options.logger)
   }
 
   /** @internal Options of the native role beyond the network. */
@@ -135,9 +137,20 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     return this
   }
 
-  /** Drains for `drainMs` (default 10,000), then ends. Rejects nothing; a closed role stays closed. */
+  /**
+   * Takes nothing new, lets open flows finish for `drainMs` (default 10,000; 0: at once), resets those that are left, and ends. An
+   * agent's socket that nobody reads, writes or listens to is not waited for. Sockets that are reset then fail with ERR_ZTNA_CLOSED
+   * where somebody listens for `error`, and close without one where nobody does. Rejects nothing but a `drainMs` that is no
+   * number of milliseconds (ERR_ZTNA_CONFIG); a closed role stays closed.
+   */
   close(options: { drainMs?: number } = {}): Promise<void> {
-    this.#closing ??= this.#close(options.drainMs ?? DRAIN_MS)
+    if (this.#closing === undefined) {
+      try {
+        this.#closing = this.#close(drainOf(options))
+      } catch (error) {
+        return Promise.reject(fromNative(error))
+      }
+    }
     return this.#closing
   }
 
@@ -202,6 +215,11 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   protected running(): NativeRole {
     if (this.#native !== undefined && this.#running) return this.#native
     throw this.#closedError()
+  }
+
+  /** @internal Whether the program has closed the role, rather than a failure. */
+  protected get isClosing(): boolean {
+    return this.#closing !== undefined && this.#died === undefined
   }
 
   /** @internal */
@@ -401,4 +419,11 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     const code = ['ERR_ZTNA_UNREACHABLE', 'ERR_ZTNA_IDENTITY'].includes(last.code) ? last.code : 'ERR_ZTNA_TIMEOUT'
     return new ZtnaError(code, `${message}: ${last.message}`, { cause: last.cause, details: last.details })
   }
+}
+
+function checkLogger(logger: Logger | false | undefined): void {
+  if (logger === undefined || logger === false) return
+  const accepted = 'false, or an object with the methods debug, info, warn and error'
+  objectOf(logger, 'logger', accepted)
+  for (const name of ['debug', 'info', 'warn', 'error'] as const) functionOf(logger[name], `logger.${name}`, accepted)
 }

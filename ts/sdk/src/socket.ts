@@ -54,11 +54,14 @@ export class ZtnaSocket extends Socket implements Flow {
   #giveUp: (() => void) | undefined
   #service: string
   #resetting = false
+  /** Listeners that Node itself puts on a socket. */
+  readonly #ownListeners: number
 
   /** @internal Made by `connect()`, `createConnection()` and `serve()`. */
   constructor(service: string, allowHalfOpen: boolean) {
     super({ allowHalfOpen })
     this.#service = service
+    this.#ownListeners = listenersOf(this)
     // Writes, reads and end() wait inside net.Socket until `connect`.
     ;(this as unknown as Internals).connecting = true
   }
@@ -110,6 +113,7 @@ export class ZtnaSocket extends Socket implements Flow {
     this.#giveUp = undefined
     // Before the descriptor closes, or native would take the end of it for a clean one.
     if (error !== null) this.#sendReset()
+    if (this.#info !== undefined) this.#flows?.delete(this.#info.flow)
     super._destroy(error, callback)
   }
 
@@ -141,7 +145,6 @@ export class ZtnaSocket extends Socket implements Flow {
     identities.set(this, this.#peer)
     adopt(this, info.fd)
     flows.add(info.flow, this)
-    this.once('close', () => flows.delete(info.flow))
     defineRemote(this, info)
     this.emit('connect')
     this.emit('ready')
@@ -150,11 +153,25 @@ export class ZtnaSocket extends Socket implements Flow {
   }
 
   /** @internal */
-  onFlowReset(error: ZtnaError, done: () => void): void {
+  onFlowReset(error: ZtnaError, done: () => void, ours: boolean): void {
     this.#resetting = true
     if (this.closed) return done()
     this.once('close', done)
-    this.destroy(error)
+    this.endBy(error, ours)
+  }
+
+  /**
+   * @internal Destroys the socket. What the program does itself (`ours`) is an `error` to those who listen and none to those who
+   * don't, as in `net.Socket`; whoever reads or pipes hears of a premature close either way.
+   */
+  endBy(error: ZtnaError, ours: boolean): void {
+    this.destroy(ours && this.listenerCount('error') === 0 ? undefined : error)
+  }
+
+  /** @internal Nobody reads it or could learn of its end, and all that was written is on its way. */
+  onDraining(): void {
+    const used = this.readableFlowing !== null || this.writableLength > 0 || listenersOf(this) > this.#ownListeners
+    if (!used) this.destroy()
   }
 
   /** @internal */
@@ -168,6 +185,10 @@ export class ZtnaSocket extends Socket implements Flow {
     this.#flows?.delete(this.#info.flow)
     this.#role?.flowReset(this.#info.flow)
   }
+}
+
+function listenersOf(socket: Socket): number {
+  return socket.eventNames().reduce((sum, name) => sum + socket.listenerCount(name), 0)
 }
 
 /** Gives back a flow nobody wants any more. */

@@ -1,4 +1,5 @@
 /** How a caller names a service. */
+import { isObject, notAccepted, show, textOf } from './arguments.js'
 import { configError } from './errors.js'
 import type { Cancel, PathPolicy } from './types.js'
 
@@ -21,11 +22,13 @@ const PATHS: readonly PathPolicy[] = ['auto', 'direct-only', 'relay-only']
 /** `'db:5432'`, `'db'` or the options themselves. Errors: ERR_ZTNA_CONFIG saying what is accepted. */
 export function toTarget(target: string | ConnectOptions): ConnectOptions {
   if (typeof target !== 'string') {
+    if (!isObject(target)) throw notAccepted(target, 'target', `"SERVICE:PORT", "SERVICE" or { service, port? }`)
     checkService(target.service)
     if (target.port !== undefined) checkPort(target.port, target.service)
     if (target.path !== undefined && !PATHS.includes(target.path)) {
-      throw configError(`path "${target.path}" is not accepted; one of ${PATHS.join(', ')}`)
+      throw configError(`path ${show(target.path)} is not accepted; one of ${PATHS.join(', ')}`)
     }
+    textOf(target.traceparent, 'traceparent', 'a W3C trace context')
     return target
   }
   const colon = target.lastIndexOf(':')
@@ -42,12 +45,18 @@ export function toTarget(target: string | ConnectOptions): ConnectOptions {
 
 export function checkService(name: string): string {
   if (typeof name === 'string' && NAME.test(name)) return name
-  throw configError(`"${name}" is not a service name: 1 to 63 of a-z, 0-9 and "-", not starting or ending with "-"`)
+  throw configError(`${show(name)} is not a service name: 1 to 63 of a-z, 0-9 and "-", not starting or ending with "-"`)
 }
 
 export function checkPort(port: number, of: string): number {
   if (Number.isInteger(port) && port >= 1 && port <= 65_535) return port
-  throw configError(`port ${port} of ${of} is not a whole number from 1 to 65535`)
+  throw configError(`port ${show(port)} of ${of} is not a whole number from 1 to 65535`)
+}
+
+export function checkProtocol(protocol: 'tcp' | 'udp' | undefined): 'tcp' | 'udp' {
+  if (protocol === undefined) return 'tcp'
+  if (protocol === 'tcp' || protocol === 'udp') return protocol
+  throw notAccepted(protocol, 'protocol', 'tcp, udp')
 }
 
 /** The service and port behind a URL's host, or undefined when the host is outside the zone. */

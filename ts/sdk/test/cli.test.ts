@@ -1,8 +1,9 @@
 import { statSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import { join } from 'node:path'
-import { beforeEach, expect, test } from 'vitest'
+import { beforeEach, expect, test, vi } from 'vitest'
 import { loadSettings } from '../src/cli/config.js'
-import { ask, serveControl } from '../src/cli/control.js'
+import { ask, findControl, serveControl } from '../src/cli/control.js'
 import { parseForward, parseListen, parseService } from '../src/cli/grammar.js'
 import { main } from '../src/cli/program.js'
 import { useFake } from './fake-native.js'
@@ -30,6 +31,16 @@ test.each([
   ['web=udp:1:unix:/x', 'tcp only'],
 ])('the service %s is refused with its reason', (spec, reason) => {
   expect(() => parseService(spec)).toThrow(reason)
+})
+
+test.each([
+  ['tcp:28090=web', '--forward tcp:28090=web: "28090" is not HOST:PORT or [IPv6]:PORT; accepted: tcp|udp:HOST:PORT'],
+  ['tcp:a:b:1=web:80', '"a:b:1" is not HOST:PORT'],
+  ['tcp:8000-8001=web:1-2', 'accepted: tcp|udp:HOST:PORT'],
+  ['sctp:1.2.3.4:1=web', 'unix:/PATH=SERVICE[:PORT], such as tcp:127.0.0.1:8080=web:80'],
+  ['unix:x=web', 'is absolute'],
+])('the forward %s is refused with the forms that are accepted', (spec, reason) => {
+  expect(() => parseForward(spec)).toThrow(reason)
 })
 
 test('a flag hides a variable, which hides the file, and each is told', () => {
@@ -76,6 +87,37 @@ test('a control socket is private, answers, and is not taken from a live process
   expect(await ask(path, { cmd: 'status' })).toEqual({ cmd: 'status' })
   await expect(serveControl(path, async () => null)).rejects.toThrow('another process answers')
   served.close()
+})
+
+test.each(['null', '[]', '{}', '{"cmd":1}', 'status'])('the control request %s gets an error that shows a right one', async (line) => {
+  const path = join(tempDir(), 'agent-x.sock')
+  const served = await serveControl(path, async () => null)
+  const reply = await new Promise<string>((resolve) => {
+    const socket = connect(path, () => socket.write(`${line}\n`)).setEncoding('utf8')
+    socket.once('data', (text: unknown) => resolve(String(text)))
+  })
+  const error = { code: 'ERR_ZTNA_CONFIG', message: 'a request is one line of JSON, such as {"cmd":"status"}' }
+  expect(JSON.parse(reply)).toMatchObject({ ok: false, error })
+  served.close()
+})
+
+test('a role that is asked for by an unknown name is answered with those that run', async () => {
+  const base = tempDir()
+  vi.spyOn(process, 'getuid').mockReturnValue(1000)
+  vi.stubEnv('XDG_RUNTIME_DIR', base)
+  const served = await Promise.all(
+    ['agent-alice', 'connector-c1'].map((name) => serveControl(join(base, 'ztna', `${name}.sock`), async () => null)),
+  )
+  const dir = join(base, 'ztna')
+  await expect(findControl({ name: 'bob' })).rejects.toThrow(
+    `no running role named "bob" found in ${dir}; running: agent alice, connector c1`,
+  )
+  await expect(findControl({ role: 'relay' })).rejects.toThrow(`no running relay found in ${dir}; running: agent alice`)
+  expect(await findControl({ role: 'agent' })).toBe(join(dir, 'agent-alice.sock'))
+  for (const { close } of served) close()
+  await expect(findControl({})).rejects.toThrow(`no running role found in ${dir}; no role runs there`)
+  vi.restoreAllMocks()
+  vi.unstubAllEnvs()
 })
 
 test('a control path that names an ordinary file is refused, and the file stays', async () => {

@@ -1,5 +1,7 @@
+import { PassThrough } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { ZtnaAgent, type ZtnaDeniedError, identityOf } from '../src/index.js'
+import { ZtnaAgent, type ZtnaDeniedError, type ZtnaError, identityOf } from '../src/index.js'
 import { CONTENT, FakeDatagram, FakeRole, INFO, nativeError, readAll, socketPair, useFake } from './fake-native.js'
 
 let agent: ZtnaAgent
@@ -90,4 +92,59 @@ test('datagrams come by iteration and by event', async () => {
   expect(udp.send(Buffer.from('x'))).toBe(1)
   await udp.close()
   expect(() => udp.send(Buffer.from('x'))).toThrow(/closed/)
+})
+
+test('an open socket that nobody uses is let go when the drain begins', async () => {
+  const socket = await agent.connect('db')
+  let closed = false
+  FakeRole.last.close = async () => void (closed = socket.destroyed)
+  await agent.close()
+  expect(closed).toBe(true)
+  expect(socket.errored).toBeNull()
+})
+
+test('a socket in use is left to the drain, and its end by close() needs no error listener', async () => {
+  const socket = (await agent.connect('db')).resume()
+  let during: boolean | undefined
+  FakeRole.last.close = async () => {
+    during = socket.destroyed
+    FakeRole.last.emit({ event: 'flow-reset', flow: 11, error: { code: 'ERR_ZTNA_CLOSED', message: 'closed: the role has ended' } })
+  }
+  const ended: string[] = []
+  socket.on('end', () => ended.push('end')).on('close', () => ended.push('close'))
+  await agent.close()
+  expect(during).toBe(false)
+  await expect.poll(() => ended).toEqual(['close'])
+})
+
+test('who listens, reads or pipes hears that close() ended a socket too early', async () => {
+  const socket = await agent.connect('db')
+  const reading = (async () => {
+    for await (const _ of socket) expect.unreachable()
+  })()
+  const piped = pipeline(socket, new PassThrough())
+  const heard = [reading, piped].map((each) => each.catch((error: unknown) => (error as ZtnaError).code))
+  await agent.close()
+  for (const code of await Promise.all(heard)) expect(code).toMatch(/^ERR_(ZTNA_CLOSED|STREAM_PREMATURE_CLOSE)$/)
+})
+
+test('a socket that is still connecting when its agent closes fails for those who listen', async () => {
+  let refuse: (error: Error) => void = () => {}
+  FakeRole.last.onConnect = () => new Promise((_, reject) => (refuse = reject))
+  const promised = agent.connect('db').catch((error: unknown) => error)
+  const role = FakeRole.last
+  role.close = async () => refuse(nativeError('ERR_ZTNA_CLOSED', 'closed: the role has ended'))
+  await agent.close()
+  expect(await promised).toMatchObject({ code: 'ERR_ZTNA_CLOSED' })
+})
+
+test('a reset that nobody listens for is an uncaught error while the agent runs', async () => {
+  const socket = await agent.connect('db')
+  const uncaught = new Promise((resolve) => process.once('uncaughtException', resolve))
+  const others = process.listeners('uncaughtException').slice(0, -1)
+  for (const other of others) process.off('uncaughtException', other)
+  FakeRole.last.emit({ event: 'flow-reset', flow: 11, error: { code: 'ERR_ZTNA_STREAM_RESET', message: 'reset' } })
+  expect(await uncaught).toMatchObject({ code: 'ERR_ZTNA_STREAM_RESET' })
+  for (const other of others) process.on('uncaughtException', other)
+  expect(socket.destroyed).toBe(true)
 })

@@ -1,5 +1,5 @@
 /** Commands that ask a running role over its control socket. */
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import type { CheckResult } from '../agent.js'
 import type { PathInfo } from '../types.js'
 import { type Request, ask, findControl } from './control.js'
@@ -69,7 +69,7 @@ function client(program: Command, usage: string, summary: string): Command {
     .command(usage)
     .description(summary)
     .option('--control <PATH>', 'control socket (default: that of the sole running role)')
-    .option('--role <ROLE>', 'agent, connector or relay')
+    .addOption(new Option('--role <ROLE>', 'of the node').choices(['agent', 'connector', 'relay']))
     .option('--name <NAME>', 'name of the node')
     .option('--json', 'print JSON')
 }

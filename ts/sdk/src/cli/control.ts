@@ -2,6 +2,7 @@
 import { chmodSync, lstatSync, mkdirSync, readdirSync, unlinkSync } from 'node:fs'
 import { type Server, type Socket, connect, createServer } from 'node:net'
 import { dirname, join } from 'node:path'
+import { isObject } from '../arguments.js'
 import { ZtnaError, configError, fromNative } from '../errors.js'
 import { native } from '../native.js'
 import { UsageError, fileError } from './exit.js'
@@ -94,13 +95,19 @@ export async function findControl(want: { control?: string; role?: string; name?
   } catch {
     // No directory: no role has run.
   }
-  const chosen = files.filter((file) => {
-    const match = /^(agent|connector|relay)-(.+)\.sock$/.exec(file)
-    return match !== null && (want.role ?? match[1]) === match[1] && (want.name ?? match[2]) === match[2]
+  const roles = files.flatMap((file) => {
+    const [, role, name] = /^(agent|connector|relay)-(.+)\.sock$/.exec(file) ?? []
+    return role === undefined || name === undefined ? [] : [{ file, role, name }]
   })
-  const alive = await Promise.all(chosen.map(async (file) => ((await isAlive(join(dir, file))) ? [file] : [])))
-  const [first, ...others] = alive.flat().sort()
-  if (first === undefined) throw new ZtnaError('ERR_ZTNA_UNREACHABLE', `no running role found in ${dir}`)
+  const alive = (await Promise.all(roles.map(async (role) => ((await isAlive(join(dir, role.file))) ? [role] : [])))).flat()
+  const wanted = alive.filter(({ role, name }) => (want.role ?? role) === role && (want.name ?? name) === name)
+  const [first, ...others] = wanted.map(({ file }) => file).sort()
+  if (first === undefined) {
+    const what = [want.role ?? 'role', ...(want.name === undefined ? [] : [`named "${want.name}"`])].join(' ')
+    const others = alive.map(({ role, name }) => `${role} ${name}`).sort()
+    const known = others.length === 0 ? 'no role runs there' : `running: ${others.join(', ')}`
+    throw new ZtnaError('ERR_ZTNA_UNREACHABLE', `no running ${what} found in ${dir}; ${known}`)
+  }
   if (others.length > 0) throw new UsageError(`several roles run (${[first, ...others].join(', ')}): give --role, --name or --control`)
   return join(dir, first)
 }
@@ -156,8 +163,19 @@ function converse(socket: Socket, answer: (request: Request) => Promise<unknown>
 
 async function reply(line: string, answer: (request: Request) => Promise<unknown>): Promise<string> {
   try {
-    return JSON.stringify({ ok: true, result: await answer(JSON.parse(line) as Request) })
+    return JSON.stringify({ ok: true, result: await answer(parseRequest(line)) })
   } catch (error) {
     return JSON.stringify({ ok: false, error: fromNative(error).toJSON() })
   }
+}
+
+function parseRequest(line: string): Request {
+  let request: unknown
+  try {
+    request = JSON.parse(line)
+  } catch {
+    // Told below, like anything else that is no request.
+  }
+  if (isObject(request) && 'cmd' in request && typeof request.cmd === 'string') return request as Request
+  throw configError('a request is one line of JSON, such as {"cmd":"status"}')
 }

@@ -5,6 +5,10 @@ import { UsageError } from './exit.js'
 
 const NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/
 
+const SERVICE_FORMS = 'accepted: NAME=tcp|udp:PORT[-PORT]:HOST:PORT or NAME=tcp:PORT:unix:/PATH, such as web=tcp:80:127.0.0.1:8080'
+const FORWARD_FORMS =
+  'accepted: tcp|udp:HOST:PORT[-PORT]=SERVICE[:PORT[-PORT]] or unix:/PATH=SERVICE[:PORT], such as tcp:127.0.0.1:8080=web:80'
+
 export interface HostPort {
   readonly host: string
   readonly port: number
@@ -12,11 +16,23 @@ export interface HostPort {
 
 /** `127.0.0.1:80`, `[::]:0`. Port 0 is any free one. */
 export function parseAddress(text: string, of: string): HostPort {
+  const found = addressIn(text)
+  return typeof found === 'string' ? fail(of, text, found) : found
+}
+
+/** The address, or what is wrong with it. */
+function addressIn(text: string): HostPort | string {
   const match = /^(\[[0-9a-fA-F:.%]+\]|[^:[\]\s]+):(\d{1,5})$/.exec(text)
-  if (match === null) fail(of, text, 'accepted: HOST:PORT or [IPv6]:PORT, such as 127.0.0.1:8080 or [::1]:0')
-  const port = Number(match?.[2])
-  if (port > 65_535) fail(of, text, `port ${port} is over 65535`)
-  return { host: (match?.[1] ?? '').replace(/^\[|\]$/g, ''), port }
+  if (match === null) return 'accepted: HOST:PORT or [IPv6]:PORT, such as 127.0.0.1:8080 or [::1]:0'
+  const port = Number(match[2])
+  if (port > 65_535) return `port ${port} is over 65535`
+  return { host: (match[1] ?? '').replace(/^\[|\]$/g, ''), port }
+}
+
+/** An address inside a longer value, whose forms the error then names. */
+function partOf(part: string, text: string, of: string, forms: string): HostPort {
+  const found = addressIn(part)
+  return typeof found === 'string' ? fail(of, text, `"${part}" is not HOST:PORT or [IPv6]:PORT; ${forms}`) : found
 }
 
 /** An address as native takes it, checked. */
@@ -28,7 +44,7 @@ export function parseListen(text: string, of: string = '--listen'): string {
 /** `web=tcp:80:127.0.0.1:8080`, `app=tcp:8000-8010:127.0.0.1:9000`, `app=tcp:80:unix:/run/app.sock`. */
 export function parseService(text: string, of: string = '--service'): StaticService {
   const match = /^([^=]*)=([^:]*):([^:]*):(.+)$/.exec(text)
-  if (match === null) fail(of, text, 'accepted: NAME=tcp|udp:PORT[-PORT]:HOST:PORT or NAME=tcp:PORT:unix:/PATH')
+  if (match === null) fail(of, text, SERVICE_FORMS)
   const [, service = '', protocol = '', ports = '', rest = ''] = match ?? []
   checkName(of, text, service)
   if (protocol !== 'tcp' && protocol !== 'udp') return fail(of, text, `protocol "${protocol}" is not tcp or udp`)
@@ -39,7 +55,7 @@ export function parseService(text: string, of: string = '--service'): StaticServ
     if (!rest.startsWith('unix:/')) fail(of, text, 'the path of a unix socket is absolute')
     return { service, protocol, ports: range, target: rest }
   }
-  const { host, port } = parseAddress(rest, `${of} ${text}`)
+  const { host, port } = partOf(rest, text, of, SERVICE_FORMS)
   if (port === 0) fail(of, text, 'the target port is from 1 to 65535')
   if (port + range[1] - range[0] > 65_535) fail(of, text, `the range maps one to one and would end past port 65535`)
   return { service, protocol, ports: range, target: `${protocol}:${host.includes(':') ? `[${host}]` : host}:${port}` }
@@ -48,9 +64,7 @@ export function parseService(text: string, of: string = '--service'): StaticServ
 /** `tcp:127.0.0.1:8080=web:80`, `unix:/run/db.sock=db:5432`; a range of local ports needs one of the same length. */
 export function parseForward(text: string, of: string = '--forward'): ForwardOptions[] {
   const match = /^(tcp|udp|unix):(.+)=([^=:]+)(?::(\d{1,5})(?:-(\d{1,5}))?)?$/.exec(text)
-  if (match === null) {
-    fail(of, text, 'accepted: tcp|udp:HOST:PORT[-PORT]=SERVICE[:PORT[-PORT]] or unix:/PATH=SERVICE[:PORT]')
-  }
+  if (match === null) fail(of, text, FORWARD_FORMS)
   const [, kind = '', local = '', service = '', low, high] = match ?? []
   checkName(of, text, service)
   const remote = low === undefined ? undefined : parseRange(of, text, high === undefined ? low : `${low}-${high}`)
@@ -62,7 +76,7 @@ export function parseForward(text: string, of: string = '--forward'): ForwardOpt
   const protocol = kind === 'udp' ? 'udp' : 'tcp'
   const span = /^(.*):(\d{1,5})-(\d{1,5})$/.exec(local)
   if (span === null) {
-    const listen = parseAddress(local, `${of} ${text}`)
+    const listen = partOf(local, text, of, FORWARD_FORMS)
     if (remote !== undefined && remote[0] !== remote[1]) fail(of, text, 'both sides need ranges of one length')
     return [{ service, protocol, ...(remote === undefined ? {} : { port: remote[0] }), listen }]
   }
@@ -70,7 +84,7 @@ export function parseForward(text: string, of: string = '--forward'): ForwardOpt
   if (remote === undefined || remote[1] - remote[0] !== ports[1] - ports[0]) {
     return fail(of, text, 'both sides need ranges of one length')
   }
-  const { host } = parseAddress(`${span[1]}:${ports[0]}`, `${of} ${text}`)
+  const { host } = partOf(`${span[1]}:${ports[0]}`, text, of, FORWARD_FORMS)
   return Array.from({ length: ports[1] - ports[0] + 1 }, (_, at) => ({
     service,
     protocol,

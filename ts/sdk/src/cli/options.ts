@@ -70,8 +70,20 @@ export const SETTINGS: readonly Setting[] = [
     help: 'received bytes that wait for local readers (default: 268435456)',
     least: 1_048_576,
   },
-  { key: 'service', type: 'list', roles: ['connector'], value: 'SPEC', help: 'NAME=tcp:PORT:HOST:PORT, repeatable' },
-  { key: 'forward', type: 'list', roles: ['agent'], value: 'SPEC', help: 'tcp:HOST:PORT=SERVICE:PORT, repeatable' },
+  {
+    key: 'service',
+    type: 'list',
+    roles: ['connector'],
+    value: 'SPEC',
+    help: 'NAME=tcp|udp:PORT[-PORT]:HOST:PORT or NAME=tcp:PORT:unix:/PATH, repeatable',
+  },
+  {
+    key: 'forward',
+    type: 'list',
+    roles: ['agent'],
+    value: 'SPEC',
+    help: 'tcp|udp:HOST:PORT[-PORT]=SERVICE[:PORT[-PORT]] or unix:/PATH=SERVICE[:PORT], repeatable',
+  },
   {
     key: 'socks5',
     type: 'string',

@@ -13,11 +13,12 @@ import { runRole } from './run.js'
 const EXAMPLES: Record<Role, readonly string[]> = {
   relay: ['ztna relay --network /etc/ztna/r1 --listen 0.0.0.0:4433 --listen [::]:4433'],
   connector: [
-    'ztna connector --network /etc/ztna/c1 --service web=tcp:80:127.0.0.1:8080',
+    'ztna connector --network /etc/ztna/c1 --service web=tcp:80:127.0.0.1:8080 --service dns=udp:53:127.0.0.1:5353',
     'ztna connector --network /etc/ztna/c1 --service app=tcp:8000-8010:127.0.0.1:9000 --service db=tcp:5432:unix:/run/db.sock',
   ],
   agent: [
     'ztna agent --network /etc/ztna/alice --forward tcp:127.0.0.1:8080=web:80',
+    'ztna agent --network /etc/ztna/alice --forward udp:127.0.0.1:5353=dns:53 --forward tcp:[::1]:8000-8010=app:8000-8010',
     'ztna agent --network /etc/ztna/alice --forward unix:/run/db.sock=db:5432 --socks5 127.0.0.1:1080',
   ],
 }

@@ -3,11 +3,13 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { ZtnaAgent } from '../agent.js'
 import { ZtnaConnector } from '../connector.js'
+import { notAccepted } from '../arguments.js'
 import { ZtnaError, configError, fromNative } from '../errors.js'
 import type { LogLevel, Logger } from '../log.js'
 import { LOG_LEVELS } from '../log.js'
 import { type RelayLimits, ZtnaRelay } from '../relay.js'
-import { DRAIN_MS, type RoleOptions } from '../role.js'
+import { DRAIN_MS } from '../ops.js'
+import type { RoleOptions } from '../role.js'
 import type { Settings } from './config.js'
 import { runtimeDir, serveControl, type Request } from './control.js'
 import { EXIT, UsageError, exitCodeOf, exitCodeOfDeath } from './exit.js'
@@ -15,6 +17,7 @@ import { type HostPort, parseAddress, parseForward, parseListen, parseService } 
 import { journal } from './journal.js'
 import { type Reason, serveMetrics } from './metrics.js'
 import { createLogger, eventLine } from './output.js'
+import { checkService, toTarget } from '../target.js'
 import { startWatchdog, tellReady, tellReloading, tellStopping } from './systemd.js'
 
 type AnyRole = ZtnaAgent | ZtnaConnector | ZtnaRelay
@@ -201,7 +204,8 @@ function parseAs<T>(settings: Settings, key: string, text: string, parse: (text:
 }
 
 async function answer(role: AnyRole, request: Request): Promise<unknown> {
-  const timeoutMs = Number(request['timeoutMs'] ?? 10_000)
+  // Whatever the request holds: the calls below check what they are given.
+  const timeoutMs = (request['timeoutMs'] ?? 10_000) as number
   const needAgent = (): ZtnaAgent => {
     if (role instanceof ZtnaAgent) return role
     throw configError(`${request.cmd} needs an agent; this is another role`)
@@ -216,15 +220,15 @@ async function answer(role: AnyRole, request: Request): Promise<unknown> {
     case 'status':
       return role.status()
     case 'ping':
-      return needAgent().ping(known(String(request['service'])), { timeoutMs })
+      return needAgent().ping(known(checkService(request['service'] as string)), { timeoutMs })
     case 'check':
-      known(String(request['target']).split(':')[0] ?? '')
-      return needAgent().check(String(request['target']), {
+      known(toTarget(request['target'] as string).service)
+      return needAgent().check(request['target'] as string, {
         timeoutMs,
-        protocol: request['protocol'] === 'udp' ? 'udp' : 'tcp',
+        protocol: (request['protocol'] ?? 'tcp') as 'tcp' | 'udp',
       })
     default:
-      throw configError(`unknown command "${request.cmd}"; accepted: status, ping, check`)
+      throw notAccepted(request.cmd, 'cmd', 'status, ping, check')
   }
 }
 
