@@ -16,7 +16,7 @@ let busyAt: string
 
 beforeAll(async () => {
   const trust = await Trust.init(dir)
-  appendFileSync(join(trust.dir, 'network.toml'), '\n[[service]]\nname = "web"\nconnectors = ["c1"]\ntcp = [80]\n')
+  appendFileSync(join(trust.dir, 'network.toml'), '\n[[service]]\nname = "web"\nconnectors = ["c1", "c9"]\ntcp = [80]\n')
   await ztna(['pki', 'issue', trust.dir, 'relay', 'r1', '--url', 'https://127.0.0.1:1', '--out', at('r1')])
   await ztna(['pki', 'issue', trust.dir, 'connector', 'c1', '--out', at('c1')])
   await ztna(['pki', 'issue', trust.dir, 'agent', 'alice', '--out', at('alice')])
@@ -80,6 +80,7 @@ const PKI: readonly Row[] = [
   [78, 'pki issue @nowhere agent bob --out @x', /not a trust folder/],
   [64, 'pki publish @trust', /missing required argument 'OUT'/],
   [78, 'pki publish @trust @nowhere', /holds no certificate/],
+  [0, 'pki publish @trust @r1', /^ztna: warning: .*connector `c9`, which was never issued; issued: c1; `ztna pki issue \S+ connector c9 /m],
   [64, 'pki renew @trust alice', /required option '--out/],
   [64, 'pki renew @trust Al_ --out @x', /"Al_" is not a node's name: .*or <agent\|connector\|relay>\/<name>/],
   [78, 'pki renew @trust carol --out @x', /was never issued here; issued: agent\/alice/],
