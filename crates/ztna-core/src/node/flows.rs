@@ -79,6 +79,13 @@ impl Flow {
     }
 }
 
+impl Flow {
+    /// Our side has ended it; what the peer sends up to its end is all that is missing.
+    pub(super) fn awaits_end_only(&self) -> bool {
+        self.protocol == Protocol::Tcp && self.phase == Phase::Open && self.sent_fin && !self.read_fin
+    }
+}
+
 fn owned(fields: &[(&str, &str)]) -> crate::quic::Fields {
     fields.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
 }
@@ -179,7 +186,7 @@ impl Node {
 
     pub fn stream_read(&mut self, id: FlowId, out: &mut [u8]) -> Read {
         // A flow that is gone was cut or reset, which its owner hears next: a clean end would pass for the whole of its bytes.
-        let Some(flow) = self.flows.get_mut(&id) else { return Read::Blocked };
+        let Some(flow) = self.flows.get_mut(&id) else { return self.tails.read(id, out).unwrap_or(Read::Blocked) };
         let Some(link) = self.links.get_mut(flow.link) else { return Read::Blocked };
         let n = link.conn.read(flow.stream, out);
         self.dirty_links.insert(flow.link);
@@ -229,6 +236,7 @@ impl Node {
     }
 
     pub fn stream_reset(&mut self, id: FlowId) {
+        self.tails.forget(id);
         if let Some(flow) = self.remove_flow(id)
             && let Some(link) = self.links.get_mut(flow.link)
         {
@@ -238,6 +246,7 @@ impl Node {
     }
 
     pub fn stream_stop(&mut self, id: FlowId) {
+        self.tails.forget(id);
         let Some(flow) = self.flows.get_mut(&id) else { return };
         if let Some(link) = self.links.get_mut(flow.link) {
             link.conn.stop(flow.stream, H3_CONNECT_ERROR);

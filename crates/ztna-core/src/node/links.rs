@@ -223,6 +223,7 @@ impl Node {
             self.router.remove_initial(&dcid);
         }
         self.transmit.forget(key);
+        self.keep_tails(now, &mut link, &why);
         self.forget_held(link.held);
         if let Some(id) = link.conn.identity().map(|i| &i.id)
             && let Some(same) = self.peers.get_mut(id)

@@ -16,6 +16,7 @@ mod lost;
 pub(crate) mod outer;
 mod receive;
 pub mod session;
+mod tails;
 mod transmit;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -124,6 +125,7 @@ pub struct Node {
     /// Tunnel slot → session.
     slots: BTreeMap<session::Slot, usize>,
     pub flows: BTreeMap<crate::id::FlowId, Flow>,
+    tails: tails::Tails,
     events: VecDeque<NodeEvent>,
     pub actions: VecDeque<Action>,
     /// Connections to settle at the next `process`.
@@ -183,6 +185,7 @@ impl Node {
             sessions: Slab::new(),
             slots: BTreeMap::new(),
             flows: BTreeMap::new(),
+            tails: tails::Tails::default(),
             events: VecDeque::new(),
             actions: VecDeque::new(),
             dirty_legs: BTreeSet::new(),
@@ -247,7 +250,8 @@ impl Node {
         let links = self.links.iter().filter_map(|(_, l)| l.poll_timeout(self.is_agent));
         let dirty = (!self.dirty_legs.is_empty() || !self.dirty_links.is_empty()).then_some(now);
         let expiry = self.snapshot.identity().not_after.duration_since(self.wall(now)).ok().map(|d| now + d);
-        legs.chain(links).chain(dirty).chain(expiry).chain([self.next_expiry_check]).min()
+        let tails = self.tails.poll_timeout();
+        legs.chain(links).chain(dirty).chain(expiry).chain(tails).chain([self.next_expiry_check]).min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -268,6 +272,7 @@ impl Node {
             }
             self.dirty_links.insert(key);
         }
+        self.expire_tails(now);
         if now >= self.next_expiry_check {
             self.next_expiry_check = now + EXPIRY_CHECK;
             self.expire(now);
@@ -289,11 +294,12 @@ impl Node {
         self.bound_held(now, &settled);
     }
 
-    /// For a drain: no flow is left and the bytes of those that have ended were acknowledged; peers that have owed an answer for
+    /// For a drain: no flow is left, the local side has taken the last bytes and the peer has acknowledged ours; peers that have owed an answer for
     /// too long don't count.
     pub fn is_quiet(&mut self, now: Instant) -> bool {
         let gone = |l: &Link| l.path.silence(now) >= leg::SILENT;
-        self.flows.values().all(|f| self.links.get(f.link).is_none_or(gone))
+        self.tails.is_empty()
+            && self.flows.values().all(|f| self.links.get(f.link).is_none_or(gone))
             && self.links.iter_mut().all(|(_, l)| l.finishing.is_done(&mut l.conn, now) || gone(l))
     }
 

@@ -6,7 +6,7 @@ use ztna_core::FlowId;
 use ztna_core::role::Read;
 
 use super::up;
-use super::world::{World, node_at};
+use super::world::{Outcome, World, node_at};
 
 const ALICE: u8 = 1;
 const C1: u8 = 2;
@@ -92,6 +92,61 @@ fn an_older_process_delivers_the_last_bytes_before_it_goes() {
     assert!(w.until(|w| w.finished.contains(&flow)), "{} {:?}", w.received[&flow].len(), w.outcomes.get(&flow));
     assert!(w.received[&flow] == data);
     assert!(w.until(|w| !w.has(node_at(C1))));
+}
+
+/// Reads what there is at the agent's end.
+fn read_near(w: &mut World, flow: FlowId, into: &mut Vec<u8>) -> bool {
+    let mut buf = [0u8; 10_000];
+    loop {
+        match w.machine(node_at(ALICE)).stream_read(flow, &mut buf) {
+            Read::Bytes(n) => into.extend_from_slice(&buf[..n]),
+            Read::Blocked => return false,
+            Read::Finished => return true,
+        }
+    }
+}
+
+#[test]
+fn a_slow_reader_gets_all_that_was_sent_to_its_end_after_the_connector_has_gone() {
+    let (mut w, flow, far) = agent_ended();
+    w.unread_flows.insert(flow);
+    let data = data(200_000);
+    w.write(node_at(C1), far, &data, true);
+    w.shut_down(node_at(C1), DRAIN);
+    assert!(w.until(|w| !w.has(node_at(C1)) && w.agent(node_at(ALICE)).node().links.is_empty()));
+    assert_eq!(w.outcomes.get(&flow), Some(&Outcome::Opened));
+    // The agent's own drain waits for the reader, too.
+    w.shut_down(node_at(ALICE), DRAIN);
+    let soon = Instant::now() + Duration::from_secs(1);
+    assert!(w.until(|_| Instant::now() > soon));
+    let mut received = Vec::new();
+    assert!(read_near(&mut w, flow, &mut received));
+    assert!(received == data);
+    assert!(w.until(|w| !w.has(node_at(ALICE))));
+    assert_eq!(w.outcomes.get(&flow), Some(&Outcome::Opened));
+}
+
+#[test]
+fn a_slow_service_gets_all_that_was_sent_to_its_end_after_the_agent_has_gone() {
+    let (mut w, flow, far) = two_ends();
+    w.write(node_at(C1), far, b"greeting", true);
+    assert!(w.until(|w| w.finished.contains(&flow)));
+    let data = data(200_000);
+    w.write(node_at(ALICE), flow, &data, true);
+    w.shut_down(node_at(ALICE), DRAIN);
+    assert!(w.until(|w| !w.has(node_at(ALICE)) && w.connector(node_at(C1)).node().links.is_empty()));
+    let mut arrived = Vec::new();
+    assert!(read_far(&mut w, far, &mut arrived));
+    assert!(arrived == data);
+}
+
+#[test]
+fn a_reader_that_has_not_been_sent_everything_is_reset_when_the_connector_goes() {
+    let (mut w, flow, far) = agent_ended();
+    w.unread_flows.insert(flow);
+    w.write(node_at(C1), far, &data(200_000), false);
+    w.shut_down(node_at(C1), Duration::from_millis(300));
+    assert!(w.until(|w| matches!(w.outcomes.get(&flow), Some(Outcome::Reset(_)))));
 }
 
 #[test]
