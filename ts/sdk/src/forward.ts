@@ -55,7 +55,7 @@ export type ForwardOptions = Cancel &
 export interface Forward extends AsyncDisposable {
   /** Where it listens; the path, for a unix socket. */
   address(): AddressInfo | string
-  /** Stops listening and resets its connections. Rejects nothing. */
+  /** Stops listening. TCP connections go on to their own end, UDP flows end now. Rejects nothing. */
   close(): Promise<void>
   /** Open connections now. */
   readonly connections: number
