@@ -140,7 +140,7 @@ test('a connection ends when its certificate does, and a renewed one in time goe
     alice?.event('warning', (e) => JSON.stringify(e).includes('expire'), { timeoutMs: 25_000 }),
     bob?.event('warning', (e) => JSON.stringify(e).includes('expire'), { timeoutMs: 25_000 }),
   ])
-  await ztna(['pki', 'renew', t.trust.dir, 'bob', '--out', t.trust.out('agent', 'bob')])
+  await ztna(['pki', 'renew', t.trust.dir, 'bob', '--ttl', '1h', '--out', t.trust.out('agent', 'bob')])
   await new Promise((resolve) => setTimeout(resolve, 15_000))
   expect((await curl(t.place('alice'), 'http://127.0.0.1:8080/hello', '--max-time', '5')).code).toBe('000')
   expect((await curl(t.place('bob'), 'http://127.0.0.1:8080/hello')).body).toBe('hello\n')
