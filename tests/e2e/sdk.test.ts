@@ -313,3 +313,22 @@ async function text(stream: AsyncIterable<unknown>): Promise<string> {
   for await (const chunk of stream) chunks.push(Buffer.from(chunk as Uint8Array))
   return Buffer.concat(chunks).toString()
 }
+
+test('what was written and ended just before close() arrives whole, though the service ended its side first', async () => {
+  const leaving = await new ZtnaAgent({ network: `${lab.dir}/agent-alice` }).start()
+  const socket = await leaving.connect('sink:1')
+  await expect.poll(() => taken.at(-1)?.destroyed).toBe(false)
+  const service = taken.at(-1)
+  if (!service) throw new Error('no flow was taken')
+  let bytes = 0
+  service.on('data', (chunk: Buffer) => {
+    bytes += chunk.length
+  })
+  const ended = once(service, 'end')
+  const size = 5_000_000
+  service.end('bye')
+  socket.resume().end(Buffer.alloc(size))
+  await leaving.close()
+  await ended
+  expect(bytes).toBe(size)
+})
