@@ -144,7 +144,7 @@ const RUN: readonly Row[] = [
 ]
 const CLIENTS: readonly Row[] = [
   [64, 'status more', /too many arguments/],
-  [64, 'status --role boss', /--role boss: accepted: agent, connector, relay/],
+  [64, 'status --role boss', /'boss' is invalid\. Allowed choices are agent, connector, relay/],
   [64, 'status --name Al_', /"Al_" is not a node's name/],
   [75, 'status --name nobody-of-that-name', /no running role/],
   [75, 'status --control @nowhere', /control socket .*ENOENT/],

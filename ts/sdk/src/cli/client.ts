@@ -8,8 +8,6 @@ import { checkNodeName, parseTarget } from './grammar.js'
 import { describe } from './human.js'
 import { withExamples } from './examples.js'
 
-const ROLES: readonly string[] = ['agent', 'connector', 'relay']
-
 interface Where {
   control?: string
   role?: string
@@ -79,9 +77,7 @@ function timed(command: Command): Command {
 }
 
 async function request(where: Where, question: Request): Promise<unknown> {
-  const { role, name } = where
-  if (role !== undefined && !ROLES.includes(role)) throw new UsageError(`--role ${role}: accepted: ${ROLES.join(', ')}`)
-  if (name !== undefined) checkNodeName(name)
+  if (where.name !== undefined) checkNodeName(where.name)
   return ask(await findControl(where), question)
 }
 
