@@ -1,7 +1,7 @@
 //! What this thread holds of the heap: every allocation of the process passes here and is counted.
 //!
 //! A peer can make a library keep far more than it sent: a one-byte STREAM frame behind a gap costs quiche some 160 bytes, and flow
-//! control counts one. What counts is what is allocated, so that is what is measured (docs/decisions/0009).
+//! control counts one. What counts is what is allocated, so that is what is measured (docs/decisions/0011).
 //! The allocator is installed here, not by who links this crate, so that no build of it goes without.
 
 use std::alloc::{GlobalAlloc, Layout};

@@ -109,6 +109,10 @@ impl Node {
         if closed.is_none() && link.is_overdue(now) {
             closed = Some(connection::Closed::TimedOut);
         }
+        if self.is_agent && link.retiring && link.flows.is_empty() && link.finishing.is_done(&mut link.conn, now) {
+            // Its successor has taken over, and nothing is left of it here.
+            link.conn.close(connection::H3_NO_ERROR, "a successor has taken over");
+        }
         let told = link.cut && link.conn.is_draining();
         if closed.is_none() && (told || link.path.sessions().next().is_none()) {
             // Nobody is left to be told: a close that can't be sent would keep its flows until the idle timeout.

@@ -302,6 +302,11 @@ fn new_flows_move_to_a_successor_at_the_key_limit() {
     let link = node.flows.get(&next).map(|f| f.link).and_then(|l| node.links.get(l)).unwrap();
     assert_ne!(link.conn.scid(), old);
     assert_eq!(w.outcomes.get(&first), Some(&Outcome::Opened), "the first flow lives on");
+    w.write(node_at(1), first, b"its last", true);
+    assert!(w.until(|w| w.finished.contains(&first)));
+    let left = |w: &World| w.agent(node_at(1)).node().links.len() + w.connector(node_at(2)).node().links.len();
+    assert!(w.until(|w| left(w) == 2), "the old connection goes with its last flow, at both ends");
+    assert_eq!(w.outcomes.get(&next), Some(&Outcome::Opened));
 }
 
 #[test]
