@@ -110,6 +110,30 @@ fn a_service_that_ends_its_direction_still_hears_the_client() {
 }
 
 #[test]
+fn a_service_that_speaks_and_ends_at_once_is_heard_to_its_end() {
+    let (listener, address) = service();
+    let rig = Rig::new(&[("web", at(address))]);
+    let (_, local) = rig.forward("web", Protocol::Tcp);
+    const FLOWS: usize = 500;
+    let served = thread::spawn(move || {
+        for _ in 0..FLOWS {
+            let (mut server, _) = listener.accept().unwrap();
+            server.write_all(b"bye").unwrap();
+            server.shutdown(Shutdown::Write).unwrap();
+            // Kept open: its end must be heard without a reset that follows.
+            std::mem::forget(server);
+        }
+    });
+    for n in 0..FLOWS {
+        let mut client = connect(local);
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).unwrap_or_else(|e| panic!("flow {n}: {e}"));
+        assert_eq!(heard, b"bye");
+    }
+    served.join().unwrap();
+}
+
+#[test]
 fn a_reset_at_the_service_is_a_reset_at_the_client() {
     let (rig, id, mut client, server) = joined();
     socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();

@@ -57,8 +57,9 @@ pub(super) struct Splice {
     /// Readiness of the descriptor: set by events, cleared by a call that would block.
     readable: bool,
     writable: bool,
-    /// The local side has ended, so that a short read does not mean an empty socket.
-    read_closed: bool,
+    /// The local side may have ended, so that a short read does not mean that an event follows. So it is at first, too: what happened
+    /// before may have been told to who had the descriptor then.
+    may_have_ended: bool,
     broken: bool,
     /// A unix peer reads no more, as its closing says without a write.
     unwritable: bool,
@@ -115,7 +116,7 @@ impl Splice {
             kind,
             readable: true,
             writable: true,
-            read_closed: false,
+            may_have_ended: true,
             broken: false,
             unwritable: false,
             takes: true,
@@ -143,7 +144,7 @@ impl Splice {
     pub fn on_event(&mut self, event: &mio::event::Event) {
         self.readable |= event.is_readable() || event.is_read_closed();
         self.writable |= event.is_writable() || event.is_write_closed();
-        self.read_closed |= event.is_read_closed();
+        self.may_have_ended |= event.is_read_closed();
         self.unwritable |= event.is_write_closed() && self.kind != Kind::Tcp;
         if event.is_error() && sys::take_error(&self.fd).is_some() {
             self.broken = true;
@@ -240,7 +241,7 @@ impl Splice {
                 Ok(0) => self.up = Up::Ending,
                 Ok(n) => {
                     // A short read has emptied the socket, and more raises a new event; an end that has already come does not.
-                    self.readable = n == room || self.read_closed;
+                    self.readable = n == room || self.may_have_ended;
                     budget -= n.min(budget);
                     let data = space.get(..n).unwrap_or_default();
                     match machine.stream_write(flow, data, false) {
@@ -258,7 +259,10 @@ impl Splice {
                         Wrote::Gone => return Turn::Gone,
                     }
                 }
-                Err(Errno::AGAIN) => self.readable = false,
+                Err(Errno::AGAIN) => {
+                    self.readable = false;
+                    self.may_have_ended = false;
+                }
                 Err(_) => return Turn::Broken,
             }
         }
