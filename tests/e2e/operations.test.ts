@@ -23,6 +23,15 @@ beforeAll(async () => {
 })
 afterAll(() => void echo.close())
 
+/** Copies a folder; the call puts it back whole, snapshot.json last, as an operator or somebody in their place would. */
+function putBackLater(folder: string, kept: string): () => void {
+  cpSync(folder, kept, { recursive: true })
+  return () => {
+    const files = readdirSync(kept).filter((file) => file !== 'snapshot.json')
+    for (const file of [...files, 'snapshot.json']) cpSync(join(kept, file), join(folder, file))
+  }
+}
+
 test('all three roles run from their ztna.toml and carry traffic', async () => {
   await using operator = await Operator.create()
   const { relay, connector, agent, forward } = await operator.startAll(target)
@@ -102,16 +111,13 @@ test('an older folder that is put back is refused while the role runs, and publi
   expect(await sayThrough(forward, 'before')).toBe('before')
   const { trust } = operator.lab
   const folder = trust.out('connector', 'c1')
-  const kept = join(operator.lab.dir, 'kept')
-  cpSync(folder, kept, { recursive: true })
+  const putBack = putBackLater(folder, join(operator.lab.dir, 'kept'))
   await trust.revoke('alice')
   await trust.publish([folder])
   connector.proc.signal('SIGHUP')
   await connector.proc.waitFor(/"message":"reloaded"/)
-  // A backup that is copied back whole, snapshot.json last, as an operator or somebody in their place would.
   const from = connector.proc.mark
-  const files = readdirSync(kept).filter((file) => file !== 'snapshot.json')
-  for (const file of [...files, 'snapshot.json']) cpSync(join(kept, file), join(folder, file))
+  putBack()
   const [line] = await connector.proc.waitFor(/^.*"message":.*version \d+ is older than \d+, which is in use and stays.*$/, { from })
   expect(JSON.parse(line)).toMatchObject({ level: 'warn', code: 'ERR_ZTNA_CONFIG' })
   connector.proc.signal('SIGHUP')
@@ -126,6 +132,23 @@ test('an older folder that is put back is refused while the role runs, and publi
       () => false,
     ),
   )
+})
+
+test('a relay says once what is wrong with its folder, whatever the number of its loops', async () => {
+  await using operator = await Operator.create()
+  const { relay } = await operator.startAll(target)
+  const { trust } = operator.lab
+  const folder = trust.out('relay', 'r1')
+  const kept = putBackLater(folder, join(operator.lab.dir, 'kept'))
+  await trust.publish()
+  relay.proc.signal('SIGHUP')
+  await relay.proc.waitFor(/"message":"reloaded"/)
+  const from = relay.proc.mark
+  kept()
+  await relay.proc.waitFor(/"level":"warn".*is older than/, { from })
+  // Each loop looks five times a second on its own.
+  await new Promise((resolve) => setTimeout(resolve, 1_000))
+  expect(relay.proc.lines.slice(from).filter((line) => line.includes('"level":"warn"') && line.includes('is older than'))).toHaveLength(1)
 })
 
 test('metrics of every role satisfy the reference parser, have all families, and count while traffic flows', async () => {

@@ -154,6 +154,11 @@ pub fn start(role: Role, o: &RoleOptions, adopt: &Adopt, observer: impl Fn(usize
     Ok(Started { running, snapshot, source, listen, warnings })
 }
 
+/// All loops read the same folder: the first one says what is wrong with it.
+fn silent(mut watch: Watch) -> Watch {
+    Box::new(move |wall| watch(wall).filter(std::result::Result::is_ok))
+}
+
 fn set_watches(running: &Running, first: Watch, source: &Source, adopt: &Adopt) {
     match running {
         Running::Agent(h) => {
@@ -167,7 +172,7 @@ fn set_watches(running: &Running, first: Watch, source: &Source, adopt: &Adopt) 
             for h in loops {
                 let next = match (first.take(), source) {
                     (Some(w), _) => w,
-                    (None, Source::Folder(folder)) => watch(folder, adopt),
+                    (None, Source::Folder(folder)) => silent(watch(folder, adopt)),
                     (None, Source::Memory) => continue,
                 };
                 h.post(Box::new(move |d| d.set_watch(next)));
