@@ -184,7 +184,12 @@ impl Machine for Agent {
 impl Agent {
     fn node_event(&mut self, now: Instant, event: NodeEvent) {
         match event {
-            NodeEvent::LegReady(_) => {
+            NodeEvent::LegReady(leg) => {
+                // What it said before it was lost no longer counts.
+                let relay = self.node.legs.get(leg).map(|l| l.relay.clone());
+                for (_, link) in self.node.links.iter_mut().filter(|(_, l)| l.conn.is_established()) {
+                    link.refused.retain(|(r, _)| Some(r) != relay.as_ref());
+                }
                 let lonely: Vec<usize> = self
                     .node
                     .links
@@ -295,7 +300,7 @@ impl Agent {
         let Some(flow) = self.node.flows.get(&id) else { return Error::Aborted };
         let Some(link) = self.node.links.get(flow.link) else { return Error::Aborted };
         let (peer, service) = (&link.peer, &flow.service);
-        if !link.is_usable() || link.path.is_doubtful() {
+        if !link.can_ask() {
             let message = format!(
                 "connector `{peer}` no longer answers; see whether its process hangs or its host has lost the network"
             );

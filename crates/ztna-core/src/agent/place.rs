@@ -52,9 +52,7 @@ impl Agent {
             .node
             .links
             .iter()
-            .filter(|(_, l)| {
-                connectors.contains(&l.peer) && l.policy == w.open.path && l.is_usable() && !l.path.is_doubtful()
-            })
+            .filter(|(_, l)| connectors.contains(&l.peer) && l.policy == w.open.path && l.can_ask())
             .min_by_key(|(_, l)| l.conn.rtt())
             .map(|(k, _)| k);
         if let Some(link) = best {
@@ -140,6 +138,7 @@ impl Agent {
         for key in due {
             if let Some(link) = self.node.links.get_mut(key) {
                 link.seek_at = None;
+                link.refused.clear();
             }
             self.session_ended(now, key);
         }
@@ -161,9 +160,11 @@ impl Agent {
             return;
         }
         if link.conn.is_established() {
-            // It may live on over a relay that comes back, or where its connector binds again, within its idle timeout.
-            link.refused.clear();
+            // It may live on over a relay that comes back, or where its connector binds again, within its idle timeout. What it
+            // was asked and has not answered is of no use there.
             link.seek_at = Some(now + link.seek_backoff.next(crate::node::outer::random_u32()));
+            let flows: Vec<FlowId> = link.flows.values().copied().collect();
+            self.ask_again(now, &flows);
             return;
         }
         if !waiting_for_relay {

@@ -28,7 +28,8 @@ impl Tried {
         }
     }
 
-    /// Where nothing has failed yet: what the connections to `connectors` wait for.
+    /// Where nothing has failed yet: what the connections to `connectors` wait for, or what the relays said to those that have
+    /// lost their way.
     pub(super) fn note_pending(&mut self, node: &Node, connectors: &[String]) {
         if !self.lines.is_empty() {
             return;
@@ -36,6 +37,14 @@ impl Tried {
         let pending = node.links.iter().filter(|(_, l)| connectors.contains(&l.peer) && !l.conn.is_established());
         for error in pending.filter_map(|(key, _)| silence(node, key)) {
             self.add(None, &error);
+        }
+        let astray = node
+            .links
+            .iter()
+            .filter(|(_, l)| connectors.contains(&l.peer) && l.path.active().is_none())
+            .map(|(_, l)| l);
+        for (relay, error) in astray.flat_map(|l| &l.refused) {
+            self.add(Some(relay), error);
         }
     }
 

@@ -91,6 +91,11 @@ impl Link {
         self.conn.is_ready() && !self.conn.is_closed() && !self.retiring && !self.path.is_stalled()
     }
 
+    /// Agent: a request put on it now is likely to arrive.
+    pub fn can_ask(&self) -> bool {
+        self.is_usable() && self.path.active().is_some() && !self.path.is_doubtful()
+    }
+
     /// Its handshake has not come to an end in time.
     pub fn is_overdue(&self, now: Instant) -> bool {
         !self.conn.is_established() && now >= self.born + HANDSHAKE

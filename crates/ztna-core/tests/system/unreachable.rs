@@ -78,6 +78,63 @@ fn a_relay_that_dies_is_what_the_error_is_about() {
     assert!(message.contains("no relay answers: relay r1 (192.0.2.1:4433): the relay does not answer"), "{message}");
 }
 
+#[test]
+fn requests_after_a_relay_has_shut_down_tell_that_it_is_gone() {
+    let mut w = World::new(1, &["c1"]);
+    w.start_relay(1);
+    w.start_connector(node_at(2), "c1");
+    w.start_agent(node_at(1), "alice", None);
+    let _ = w.opened(node_at(1), "web");
+    w.shut_down(relay_at(1), Duration::from_millis(100));
+    assert!(w.until(|w| !w.has(relay_at(1))));
+    settle(&mut w, Duration::from_millis(100));
+    w.ping(node_at(1), 900);
+    w.check(node_at(1), 901, "web");
+    let mut errors = vec![failed(&mut w, Duration::from_millis(700))];
+    assert!(w.until(|w| w.answers.len() == 2));
+    errors.extend(w.answers.values().map(|a| a.clone().unwrap_err()));
+    for error in errors {
+        assert!(error.is_retryable());
+        let Error::Unreachable { message, .. } = error else { panic!("{error:?}") };
+        assert!(message.contains("no relay answers: relay r1 (192.0.2.1:4433): the relay"), "{message}");
+    }
+}
+
+#[test]
+fn a_request_under_way_when_its_relay_shuts_down_tells_that_it_is_gone() {
+    let mut w = World::new(1, &["c1"]);
+    w.start_relay(1);
+    w.start_connector(node_at(2), "c1");
+    w.start_agent(node_at(1), "alice", None);
+    let _ = w.opened(node_at(1), "web");
+    w.lose = Box::new(|_, to, _| to == node_at(2));
+    let flow = w.open(node_at(1), "web", Protocol::Tcp, Duration::from_millis(700));
+    w.turn();
+    w.shut_down(relay_at(1), Duration::ZERO);
+    assert!(w.until(|w| w.outcomes.contains_key(&flow)));
+    let Some(Outcome::Failed(Error::Unreachable { message, .. })) = w.outcomes.get(&flow) else {
+        panic!("{:?}", w.outcomes.get(&flow))
+    };
+    assert!(message.contains("no relay answers: relay r1"), "{message}");
+}
+
+#[test]
+fn a_connector_that_a_warm_agent_no_longer_finds_at_the_relay_is_told_as_not_bound() {
+    let mut w = World::new(1, &["c1"]);
+    w.start_relay(1);
+    w.start_connector(node_at(2), "c1");
+    w.start_agent(node_at(1), "alice", None);
+    let _ = w.opened(node_at(1), "web");
+    // The relay starts again, and the connector can't reach it.
+    w.shut_down(relay_at(1), Duration::ZERO);
+    assert!(w.until(|w| !w.has(relay_at(1))));
+    w.lose = Box::new(|from, to, _| from == node_at(2) || to == node_at(2));
+    w.start_relay(1);
+    assert!(w.until(|w| w.agent(node_at(1)).node().ready_legs().next().is_some()));
+    let error = failed(&mut w, Duration::from_millis(1_500));
+    let Error::Unreachable { reason: Some("not-bound"), .. } = error else { panic!("{error:?}") };
+}
+
 /// What the node at `n` has warned of.
 fn warnings(w: &World, n: u8) -> Vec<String> {
     let of_it = w.notices.iter().filter(|(at, _)| *at == node_at(n));
