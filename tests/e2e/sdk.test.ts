@@ -314,6 +314,25 @@ async function text(stream: AsyncIterable<unknown>): Promise<string> {
   return Buffer.concat(chunks).toString()
 }
 
+test('sockets that were ended close without an error though nobody reads them, and UDP sockets are not waited for', async () => {
+  const leaving = await new ZtnaAgent({ network: `${lab.dir}/agent-alice` }).start()
+  const ends: unknown[] = []
+  for (const target of ['sink:1', 'sink:2']) {
+    const socket = await leaving.connect(target)
+    socket.on('error', (error: ZtnaError) => ends.push(error.code)).on('close', (hadError) => ends.push(hadError))
+    socket.end('bye')
+  }
+  const udp = await leaving.datagram('app:53')
+  udp.on('message', () => {})
+  expect(udp.send(Buffer.alloc(udp.maxDatagramSize + 1))).toBe(0)
+  expect(udp.dropped).toBe(1)
+  const started = Date.now()
+  await leaving.close()
+  // The drain takes ten seconds where something is waited for.
+  expect(Date.now() - started).toBeLessThan(5_000)
+  await expect.poll(() => ends).toEqual([false, false])
+})
+
 test('what was written and ended just before close() arrives whole, though the service ended its side first', async () => {
   const leaving = await new ZtnaAgent({ network: `${lab.dir}/agent-alice` }).start()
   const socket = await leaving.connect('sink:1')

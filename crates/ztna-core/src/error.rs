@@ -123,7 +123,9 @@ impl Error {
     /// Whether the same call may succeed later with nothing mended.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Error::Refused(_) | Error::Unreachable { .. } | Error::Timeout(_) | Error::Limit(_) => true,
+            // No direct path is there to come.
+            Error::Unreachable { reason, .. } => *reason != Some("no-candidates"),
+            Error::Refused(_) | Error::Timeout(_) | Error::Limit(_) => true,
             Error::Config { .. }
             | Error::Identity(_)
             | Error::Denied { .. }

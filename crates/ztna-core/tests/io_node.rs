@@ -178,12 +178,22 @@ fn datagrams_cross_the_ring_with_one_bell_for_a_batch() {
     });
     assert!(got == sent);
     assert!((1..100).contains(&bells.load(Ordering::SeqCst)));
-    // Too large: counted here.
-    assert_eq!(near.send([&[0u8; 1201][..]]), 1);
-    eventually("the drop is counted", || near.dropped() == 1);
     near.close();
     eventually("the far end hears of the end", || far.is_closed());
     assert_eq!(far.send([&b"x"[..]]), 0);
+}
+
+#[test]
+fn a_datagram_larger_than_the_path_takes_is_refused_and_counted() {
+    let rig = Rig::new(&[("dns", Target::Handler(9))]);
+    let near = open_datagram(&rig, 1, "dns");
+    for size in [1_201, 70_000] {
+        assert_eq!(near.send([&vec![0u8; size][..]]), 0);
+    }
+    // What stands behind it was not queued either: the number tells where to go on.
+    assert_eq!(near.send([&[0u8; 1_200][..], &[0u8; 1_201], b"x"]), 1);
+    assert_eq!(near.dropped(), 4);
+    assert_eq!(rig.handle.call(|d| d.local_drops()).unwrap(), 4);
 }
 
 #[test]

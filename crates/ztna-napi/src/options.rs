@@ -110,7 +110,10 @@ impl ConnectOptions {
                 return Err(Error::config("path", format!("`{other}` must be auto, direct-only or relay-only")));
             }
         };
-        let traceparent = self.traceparent.filter(|t| ztna_core::wire::traceparent::is_valid(t));
+        let traceparent = self.traceparent;
+        if traceparent.as_ref().is_some_and(|t| !ztna_core::wire::traceparent::is_valid(t)) {
+            return Err(Error::config("traceparent", "must be a W3C trace context"));
+        }
         let timeout = std::time::Duration::from_millis(self.timeout_ms);
         Ok(Open { service: self.service, port: self.port, protocol, path, timeout, traceparent })
     }

@@ -204,9 +204,12 @@ fn node_sockets(warnings: &mut Vec<Error>) -> Result<Vec<Socket>> {
     Ok(sockets)
 }
 
-fn address(text: &str, flag: &str) -> Result<SocketAddr> {
+/// Most packet loops of a relay: more than the sessions of one machine can keep busy.
+const MAX_LOOPS: usize = 64;
+
+fn address(text: &str, option: &str) -> Result<SocketAddr> {
     text.parse()
-        .map_err(|_| Error::config(flag, format!("`{text}` must be ADDRESS:PORT, such as 0.0.0.0:4433 or [::]:4433")))
+        .map_err(|_| Error::config(option, format!("`{text}` must be ADDRESS:PORT, such as 0.0.0.0:4433 or [::]:4433")))
 }
 
 fn start_relay(
@@ -216,10 +219,13 @@ fn start_relay(
     warnings: &mut Vec<Error>,
 ) -> Result<(Running, Vec<SocketAddr>)> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let count = o.loops.unwrap_or(cores).clamp(1, 64);
-    let wanted: Vec<SocketAddr> = o.listen.iter().map(|a| address(a, "--listen")).collect::<Result<_>>()?;
+    if let Some(loops) = o.loops.filter(|n| !(1..=MAX_LOOPS).contains(n)) {
+        return Err(Error::config("loops", format!("{loops} is not accepted; a whole number from 1 to {MAX_LOOPS}")));
+    }
+    let count = o.loops.unwrap_or(cores).clamp(1, MAX_LOOPS);
+    let wanted: Vec<SocketAddr> = o.listen.iter().map(|a| address(a, "listen")).collect::<Result<_>>()?;
     if wanted.is_empty() {
-        return Err(Error::config("--listen", "name at least one address, such as 0.0.0.0:4433"));
+        return Err(Error::config("listen", "name at least one address, such as 0.0.0.0:4433"));
     }
     // The first loop's sockets fix the ports that the others share.
     let mut listen = Vec::new();
@@ -238,7 +244,7 @@ fn start_relay(
     let mut config = RelayConfig::new(listen.clone());
     config.public_addrs = o.public_addrs.iter().map(|a| address(a, "publicAddrs")).collect::<Result<_>>()?;
     if let Some(alt) = &o.stun_alt {
-        let socket = Socket::claim(address(alt, "--stun-alt")?)?;
+        let socket = Socket::claim(address(alt, "stunAlt")?)?;
         config.stun_alt = Some((listen.len(), socket.local_addr()));
         all.push(socket.local_addr());
         if let Some(set) = sets.first_mut() {

@@ -11,7 +11,7 @@ import { TunnelHttp } from './http.js'
 import type { NativeFlow } from './native.js'
 import type { ServiceEntry } from './network-source.js'
 import { callNative, nativeTimeout } from './ops.js'
-import { type NativeEvent, type NodeLimits, type NodeOptions, type RoleEvents, ZtnaRole } from './role.js'
+import { NODE_LIMITS, type NativeEvent, type NodeLimits, type NodeOptions, type RoleEvents, ZtnaRole } from './role.js'
 import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket, discardDatagram } from './datagram.js'
 import { type ConnectOptions, checkProtocol, checkService, toTarget } from './target.js'
@@ -119,8 +119,8 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   readonly #limits: NodeLimits
 
   constructor(options: NodeOptions = {}) {
-    super('agent', options)
-    this.#limits = { ...limitsOf(options.limits) }
+    super('agent', options, ['limits'])
+    this.#limits = { ...limitsOf(options.limits, NODE_LIMITS) }
   }
 
   /** Services of the network, by name. Empty until started. */
@@ -261,9 +261,9 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   }
 
   /** @internal */
-  protected override onDraining(): void {
+  protected override onDraining(why: ZtnaError): void {
     this.#http.drain()
-    this.#flows.release()
+    this.#flows.release(why)
   }
 
   /** @internal */
@@ -284,7 +284,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
     })
     const flow = await callNative(
       role,
-      { signal },
+      { signal, timeoutMs },
       (op) => role.connect(op, flowRequest(options, timeoutMs)),
       (late) => discard(role, late),
     )

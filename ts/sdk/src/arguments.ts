@@ -7,6 +7,14 @@ export function objectOf<T extends object>(value: T, what: string, accepted: str
   throw notAccepted(value, what, accepted)
 }
 
+/** `value`, an object with no other keys than `names`. Errors: as `objectOf`. */
+export function optionsOf<T extends object>(value: T, what: string, names: readonly string[]): T {
+  objectOf(value, what, `{ ${names.map((name) => `${name}?`).join(', ')} }`)
+  const unknown = Object.keys(value).filter((key) => !names.includes(key))
+  if (unknown.length === 0) return value
+  throw configError(`${what}: unknown ${unknown.map(show).join(', ')}; accepted: ${names.join(', ')}`)
+}
+
 /** `value`, a function. Errors: as `objectOf`. */
 export function functionOf<T>(value: T, what: string, accepted: string): T {
   if (typeof value === 'function') return value
@@ -19,18 +27,25 @@ export function textOf<T extends string | undefined>(value: T, what: string, acc
   throw notAccepted(value, what, accepted)
 }
 
-/** `value`, a whole number from 1, or undefined. Errors: as `objectOf`. */
-export function countOf(value: number | undefined, what: string): number | undefined {
-  if (value === undefined || (Number.isSafeInteger(value) && value > 0)) return value
-  throw notAccepted(value, what, 'a whole number from 1')
+/** `value`, a whole number from 1 to `most`, or undefined. Default `most`: no limit. Errors: as `objectOf`. */
+export function countOf(value: number | undefined, what: string, most: number = Infinity): number | undefined {
+  if (value === undefined || (Number.isSafeInteger(value) && value > 0 && value <= most)) return value
+  throw notAccepted(value, what, `a whole number from 1${most === Infinity ? '' : ` to ${most}`}`)
 }
 
-/** Limits by name, each a whole number from 1 or undefined. Errors: as `objectOf`. */
-export function limitsOf<T extends object>(limits: T | undefined): T | undefined {
+/** Limits by one of `names`, each a whole number from 1 or undefined. Errors: as `objectOf`. */
+export function limitsOf<T extends object>(limits: T | undefined, names: readonly (keyof T & string)[]): T | undefined {
   if (limits === undefined) return undefined
-  objectOf(limits, 'limits', 'an object of whole numbers from 1')
+  optionsOf(limits, 'limits', names)
   for (const [name, value] of Object.entries(limits)) countOf(value as number | undefined, `limits.${name}`)
   return limits
+}
+
+/** `signal`, an AbortSignal or undefined. Errors: as `objectOf`. */
+export function signalOf(signal: AbortSignal | undefined): AbortSignal | undefined {
+  if (signal === undefined) return undefined
+  if (isObject(signal) && 'aborted' in signal && typeof signal.addEventListener === 'function') return signal
+  throw notAccepted(signal, 'signal', 'an AbortSignal')
 }
 
 /** An error that says what came, and what could have. */

@@ -1,16 +1,16 @@
 /** The connector: sits beside private services and takes flows out of the tunnel. */
 import { type AgentStats, toAgentStats, toRelayStatus } from './agent.js'
-import { countOf, functionOf, limitsOf, notAccepted } from './arguments.js'
-import { ZtnaDeniedError, type ZtnaError, aborted, fromNative } from './errors.js'
+import { countOf, functionOf, limitsOf, notAccepted, optionsOf, textOf } from './arguments.js'
+import { ZtnaDeniedError, ZtnaError, aborted, configError, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import { FlowTable } from './flows.js'
 import { type Handler, type Sink, toSink } from './handlers.js'
 import type { NativeRole } from './native.js'
 import { drainOf, timeoutOf } from './ops.js'
-import { type NativeEvent, type NodeLimits, type NodeOptions, type RoleEvents, ZtnaRole } from './role.js'
+import { NODE_LIMITS, type NativeEvent, type NodeLimits, type NodeOptions, type RoleEvents, ZtnaRole } from './role.js'
 import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket } from './datagram.js'
-import { checkPort, checkService } from './target.js'
+import { checkPort, checkProtocol, checkService } from './target.js'
 import {
   type Cancel,
   type Identity,
@@ -146,18 +146,19 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   #serving: Promise<unknown>[] = []
 
   constructor(options: ConnectorOptions = {}) {
-    super('connector', options)
+    super('connector', options, ['authorize', 'services', 'limits'])
     if (options.authorize !== undefined) functionOf(options.authorize, 'authorize', 'a function')
     const services = options.services ?? []
     if (!Array.isArray(services)) throw notAccepted(services, 'services', 'an array of { service, protocol, ports, target }')
     this.#authorize = options.authorize
-    this.#static = [...services]
-    this.#limits = { ...limitsOf(options.limits) }
+    this.#static = services.map(checkStatic)
+    this.#limits = { ...limitsOf(options.limits, NODE_LIMITS) }
   }
 
   /** Serves `service` from now on. Errors: ERR_ZTNA_CONFIG, CLOSED, ABORTED. */
   async serve(service: string, handler: Handler, options: ServeOptions = {}): Promise<Served> {
     checkService(service)
+    optionsOf(options, 'options of serve()', ['port', 'maxConnections', 'signal', 'timeoutMs'])
     timeoutOf(options, Infinity)
     if (options.port !== undefined) checkPort(options.port, service)
     const most = countOf(options.maxConnections, 'maxConnections')
@@ -298,7 +299,9 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     } catch (error) {
       if (socket instanceof ZtnaSocket) socket.reset()
       else void socket.close()
-      this.warn(fromNative(error))
+      const why = fromNative(error)
+      const message = `the handler of service \`${socket.service}\` threw: ${why.message}`
+      this.warn(new ZtnaError(why.code, message, { cause: error, details: { service: socket.service } }))
     }
   }
 
@@ -325,6 +328,24 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     }
     role.authorizeReply(event['flow'] as number, allow)
   }
+}
+
+function checkStatic(given: StaticService, at: number): StaticService {
+  const what = `services[${at}]`
+  const { service, protocol, ports, target } = optionsOf(given, what, ['service', 'protocol', 'ports', 'target'])
+  try {
+    checkService(service)
+    if (protocol === undefined) throw notAccepted(protocol, 'protocol', 'tcp, udp')
+    checkProtocol(protocol)
+    if (!Array.isArray(ports) || ports.length !== 2) throw notAccepted(ports, 'ports', 'two ports: [low, high]')
+    const [low, high] = [checkPort(ports[0], service), checkPort(ports[1], service)]
+    if (low > high) throw configError(`ports ${low} to ${high} run backwards`)
+    const accepted = 'tcp:HOST:PORT, udp:HOST:PORT or unix:/PATH'
+    if (textOf<string | undefined>(target, 'target', accepted) === undefined) throw notAccepted(target, 'target', accepted)
+  } catch (error) {
+    throw configError(`${what}: ${(error as Error).message}`)
+  }
+  return { service, protocol, ports: [ports[0], ports[1]], target }
 }
 
 class NativeServed implements Served {

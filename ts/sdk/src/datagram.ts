@@ -96,12 +96,15 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
     return this.#closed ? 0 : this.#native.maxDatagramSize
   }
 
-  /** Messages lost to full queues on our side. */
+  /** Messages lost on our side: to full queues, or because they were too large. */
   get dropped(): number {
     return this.#native.dropped()
   }
 
-  /** Queues messages; returns how many, from the first on. The rest did not fit. Errors: ERR_ZTNA_CLOSED. */
+  /**
+   * Queues messages up to the first that does not fit, because it is larger than `maxDatagramSize` or the queue is full; returns
+   * how many. The rest counts as `dropped`. Errors: ERR_ZTNA_CLOSED.
+   */
   send(messages: Uint8Array | readonly Uint8Array[]): number {
     if (this.#closed) throw this.#error ?? new ZtnaError('ERR_ZTNA_CLOSED', 'the UDP socket is closed')
     const list: readonly unknown[] = Array.isArray(messages) ? messages : [messages]
@@ -157,6 +160,16 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
   onFlowReset(error: ZtnaError, done: () => void): void {
     this.#finish(error)
     done()
+  }
+
+  /** @internal */
+  onEnded(error: ZtnaError): void {
+    this.#finish(error)
+  }
+
+  /** @internal UDP has no end that could be waited for. What was queued before is still sent. */
+  onDraining(why: ZtnaError): void {
+    this.#finish(why)
   }
 
   /** @internal */

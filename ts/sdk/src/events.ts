@@ -1,5 +1,5 @@
 /** A role's events as a bounded async iterator. */
-import { countOf, objectOf } from './arguments.js'
+import { countOf, optionsOf, signalOf } from './arguments.js'
 import { ZtnaError } from './errors.js'
 
 /** Any map of event names to argument lists. */
@@ -36,7 +36,8 @@ export function eventQueue<E extends EventMap<E>>(
   options: EventsOptions,
   onEnd: (tap: EventTap<E>) => void,
 ): { tap: EventTap<E>; iterator: AsyncIterableIterator<EventOf<E>> } {
-  const { highWaterMark = 1024 } = objectOf(options, 'options of events()', '{ signal?, highWaterMark? }')
+  const { highWaterMark = 1024 } = optionsOf(options, 'options of events()', ['signal', 'highWaterMark'])
+  signalOf(options.signal)
   const limit = Math.max(1, countOf(highWaterMark, 'highWaterMark') ?? 1)
   const queue: EventOf<E>[] = []
   const waiting: ((result: IteratorResult<EventOf<E>>) => void)[] = []

@@ -9,8 +9,10 @@ export interface Flow {
   readonly peerName: string
   /** Native has reset the flow: destroy with `error`, then call `done`. `ours`: because the program closed its role. */
   onFlowReset(error: ZtnaError, done: () => void, ours: boolean): void
-  /** The role drains: a flow that nobody can be using is let go. */
-  onDraining?(): void
+  /** The role drains, because of `why`: a flow that nobody can be using is let go. */
+  onDraining(why: ZtnaError): void
+  /** The role has ended, because of `why`, and native has not reset the flow. `ours`: because the program closed its role. */
+  onEnded(why: ZtnaError, ours: boolean): void
   onPath(path: PathInfo): void
 }
 
@@ -46,14 +48,14 @@ export class FlowTable {
   }
 
   /** Lets go of what nobody uses, at the start of a drain. */
-  release(): void {
-    for (const flow of this.#flows.values()) flow.onDraining?.()
+  release(why: ZtnaError): void {
+    for (const flow of [...this.#flows.values()]) flow.onDraining(why)
   }
 
   /** The role has ended: what is left never takes the end of its descriptor for the peer's. */
   clear(why: ZtnaError, ours: boolean): void {
     const left = [...this.#flows.values()]
     this.#flows.clear()
-    for (const flow of left) flow.onFlowReset(why, () => {}, ours)
+    for (const flow of left) flow.onEnded(why, ours)
   }
 }

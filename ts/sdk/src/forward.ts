@@ -1,6 +1,6 @@
 /** Local listeners whose connections go through the tunnel. The bytes never enter JavaScript. */
 import type { AddressInfo } from 'node:net'
-import { isObject, notAccepted, objectOf, textOf } from './arguments.js'
+import { isObject, notAccepted, objectOf, optionsOf, textOf } from './arguments.js'
 import { aborted, configError, fromNative } from './errors.js'
 import type { NativeRole } from './native.js'
 import { timeoutOf } from './ops.js'
@@ -61,6 +61,8 @@ export interface Forward extends AsyncDisposable {
   readonly connections: number
 }
 
+const SERVICE_OPTIONS = ['service', 'port', 'protocol', 'listen', 'signal', 'timeoutMs']
+const SOCKS_OPTIONS = ['socks5', 'signal', 'timeoutMs']
 const FORWARDS = '{ service, port?, listen } or { socks5 }'
 /** SOCKS port when none is named (RFC 1928 §3). */
 const SOCKS_PORT = 1080
@@ -68,6 +70,8 @@ const SOCKS_PORT = 1080
 /** Starts listening. Errors: ERR_ZTNA_CONFIG when the address can't be used, ERR_ZTNA_PERMISSION. */
 export async function openForward(role: NativeRole, options: ForwardOptions): Promise<Forward> {
   if (!isObject(options)) throw notAccepted(options, 'options of forward()', FORWARDS)
+  if ('service' in options && 'socks5' in options) throw configError(`options of forward(): either ${FORWARDS}, not both`)
+  optionsOf<object>(options, 'options of forward()', 'socks5' in options ? SOCKS_OPTIONS : SERVICE_OPTIONS)
   const { signal } = options
   timeoutOf(options, Infinity)
   if (signal?.aborted) throw aborted(signal)

@@ -1,6 +1,6 @@
 /** Cancellable native calls: an AbortSignal becomes `cancel(op)`, and a late result is given back. */
-import { isObject, notAccepted, objectOf, show } from './arguments.js'
-import { aborted, configError, fromNative } from './errors.js'
+import { notAccepted, objectOf, optionsOf, show, signalOf } from './arguments.js'
+import { ZtnaError, aborted, configError, fromNative } from './errors.js'
 import type { NativeRole } from './native.js'
 import type { Cancel } from './types.js'
 
@@ -18,8 +18,10 @@ export function callNative<T>(
   run: (op: number) => Promise<T>,
   discard: (late: T) => void = () => {},
 ): Promise<T> {
-  const { signal } = cancel
+  const { signal, timeoutMs } = cancel
   if (signal?.aborted) return Promise.reject(aborted(signal))
+  // What native had no time to try, it would not call a timeout.
+  if (timeoutMs === 0) return Promise.reject(new ZtnaError('ERR_ZTNA_TIMEOUT', 'timed out after 0 ms'))
   const op = nextOp++
   return new Promise<T>((resolve, reject) => {
     let open = true
@@ -42,10 +44,7 @@ export function callNative<T>(
 
 /** Checks how a caller wants to give up; gives the timeout. */
 export function timeoutOf(cancel: Cancel, fallback: number): number {
-  const { signal } = objectOf(cancel, 'options', 'an object such as { timeoutMs: 5000, signal }')
-  if (signal !== undefined && !(isObject(signal) && 'aborted' in signal && typeof signal.addEventListener === 'function')) {
-    throw notAccepted(signal, 'signal', 'an AbortSignal')
-  }
+  signalOf(objectOf(cancel, 'options', 'an object such as { timeoutMs: 5000, signal }').signal)
   const ms = cancel.timeoutMs ?? fallback
   if (typeof ms !== 'number' || Number.isNaN(ms) || ms < 0) {
     throw configError(`timeoutMs is ${show(ms)}; accepted: milliseconds from 0, or Infinity`)
@@ -59,8 +58,8 @@ export function nativeTimeout(cancel: Cancel, fallback: number = CALL_TIMEOUT_MS
 }
 
 /** Time a drain may take, for native: a whole number of 32 bits. Default 10,000: the drain time of the protocol. */
-export function drainOf(options: { readonly drainMs?: number } | null | undefined): number {
-  const ms = options?.drainMs ?? DRAIN_MS
+export function drainOf(options: { readonly drainMs?: number }): number {
+  const ms = optionsOf(options, 'options of close()', ['drainMs']).drainMs ?? DRAIN_MS
   if (typeof ms !== 'number' || Number.isNaN(ms) || ms < 0) {
     throw notAccepted(ms, 'drainMs', 'milliseconds from 0, or Infinity')
   }

@@ -85,8 +85,8 @@ export interface RelayLimits {
 
 /** How to make a relay. */
 export interface RelayOptions extends RoleOptions {
-  /** `ip:port` or `[ip]:port`; port 0 is any free one. */
-  listen: readonly {
+  /** `ip:port` or `[ip]:port`; port 0 is any free one. Default `[::]:4433`. */
+  listen?: readonly {
     /** The address. */
     udp: string
   }[]
@@ -96,9 +96,21 @@ export interface RelayOptions extends RoleOptions {
   publicAddrs?: readonly string[]
   /** Default: those of the protocol. */
   limits?: RelayLimits
-  /** Event loops. Default: one per core. */
+  /** Event loops, 1 to 64. Default: one per core. */
   loops?: number
 }
+
+/** Most event loops. */
+export const MAX_LOOPS = 64
+/** Where a relay listens when nothing is said. */
+const LISTEN = '[::]:4433'
+const LIMITS: readonly (keyof RelayLimits)[] = [
+  'sessions',
+  'bpsPerSession',
+  'handshakesPerSecond',
+  'handshakesPerPrefixPerSecond',
+  'retriesPerSecond',
+]
 
 type Counted = {
   readonly id: string
@@ -110,13 +122,13 @@ type Counted = {
 
 /** Forwards packets between agents and connectors. */
 export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
-  readonly #relay: Omit<RelayOptions, keyof RoleOptions>
+  readonly #relay: Omit<RelayOptions, keyof RoleOptions> & Required<Pick<RelayOptions, 'listen'>>
   readonly #sessions = new Map<string, RelaySession>()
 
-  /** Errors: ERR_ZTNA_CONFIG when nothing is to be listened on. */
-  constructor(options: RelayOptions) {
-    super('relay', options)
-    const { listen, publicAddrs = [] } = options
+  /** Errors: ERR_ZTNA_CONFIG when an option is not accepted. */
+  constructor(options: RelayOptions = {}) {
+    super('relay', options, ['listen', 'stunAlt', 'publicAddrs', 'limits', 'loops'])
+    const { listen = [{ udp: LISTEN }], publicAddrs = [] } = options
     const entries: readonly unknown[] = Array.isArray(listen) ? listen : [listen]
     for (const entry of entries) {
       if (isObject(entry) && 'udp' in entry && typeof entry.udp === 'string') continue
@@ -125,10 +137,10 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
     const isList = Array.isArray(publicAddrs) && publicAddrs.every((at: unknown) => typeof at === 'string')
     if (!isList) throw notAccepted(publicAddrs, 'publicAddrs', 'an array of "ADDRESS:PORT"')
     textOf(options.stunAlt, 'stunAlt', '"ADDRESS:PORT"')
-    countOf(options.loops, 'loops')
-    limitsOf(options.limits)
+    countOf(options.loops, 'loops', MAX_LOOPS)
+    limitsOf(options.limits, LIMITS)
     if (listen.length === 0) throw configError('a relay needs at least one listen address, such as { udp: "0.0.0.0:4433" }')
-    this.#relay = options
+    this.#relay = { ...options, listen }
   }
 
   /** Connectors, agents and sessions now. Errors: ERR_ZTNA_CLOSED when not running. */

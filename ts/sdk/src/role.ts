@@ -1,6 +1,6 @@
 /** What agents, connectors and relays share: one life, its events, its identity. */
 import { EventEmitter } from 'node:events'
-import { countOf, functionOf, objectOf, show } from './arguments.js'
+import { countOf, functionOf, objectOf, optionsOf, show } from './arguments.js'
 import { ZtnaError, aborted, configError, fromNative } from './errors.js'
 import { type EventMap, type EventOf, type EventTap, type EventsOptions, eventQueue } from './events.js'
 import { LOG_LEVELS, type LogLevel, type Logger, addLogger } from './log.js'
@@ -66,6 +66,10 @@ export interface NativeEvent {
   readonly [field: string]: unknown
 }
 
+const SHARED_OPTIONS: readonly (keyof RoleOptions)[] = ['network', 'logger', 'logLevel', 'packetsPerKey']
+/** Names of what an agent or a connector may limit. */
+export const NODE_LIMITS: readonly (keyof NodeLimits)[] = ['unreadBytes']
+
 /** A role's life. The constructor does no I/O; `start()` and `close()` are idempotent in any interleaving. */
 export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends EventEmitter<E> implements AsyncDisposable {
   readonly #role: Role
@@ -89,9 +93,10 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   #onTurned: (() => void) | undefined
   #referenced = true
 
-  protected constructor(role: Role, options: RoleOptions) {
+  /** `own`: names of the options that are not every role's. */
+  protected constructor(role: Role, options: RoleOptions, own: readonly string[]) {
     super()
-    objectOf(options, `options of the ${role}`, "an object such as { network: '/etc/ztna/me' }")
+    optionsOf(options, `options of the ${role}`, [...SHARED_OPTIONS, ...own])
     this.#role = role
     this.#options = { ...options }
     this.#feed = new NetworkFeed(options.network)
@@ -139,8 +144,10 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
 
   /**
    * Takes nothing new, lets open flows finish for `drainMs` (default 10,000; 0: at once), resets those that are left, and ends. An
-   * agent's socket that nobody reads, writes or listens to is not waited for. Sockets that are reset then fail with ERR_ZTNA_CLOSED
-   * where somebody listens for `error`, and close without one where nobody does. Rejects nothing but a `drainMs` that is no
+   * open TCP connection is waited for although it idles: end it first, or give a shorter `drainMs`. Not waited for are an agent's
+   * UDP sockets, and its TCP sockets that nobody reads, writes or listens to. Sockets that are reset then fail with ERR_ZTNA_CLOSED
+   * where somebody listens for `error`, and close without one where nobody does; one that was ended, and whose bytes have all been
+   * delivered, closes without one. Rejects nothing but a `drainMs` that is no
    * number of milliseconds (ERR_ZTNA_CONFIG); a closed role stays closed.
    */
   close(options: { drainMs?: number } = {}): Promise<void> {
@@ -303,7 +310,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   protected async onStarted(): Promise<void> {}
 
   /** @internal The drain begins: let go of what is idle. */
-  protected onDraining(): void {}
+  protected onDraining(_why: ZtnaError): void {}
 
   #follow(): void {
     this.#following = new AbortController()
@@ -362,7 +369,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     if (attempt !== undefined && !attempt.over) attempt.fail(this.#closedError())
     if (this.#state !== 'new' && this.#state !== 'closed') this.#setState('draining')
     await attempt?.ended
-    this.onDraining()
+    this.onDraining(this.#closedError())
     await this.#end(drainMs, this.#closedError())
     this.#feed.close()
     this.#setState('closed')
@@ -374,6 +381,8 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     this.#following.abort()
     try {
       await role?.close(drainMs)
+      // Resets that native told of before its end may stand in another queue than the end itself.
+      if (this.#closing !== undefined) await new Promise<void>((resolve) => setImmediate(resolve))
     } catch (error) {
       this.warn(fromNative(error))
     }
@@ -410,6 +419,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   #notOnline(timeoutMs: number): ZtnaError {
     const last = this.#lastWarning
     const message = `not online within ${timeoutMs} ms`
+    if (timeoutMs === 0) return new ZtnaError('ERR_ZTNA_TIMEOUT', message)
     if (last === undefined) {
       const tried = this.#silentRelays()
       if (tried.length === 0) return new ZtnaError('ERR_ZTNA_TIMEOUT', message)

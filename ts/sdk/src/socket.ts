@@ -168,10 +168,19 @@ export class ZtnaSocket extends Socket implements Flow {
     this.destroy(ours && this.listenerCount('error') === 0 ? undefined : error)
   }
 
+  /** @internal The role has ended. What had finished here, native has delivered, or it would have reset the flow. */
+  onEnded(error: ZtnaError, ours: boolean): void {
+    this.#resetting = true
+    if (ours && this.writableFinished) this.destroy()
+    else this.endBy(error, ours)
+  }
+
   /** @internal Nobody reads it or could learn of its end, and all that was written is on its way. */
   onDraining(): void {
     const used = this.readableFlowing !== null || this.writableLength > 0 || listenersOf(this) > this.#ownListeners
     if (!used) this.destroy()
+    // Ended and never read: reading to the peer's end is all that is left to do.
+    else if (this.writableEnded && this.readableFlowing === null) this.resume()
   }
 
   /** @internal */

@@ -1,5 +1,5 @@
 /** How a caller names a service. */
-import { isObject, notAccepted, show, textOf } from './arguments.js'
+import { isObject, notAccepted, show } from './arguments.js'
 import { configError } from './errors.js'
 import type { Cancel, PathPolicy } from './types.js'
 
@@ -17,6 +17,8 @@ export interface ConnectOptions extends Cancel {
 }
 
 const NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/
+// Version 00 has four parts; a later one may have more (W3C Trace Context, level 1, §4.3).
+const TRACE = /^(?=.{1,256}$)(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:$|(?<!^00.*)-)/
 const PATHS: readonly PathPolicy[] = ['auto', 'direct-only', 'relay-only']
 
 /** `'db:5432'`, `'db'` or the options themselves. Errors: ERR_ZTNA_CONFIG saying what is accepted. */
@@ -28,7 +30,10 @@ export function toTarget(target: string | ConnectOptions): ConnectOptions {
     if (target.path !== undefined && !PATHS.includes(target.path)) {
       throw configError(`path ${show(target.path)} is not accepted; one of ${PATHS.join(', ')}`)
     }
-    textOf(target.traceparent, 'traceparent', 'a W3C trace context')
+    const trace = target.traceparent
+    if (trace !== undefined && !(typeof trace === 'string' && TRACE.test(trace))) {
+      throw notAccepted(trace, 'traceparent', 'a W3C trace context: 00-<32 hex>-<16 hex>-<2 hex>, lower case, IDs not zero')
+    }
     return target
   }
   const colon = target.lastIndexOf(':')

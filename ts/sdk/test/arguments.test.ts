@@ -1,6 +1,6 @@
 import { beforeEach, expect, test } from 'vitest'
 import { ZtnaAgent, ZtnaConnector, ZtnaError, ZtnaRelay, identityOf } from '../src/index.js'
-import { CONTENT, FakeDatagram, FakeRole, useFake } from './fake-native.js'
+import { CONTENT, FakeDatagram, FakeRole, nativeError, useFake } from './fake-native.js'
 
 beforeEach(() => useFake())
 
@@ -30,8 +30,38 @@ test.each<[string, () => unknown, string]>([
   ['new ZtnaConnector(null)', () => new ZtnaConnector(wrong(null)), 'options of the connector: null'],
   ['a connector with services {}', () => new ZtnaConnector({ network: CONTENT, services: wrong({}) }), 'services: an object'],
   ['a connector with authorize 1', () => new ZtnaConnector({ network: CONTENT, authorize: wrong(1) }), 'authorize: 1'],
-  ['new ZtnaRelay()', () => new ZtnaRelay(wrong(undefined)), 'options of the relay: undefined'],
-  ['a relay that listens nowhere', () => new ZtnaRelay({ network: CONTENT, listen: wrong(undefined) }), 'listen: undefined'],
+  [
+    'an agent with a misspelt option',
+    () => new ZtnaAgent(wrong({ network: CONTENT, loglevel: 'off' })),
+    'agent: unknown "loglevel"; accepted: network',
+  ],
+  [
+    'an agent with a misspelt limit',
+    () => new ZtnaAgent({ network: CONTENT, limits: wrong({ unreadbytes: 1 }) }),
+    'limits: unknown "unreadbytes"; accepted: unreadBytes',
+  ],
+  [
+    'a connector with a service {}',
+    () => new ZtnaConnector({ network: CONTENT, services: wrong([{}]) }),
+    'services[0]: undefined is not a service name',
+  ],
+  [
+    'a connector with a service null',
+    () => new ZtnaConnector({ network: CONTENT, services: wrong([null]) }),
+    'services[0]: null is not accepted; accepted: { service',
+  ],
+  [
+    'a connector with a service of one port',
+    () => new ZtnaConnector({ network: CONTENT, services: [{ service: 'db', protocol: 'tcp', ports: wrong([1]), target: 'tcp:a:1' }] }),
+    'services[0]: ports: an array is not accepted; accepted: two ports',
+  ],
+  ['new ZtnaRelay(null)', () => new ZtnaRelay(wrong(null)), 'options of the relay: null'],
+  ['a relay that listens nowhere', () => new ZtnaRelay({ network: CONTENT, listen: [] }), 'at least one listen address'],
+  [
+    'a relay of 65 loops',
+    () => new ZtnaRelay({ network: CONTENT, loops: 65 }),
+    'loops: 65 is not accepted; accepted: a whole number from 1 to 64',
+  ],
   ['a relay that listens at text', () => new ZtnaRelay({ network: CONTENT, listen: wrong(['x']) }), '{ udp: "ADDRESS:PORT" }'],
   ['identityOf(null)', () => identityOf(wrong(null)), 'did not come through the tunnel'],
 ])('%s is refused with its reason', async (_name, call, reason) => {
@@ -79,6 +109,24 @@ test.each<[string, (agent: ZtnaAgent) => unknown, string]>([
     (agent) => agent.forward({ socks5: { username: 'u', password: wrong(5) } }),
     'socks5.password is not a string',
   ],
+  [
+    'a forward that is also a proxy',
+    (agent) => agent.forward(wrong({ service: 'db', listen: {}, socks5: {} })),
+    'either { service, port?, listen } or { socks5 }, not both',
+  ],
+  [
+    'a forward with a misspelt option',
+    (agent) => agent.forward(wrong({ service: 'db', listen: {}, timeout: 1 })),
+    'forward(): unknown "timeout"; accepted: service',
+  ],
+  [
+    'connect with a wrong traceparent',
+    (agent) => agent.connect({ service: 'db', traceparent: 'garbage' }),
+    'traceparent: "garbage" is not accepted',
+  ],
+  ['events of a wrong signal', (agent) => agent.events({ signal: wrong(5) }), 'signal: 5 is not accepted; accepted: an AbortSignal'],
+  ['close(5)', (agent) => agent.close(wrong(5)), 'options of close(): 5 is not accepted; accepted: { drainMs? }'],
+  ['close(null)', (agent) => agent.close(wrong(null)), 'options of close(): null'],
   ['events(null)', (agent) => agent.events(wrong(null)), 'options of events(): null'],
   ['close of drainMs "x"', (agent) => agent.close({ drainMs: wrong('x') }), 'drainMs: "x" is not accepted; accepted: milliseconds'],
 ])('%s is refused with its reason', async (_name, call, reason) => {
@@ -86,8 +134,42 @@ test.each<[string, (agent: ZtnaAgent) => unknown, string]>([
   const error = await refusal(() => call(agent))
   expect(error.message).toContain(reason)
   expect(error.code).toBe('ERR_ZTNA_CONFIG')
-  await agent.close(wrong(null))
-  expect(agent.state).toBe('closed')
+  expect(agent.state).toBe('online')
+  await agent.close()
+})
+
+test('a relay listens on port 4433 of every address when nothing is said', async () => {
+  const relay = await new ZtnaRelay({ network: CONTENT }).start()
+  expect(FakeRole.last.options).toMatchObject({ listen: ['[::]:4433'] })
+  await relay.close()
+})
+
+test('trace contexts of this version and of a later one are accepted', async () => {
+  const ids = `${'1'.repeat(32)}-${'2'.repeat(16)}-01`
+  for (const [traceparent, good] of [
+    [`00-${ids}`, true],
+    [`01-${ids}-more`, true],
+    [`00-${ids}-more`, false],
+    [`ff-${ids}`, false],
+    [`00-${'0'.repeat(32)}-${'2'.repeat(16)}-01`, false],
+  ] as const) {
+    const agent = await new ZtnaAgent({ network: CONTENT }).start()
+    FakeRole.last.onConnect = () => Promise.reject(nativeError('ERR_ZTNA_REFUSED', 'reached'))
+    const code = good ? 'ERR_ZTNA_REFUSED' : 'ERR_ZTNA_CONFIG'
+    await expect(agent.connect({ service: 'db', traceparent })).rejects.toMatchObject({ code })
+    await agent.close()
+  }
+})
+
+test.each<[string, (agent: ZtnaAgent) => Promise<unknown>]>([
+  ['connect', (agent) => agent.connect({ service: 'db', timeoutMs: 0 })],
+  ['datagram', (agent) => agent.datagram({ service: 'db', timeoutMs: 0 })],
+  ['ping', (agent) => agent.ping('db', { timeoutMs: 0 })],
+  ['check', (agent) => agent.check('db', { timeoutMs: 0 })],
+])('%s that has no time is a timeout', async (_name, call) => {
+  const agent = await new ZtnaAgent({ network: CONTENT }).start()
+  await expect(call(agent)).rejects.toMatchObject({ code: 'ERR_ZTNA_TIMEOUT' })
+  await agent.close()
 })
 
 test.each<[string, (connector: ZtnaConnector) => unknown, string]>([
@@ -102,7 +184,7 @@ test.each<[string, (connector: ZtnaConnector) => unknown, string]>([
   ['serve of a socket handler 1', (connector) => connector.serve('db', { socket: wrong(1) }), 'handler.socket: 1'],
   ['serve of an http server {}', (connector) => connector.serve('db', { http: wrong({}) }), 'handler.http: an object is not accepted'],
   ['serve of a target 1', (connector) => connector.serve('db', { target: wrong(1) }), 'handler.target: 1'],
-  ['serve(_, _, null)', (connector) => connector.serve('db', { socket: () => {} }, wrong(null)), 'options: null'],
+  ['serve(_, _, null)', (connector) => connector.serve('db', { socket: () => {} }, wrong(null)), 'options of serve(): null'],
   ['serve of 0 connections', (connector) => connector.serve('db', { socket: () => {} }, { maxConnections: 0 }), 'maxConnections: 0'],
 ])('%s is refused with its reason', async (_name, call, reason) => {
   const connector = await new ZtnaConnector({ network: CONTENT }).start()

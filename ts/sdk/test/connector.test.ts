@@ -62,7 +62,7 @@ test('a socket handler that throws resets its flow and warns', async () => {
     throw new Error('broken')
   }
   expect(await exchange({ socket: fail }, 'x')).toBe('')
-  expect((await warned).message).toBe('broken')
+  expect((await warned).message).toBe('the handler of service `db` threw: broken')
   expect(FakeRole.last.calls).toContainEqual(['flowReset', 3])
 })
 

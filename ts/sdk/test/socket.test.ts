@@ -103,6 +103,40 @@ test('an open socket that nobody uses is let go when the drain begins', async ()
   expect(socket.errored).toBeNull()
 })
 
+test('a socket that was ended, and that nobody reads, closes without an error when its agent closes', async () => {
+  const socket = await agent.connect('db')
+  const ended: unknown[] = []
+  socket.on('error', (error) => ended.push(error)).on('close', (hadError) => ended.push(hadError))
+  socket.end('question')
+  expect(await readAll(far)).toBe('question')
+  await agent.close()
+  await expect.poll(() => ended).toEqual([false])
+})
+
+test('a drain reads an ended socket to the end of its peer, so that it closes by itself', async () => {
+  const socket = (await agent.connect('db')).on('error', () => {})
+  FakeRole.last.close = () => new Promise((resolve) => socket.once('close', () => resolve()))
+  socket.end('question')
+  expect(await readAll(far)).toBe('question')
+  far.end('an answer that nobody asked for')
+  await agent.close()
+  expect(socket.errored).toBeNull()
+})
+
+test('a UDP socket is closed as the drain begins', async () => {
+  FakeRole.last.nextDatagram = new FakeDatagram()
+  const udp = await agent.datagram('db')
+  const heard: unknown[] = []
+  udp
+    .on('message', () => {})
+    .on('error', (error) => heard.push(error.code))
+    .on('close', () => heard.push('close'))
+  let before: unknown
+  FakeRole.last.close = async () => void (before = [...heard])
+  await agent.close()
+  expect(before).toEqual(['ERR_ZTNA_CLOSED', 'close'])
+})
+
 test('a socket in use is left to the drain, and its end by close() needs no error listener', async () => {
   const socket = (await agent.connect('db')).resume()
   let during: boolean | undefined

@@ -5,6 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -106,9 +107,10 @@ impl<M: Machine + 'static> Driver<M> {
     pub fn udp_counters(&self) -> UdpCounters {
         self.sockets.counters
     }
-    /// Datagrams lost at local sockets: full queues, senders beyond a port's limit, names outside the zone.
+    /// Datagrams lost on this side of the tunnel: full queues, larger than the path takes, senders beyond a port's limit, names
+    /// outside the zone.
     pub fn local_drops(&self) -> u64 {
-        self.local.lost
+        self.local.lost + self.local.lost_in_rings.load(Ordering::Relaxed)
     }
     /// The loop's UDP sockets, in the machine's order.
     pub fn sockets(&self) -> &[Socket] {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use mio::unix::SourceFd;
@@ -104,6 +106,8 @@ pub(super) struct Local {
     pub ended: Option<Result<(), Error>>,
     /// Datagrams lost at local sockets.
     pub lost: u64,
+    /// Datagrams lost between the loop and the program: full queues, too large.
+    pub lost_in_rings: Arc<AtomicU64>,
 }
 
 impl Local {
@@ -129,6 +133,7 @@ impl Local {
             closing: false,
             ended: None,
             lost: 0,
+            lost_in_rings: Arc::default(),
         }
     }
 

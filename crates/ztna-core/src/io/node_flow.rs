@@ -149,7 +149,13 @@ impl Local {
     }
 
     fn node_ring(&mut self, machine: &mut dyn Machine, flow: FlowId) -> std::sync::Arc<Ring> {
-        let ring = Ring::new(flow, machine.datagram_max(flow), self.dirty.clone(), self.wake.clone());
+        let ring = Ring::new(
+            flow,
+            machine.datagram_max(flow),
+            self.lost_in_rings.clone(),
+            self.dirty.clone(),
+            self.wake.clone(),
+        );
         self.flows.insert(flow, Entry { flow: Flow::Ring(ring.clone()), forward: None });
         ring
     }

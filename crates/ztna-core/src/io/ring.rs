@@ -30,17 +30,20 @@ impl NodeDatagram {
         NodeDatagram { flow, info, ring }
     }
 
-    /// Queues datagrams to be sent, in order, as many as there is room for; returns how many. The rest counts as dropped. The
-    /// loop is woken once.
+    /// Queues datagrams to be sent, in order, up to the first that is larger than [`max_size`](Self::max_size) or for which there
+    /// is no room; returns how many. The rest counts as dropped. The loop is woken once.
     pub fn send<'a>(&self, datagrams: impl IntoIterator<Item = &'a [u8]>) -> usize {
         let mut taken = 0;
         let mut refused = 0;
+        let mut too_large = false;
         let closed = self.ring.closed.load(Ordering::Acquire);
+        let max = self.max_size();
         let was_empty = {
             let mut queue = lock(&self.ring.from_program);
             let was_empty = queue.is_empty();
             for datagram in datagrams {
-                if closed || queue.len() >= QUEUE {
+                too_large |= refused == 0 && datagram.len() > max;
+                if refused > 0 || too_large || closed || queue.len() >= QUEUE {
                     refused += 1;
                 } else {
                     queue.push_back(datagram.to_vec());
@@ -49,8 +52,10 @@ impl NodeDatagram {
             }
             was_empty
         };
-        self.ring.dropped.fetch_add(refused, Ordering::Relaxed);
-        if was_empty && taken > 0 {
+        self.ring.lose(refused);
+        // The path may take more by now: the loop is asked once, until it has said so.
+        let ask = too_large && !closed && !self.ring.asked.swap(true, Ordering::AcqRel);
+        if (was_empty && taken > 0) || ask {
             self.ring.notify();
         }
         taken
@@ -74,7 +79,7 @@ impl NodeDatagram {
                 body.copy_from_slice(next);
                 filled += need;
             } else if filled == 0 {
-                self.ring.dropped.fetch_add(1, Ordering::Relaxed);
+                self.ring.lose(1);
             } else {
                 return filled;
             }
@@ -132,13 +137,17 @@ pub(super) struct Ring {
     bell: Mutex<Option<Box<dyn Fn() + Send>>>,
     closed: AtomicBool,
     dropped: AtomicU64,
+    /// What all rings of the loop have lost.
+    lost: Arc<AtomicU64>,
     max: AtomicUsize,
+    /// The loop will look at the path's largest datagram.
+    asked: AtomicBool,
     dirty: Dirty,
     wake: Wake,
 }
 
 impl Ring {
-    pub fn new(flow: FlowId, max: usize, dirty: Dirty, wake: Wake) -> Arc<Self> {
+    pub fn new(flow: FlowId, max: usize, lost: Arc<AtomicU64>, dirty: Dirty, wake: Wake) -> Arc<Self> {
         Arc::new(Ring {
             flow,
             to_program: Mutex::default(),
@@ -146,6 +155,8 @@ impl Ring {
             bell: Mutex::default(),
             closed: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
+            lost,
+            asked: AtomicBool::new(false),
             max: AtomicUsize::new(max),
             dirty,
             wake,
@@ -157,6 +168,12 @@ impl Ring {
         self.wake.wake();
     }
 
+    /// Counts what is dropped here, and by no queue of the machine.
+    fn lose(&self, datagrams: u64) {
+        self.dropped.fetch_add(datagrams, Ordering::Relaxed);
+        self.lost.fetch_add(datagrams, Ordering::Relaxed);
+    }
+
     // ---- the loop's side
 
     /// A datagram for the program. Dropped and counted when it doesn't keep up.
@@ -164,7 +181,7 @@ impl Ring {
         let first = {
             let mut queue = lock(&self.to_program);
             if queue.len() >= QUEUE {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
+                self.lose(1);
                 return;
             }
             queue.push_back(payload);
@@ -180,11 +197,13 @@ impl Ring {
         std::mem::take(&mut *lock(&self.from_program))
     }
 
+    /// The machine has dropped one, and counted it.
     pub fn count_dropped(&self) {
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
     pub fn set_max(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
+        self.asked.store(false, Ordering::Release);
     }
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)

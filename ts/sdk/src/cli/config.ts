@@ -166,8 +166,8 @@ function coerce(setting: Setting, value: unknown, source: string): Value {
     case 'number': {
       const least = setting.least ?? 1
       const number = typeof value === 'string' && /^\d+$/.test(value) ? Number(value) : value
-      const fits = typeof number === 'number' && Number.isSafeInteger(number) && number >= least
-      return fits ? number : refuse(`a whole number from ${least}`)
+      const fits = typeof number === 'number' && Number.isSafeInteger(number) && number >= least && number <= (setting.most ?? number)
+      return fits ? number : refuse(`a whole number from ${least}${setting.most === undefined ? '' : ` to ${setting.most}`}`)
     }
     case 'list': {
       const list = Array.isArray(value) ? value : [value]

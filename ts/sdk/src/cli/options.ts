@@ -1,5 +1,6 @@
 /** The one schema of settings: every role's flags, `ZTNA_*` variables and keys of ztna.toml come from this table. */
 import { LOG_LEVELS } from '../log.js'
+import { MAX_LOOPS } from '../relay.js'
 import type { Role } from '../types.js'
 
 export interface Setting {
@@ -14,6 +15,8 @@ export interface Setting {
   readonly fallback?: string | number | boolean
   /** Smallest number that is accepted. Default 1. */
   readonly least?: number
+  /** Largest. Default: none. */
+  readonly most?: number
 }
 
 const ALL: readonly Role[] = ['agent', 'connector', 'relay']
@@ -42,7 +45,7 @@ export const SETTINGS: readonly Setting[] = [
     help: 'second STUN address, for classifying NATs',
   },
   { key: 'public_addr', type: 'list', roles: ['relay'], value: 'ADDR', help: 'address to tell nodes, repeatable' },
-  { key: 'loops', type: 'number', roles: ['relay'], value: 'N', help: 'event loops (default: one per core)' },
+  { key: 'loops', type: 'number', roles: ['relay'], value: 'N', help: 'event loops, 1 to 64 (default: one per core)', most: MAX_LOOPS },
   { key: 'max_sessions', type: 'number', roles: ['relay'], value: 'N', help: 'sessions at a time (default: 65536)' },
   {
     key: 'bps_per_session',
