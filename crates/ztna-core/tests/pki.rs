@@ -314,6 +314,14 @@ fn a_snapshot_takes_the_place_of_an_equal_or_older_one_only() {
 }
 
 #[test]
+fn a_running_node_stays_who_it_is_though_its_folder_becomes_anothers() {
+    let t = Trust::with_nodes();
+    let (connector, relay) = (t.snapshot("c1").unwrap(), t.snapshot("r1").unwrap());
+    let error = relay.supersedes(&connector).unwrap_err().to_string();
+    assert!(error.contains("the certificate of `spiffe://") && error.contains("/connector/c1` runs on"), "{error}");
+}
+
+#[test]
 fn a_relay_without_a_policy_does_not_start() {
     let t = Trust::with_nodes();
     let mut files = read_folder(&t.out("r1")).unwrap();

@@ -96,9 +96,14 @@ impl Link {
         self.is_usable() && self.path.active().is_some() && !self.path.is_doubtful()
     }
 
+    /// Its peer has not shown a certificate yet.
+    pub fn is_unproven(&self) -> bool {
+        !self.conn.is_established()
+    }
+
     /// Its handshake has not come to an end in time.
     pub fn is_overdue(&self, now: Instant) -> bool {
-        !self.conn.is_established() && now >= self.born + HANDSHAKE
+        self.is_unproven() && now >= self.born + HANDSHAKE
     }
 
     pub fn poll_timeout(&self, keeps_alive: bool) -> Option<Instant> {

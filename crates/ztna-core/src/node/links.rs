@@ -207,7 +207,7 @@ impl Node {
         self.dirty_legs.insert(slot.leg);
     }
 
-    fn remove_link(&mut self, now: Instant, key: usize, why: connection::Closed) {
+    pub(super) fn remove_link(&mut self, now: Instant, key: usize, why: connection::Closed) {
         let sessions: Vec<usize> = self.sessions.iter().filter(|(_, s)| s.link == Some(key)).map(|(k, _)| k).collect();
         for session in sessions {
             if self.is_agent {

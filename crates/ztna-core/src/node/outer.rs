@@ -11,7 +11,7 @@ use crate::error::{DeniedBy, Error};
 use crate::quic::connection::{Closed, H3_NO_ERROR, H3_REQUEST_CANCELLED};
 use crate::quic::endpoint::random_cid;
 use crate::quic::{Connection, Event, Fields, StreamId, field};
-use crate::relay::REPLACED;
+use crate::relay::{H3_REQUEST_REJECTED, REPLACED};
 use crate::wire::capsule::Capsule;
 use crate::wire::connect_udp;
 use crate::wire::proxy_status::ProxyStatus;
@@ -199,7 +199,10 @@ impl Node {
                 if leg.bind == Some(stream) {
                     self.drop_leg(now, key, "the relay ended the bind", false);
                 } else {
-                    self.end_stream(now, key, stream, None);
+                    // Policy has changed there: asked again it says which.
+                    let judged = matches!(event, Event::Reset { code: H3_REQUEST_REJECTED, .. });
+                    let ended = "the relay ended the session: the connector has gone, or is at its limit of sessions";
+                    self.end_stream(now, key, stream, (!judged).then(|| Error::unreachable(ended)));
                 }
             }
             Event::Writable { stream } => leg.flush_capsules(stream),
@@ -324,9 +327,6 @@ impl Node {
         if ok {
             if let Some(s) = self.sessions.get_mut(session) {
                 s.confirmed = true;
-                if let Some(link) = s.link.and_then(|l| self.links.get_mut(l)) {
-                    link.seek_backoff.reset();
-                }
                 self.dirty_links.extend(s.link);
             }
         } else {

@@ -7,6 +7,7 @@ use super::link::Link;
 use super::session::Slot;
 use super::{CONNECTOR_ADDRESS, Node, Owner};
 use crate::quic::Connection;
+use crate::quic::connection::Closed;
 use crate::quic::endpoint::random_cid;
 use crate::role::{Arrival, PathPolicy};
 use crate::wire::cid::Cid;
@@ -16,6 +17,8 @@ use crate::wire::quic_header::{self, Header};
 /// Handshakes that one session may start in its life at a connector: an agent needs one, and one more for each key rollover
 /// or lost link. Past it the agent opens a new session, which the relay polices.
 const HANDSHAKES_PER_SESSION: u32 = 64;
+/// Unfinished handshakes of one session. One would do; a second is for an Initial that went astray.
+const UNFINISHED_PER_SESSION: usize = 2;
 /// Unfinished handshakes that one relay may have a connector hold: a thousand agents may come back at once, and one relay must
 /// not fill the connector for those of the others.
 const HANDSHAKES_PER_RELAY: usize = 1_024;
@@ -182,6 +185,8 @@ impl Node {
         let heard = link.conn.received();
         if heard != link.heard {
             link.heard = heard;
+            // The session is of use: should it end, the next one is sought at once.
+            link.seek_backoff.reset();
             // Only a genuine packet makes this session a path of the link.
             if !self.is_agent && self.sessions.get(session).is_some_and(|s| s.link != Some(key)) {
                 self.give_session(now, session, key, rtt);
@@ -235,7 +240,20 @@ impl Node {
         self.give_session(now, session, key, rtt);
         self.router.insert(scid, Owner::Link(key));
         self.router.insert_initial(dcid, Owner::Link(key));
+        self.bound_begun(now, session, key, scid);
         Some(Owner::Link(key))
+    }
+
+    /// A session has one connection: an agent that begins others has given up the first. So one agent can't fill the places of all.
+    fn bound_begun(&mut self, now: Instant, session: usize, key: usize, scid: Cid) {
+        let Some(s) = self.sessions.get_mut(session) else { return };
+        s.begun.push_back((key, scid));
+        let oldest = if s.begun.len() > UNFINISHED_PER_SESSION { s.begun.pop_front() } else { None };
+        if let Some((old, scid)) = oldest
+            && self.links.get(old).is_some_and(|l| l.is_unproven() && l.conn.scid() == scid)
+        {
+            self.remove_link(now, old, Closed::Local("its agent began another".into()));
+        }
     }
 }
 

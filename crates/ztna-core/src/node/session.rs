@@ -25,6 +25,8 @@ pub struct Session {
     pub forwards: Option<Cid>,
     /// Connector: handshakes started on it, against a peer that only ever starts.
     pub handshakes: u32,
+    /// Connector: the latest of them, each with the connection ID that tells it from a successor in its place.
+    pub begun: std::collections::VecDeque<(usize, Cid)>,
     /// Connector: when a stateless reset last went out on it.
     pub reset_at: Option<std::time::Instant>,
 }
@@ -38,6 +40,7 @@ impl Session {
             registered: None,
             forwards: None,
             handshakes: 0,
+            begun: std::collections::VecDeque::new(),
             reset_at: None,
         }
     }

@@ -69,6 +69,8 @@ pub struct Relay {
     /// Connections with something to settle.
     dirty: VecDeque<ConnKey>,
     pub(super) shares: Shares,
+    /// Connections in the order in which their handshakes began; those that are over or proven go with time.
+    pub(super) unproven: VecDeque<(ConnKey, Instant)>,
     /// Messages to this loop from itself.
     local: VecDeque<LoopMessage>,
     pub(super) deadlines: BTreeSet<(Instant, ConnKey)>,
@@ -117,6 +119,7 @@ impl Relay {
             binds: BTreeMap::new(),
             dirty: VecDeque::new(),
             shares: Shares::default(),
+            unproven: VecDeque::new(),
             local: VecDeque::new(),
             deadlines: BTreeSet::new(),
             outgoing: Outgoing::default(),

@@ -81,6 +81,9 @@ pub struct Limits {
     pub sessions_per_agent: usize,
     /// Sessions of one connector's bind. Default 8,192: context IDs stay within two bytes.
     pub sessions_per_bind: usize,
+    /// Of those, sessions of one agent's identity, from all of its connections. Default 512: its 256 connections with one each, and
+    /// as many that have not been given up yet.
+    pub sessions_per_pair: usize,
     /// Inner bits a second of one session, both directions and both modes together; packets beyond it are dropped. At least
     /// [`MIN_BPS`]. Default: no limit.
     pub bps_per_session: Option<u64>,
@@ -110,6 +113,7 @@ impl Default for Limits {
             sessions: 65_536,
             sessions_per_agent: 256,
             sessions_per_bind: 8_192,
+            sessions_per_pair: 512,
             bps_per_session: None,
             handshakes_per_prefix: 200,
             handshakes: 2_000,

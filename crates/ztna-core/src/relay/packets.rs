@@ -244,6 +244,7 @@ impl Relay {
         }
         self.shared.own_cid(cid, true);
         self.shared.counters.connections.add(1);
+        self.begin_unproven(key, now);
         self.feed(key, arrival, packet);
     }
 

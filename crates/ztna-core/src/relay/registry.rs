@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use super::Limits;
 use super::counters::Count;
 use super::rate::Policer;
 use crate::id::SpiffeId;
@@ -41,6 +42,27 @@ pub(super) struct Registry(Mutex<Tables>);
 struct Tables {
     binds: BTreeMap<String, BindEntry>,
     sessions: BTreeMap<u64, std::sync::Arc<Session>>,
+    /// How many of them each agent has to each connector, and each connector in all.
+    pairs: BTreeMap<(String, String), usize>,
+    connectors: BTreeMap<String, usize>,
+}
+
+/// Why a session may not begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    Relay,
+    Connector,
+    /// The agent has its share of the connector's.
+    Pair,
+}
+
+fn count_down<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(n) = counts.get_mut(key) {
+        *n -= 1;
+        if *n == 0 {
+            counts.remove(key);
+        }
+    }
 }
 
 impl Session {
@@ -78,18 +100,32 @@ impl Registry {
         self.lock().binds.iter().map(|(n, b)| (n.clone(), b.clone())).collect()
     }
 
-    /// `false`: `max` sessions run already.
-    pub(super) fn begin(&self, session: std::sync::Arc<Session>, max: usize) -> bool {
+    /// Enters a session, if none of the limits is reached.
+    pub(super) fn begin(&self, session: std::sync::Arc<Session>, limits: &Limits) -> Result<(), Full> {
         let mut tables = self.lock();
-        if tables.sessions.len() >= max {
-            return false;
+        let pair = (session.agent.clone(), session.connector.clone());
+        let has = |n: Option<&usize>| n.copied().unwrap_or_default();
+        if has(tables.pairs.get(&pair)) >= limits.sessions_per_pair {
+            return Err(Full::Pair);
         }
+        if has(tables.connectors.get(&session.connector)) >= limits.sessions_per_bind {
+            return Err(Full::Connector);
+        }
+        if tables.sessions.len() >= limits.sessions {
+            return Err(Full::Relay);
+        }
+        *tables.connectors.entry(pair.1.clone()).or_default() += 1;
+        *tables.pairs.entry(pair).or_default() += 1;
         tables.sessions.insert(session.id, session);
-        true
+        Ok(())
     }
 
     pub(super) fn end(&self, session: u64) {
-        self.lock().sessions.remove(&session);
+        let mut tables = self.lock();
+        if let Some(s) = tables.sessions.remove(&session) {
+            count_down(&mut tables.connectors, &s.connector);
+            count_down(&mut tables.pairs, &(s.agent.clone(), s.connector.clone()));
+        }
     }
 
     pub(super) fn session(&self, id: u64) -> Option<std::sync::Arc<Session>> {

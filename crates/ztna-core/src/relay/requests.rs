@@ -10,7 +10,7 @@ use super::drain::Phase;
 use super::inbox::LoopMessage;
 use super::machine::{AgentHalf, Relay};
 use super::rate::Policer;
-use super::registry::{BindEntry, Session};
+use super::registry::{BindEntry, Full, Session};
 use super::shared::random_alias;
 use crate::error::{DeniedBy, Error};
 use crate::id::Role;
@@ -191,9 +191,14 @@ impl Relay {
             tx: Count::default(),
             rate: limits.bps_per_session.map(|bps| Policer::new(bps, self.now)),
         });
-        if !self.shared.has_room(bind.owner) || !self.shared.registry.begin(session.clone(), limits.sessions) {
+        if !self.shared.has_room(bind.owner) {
             return Err(limit("the relay is at its limit of sessions"));
         }
+        self.shared.registry.begin(session.clone(), &limits).map_err(|full| match full {
+            Full::Relay => limit("the relay is at its limit of sessions"),
+            Full::Connector => limit("the connector is at its limit of sessions"),
+            Full::Pair => limit("the agent is at its limit of sessions to this connector"),
+        })?;
         let Some(conn) = self.conns.get_mut(key.0) else { return Ok(()) };
         conn.quic.respond(stream, accepted(), false);
         conn.streams.insert(stream, Stream::Agent { session: session.id, capsules: Capsules::default() });

@@ -1,17 +1,21 @@
 //! What one identity may take of a loop: connections, and the heap that its packets make them hold.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use super::Relay;
 use crate::error::Error;
 use crate::id::SpiffeId;
 use crate::quic::ConnKey;
-use crate::quic::connection::H3_EXCESSIVE_LOAD;
+use crate::quic::connection::{Closed, H3_EXCESSIVE_LOAD};
 use crate::role::Notice;
 
 /// Of a connection whose peer has not proven itself: its state, and a flight of handshake data out of order. quiche keeps 64 KB of that, a byte a frame if a peer so likes.
 /// Measured: 13 KB in a handshake that goes as it should.
-const UNPROVEN: u64 = 64 << 10;
+const UNPROVEN: u64 = 32 << 10;
+/// Connections of a loop whose peers have not proven themselves: a second of the whole relay's budget of handshakes. Beyond it the
+/// oldest goes, for a handshake that is meant takes a few round trips.
+const MAX_UNPROVEN: usize = 2_048;
 /// What one identity has now.
 #[derive(Debug, Default)]
 struct Share {
@@ -36,6 +40,19 @@ impl Shares {
 }
 
 impl Relay {
+    /// A handshake has begun.
+    pub(super) fn begin_unproven(&mut self, key: ConnKey, born: Instant) {
+        self.unproven.push_back((key, born));
+        while self.unproven.len() > MAX_UNPROVEN {
+            let Some((oldest, born)) = self.unproven.pop_front() else { return };
+            // Its place may be another's by now.
+            if self.conns.get(oldest.0).is_some_and(|c| c.peer.is_none() && c.born == born) {
+                self.shared.counters.drops.share.add(1);
+                self.on_closed(oldest, Closed::TimedOut);
+            }
+        }
+    }
+
     /// A connection has proven its identity. One more than an identity may have is closed: those that work go on.
     pub(super) fn join_share(&mut self, key: ConnKey, id: &SpiffeId) {
         let allowed = self.shared.config.limits.connections_per_identity;

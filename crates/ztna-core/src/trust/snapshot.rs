@@ -95,8 +95,15 @@ impl Snapshot {
     /// Whether a running node may go from `used` to this one. A folder that was put back as a whole matches its own hashes; only
     /// its version tells that it would undo a revocation.
     ///
-    /// Errors: [`Error::Config`] when this one is older.
+    /// Errors: [`Error::Config`] when this one is older; [`Error::Identity`] when it is another node's.
     pub fn supersedes(&self, used: &Snapshot) -> Result<(), Error> {
+        let (new, old) = (&self.identity().id, &used.identity().id);
+        if new != old {
+            return Err(Error::Identity(format!(
+                "the folder now holds the certificate of `{new}`, and `{old}` runs on: put the folder of `{old}` back, or start anew \
+                 to run as `{new}`"
+            )));
+        }
         if self.version >= used.version {
             return Ok(());
         }

@@ -165,6 +165,37 @@ fn an_agent_is_held_to_its_limit_of_sessions() {
 }
 
 #[test]
+fn an_agent_is_held_to_its_share_of_a_connector_over_all_its_connections_and_others_get_in() {
+    let limits = Limits { sessions_per_pair: 2, ..Limits::default() };
+    let mut net = Net::with(RelayConfig { limits, ..config() }, 2);
+    net.bound("c2", 1);
+    let (first, session) = net.session("alice", "c2", 2);
+    let (second, _) = net.session("alice", "c2", 3);
+    for id in [first, second] {
+        let stream = net.connect(id, "c2");
+        let status = refusal(&mut net, id, stream, "429");
+        assert_eq!(status.details.as_deref(), Some("the agent is at its limit of sessions to this connector"));
+    }
+    net.session("bob", "c2", 4);
+    net.clients[first].conn.reset(session, 0x10c);
+    net.settle();
+    let again = net.connect(second, "c2");
+    assert_eq!(net.status(second, again), "200");
+}
+
+#[test]
+fn a_connector_at_its_limit_is_a_refusal_and_not_a_session_that_ends() {
+    let limits = Limits { sessions_per_bind: 1, ..Limits::default() };
+    let mut net = Net::with(RelayConfig { limits, ..config() }, 1);
+    net.bound("c2", 1);
+    net.session("alice", "c2", 2);
+    let bob = net.connected(Role::Agent, "bob", 3);
+    let stream = net.connect(bob, "c2");
+    let status = refusal(&mut net, bob, stream, "429");
+    assert_eq!(status.details.as_deref(), Some("the connector is at its limit of sessions"));
+}
+
+#[test]
 fn a_second_bind_of_one_identity_takes_new_sessions_and_the_first_keeps_its_own() {
     let mut net = Net::new();
     let (old, old_stream) = net.bound("c1", 1);

@@ -140,3 +140,23 @@ fn a_handshake_that_comes_to_no_end_is_let_go_after_ten_seconds() {
     }
     assert_eq!(net.shared.counters().handshakes.failed.get(), 1);
 }
+
+#[test]
+fn of_thousands_of_handshakes_that_strangers_leave_half_done_the_oldest_go() {
+    let limits = Limits { handshakes_per_prefix: 10_000, handshakes: 10_000, ..Limits::default() };
+    let mut net = Net::with(RelayConfig { retry: false, limits, ..config() }, 1);
+    let known = net.connected(Role::Agent, "alice", 1);
+    for _ in 0..2_100 {
+        let id = net.client(Role::Agent, "alice", 2);
+        push(&mut net, id, true);
+        net.clients.pop();
+    }
+    assert_eq!(
+        net.shared.counters().connections.get(),
+        2_049,
+        "the places of strangers, and the one that has proven itself"
+    );
+    let next = net.client(Role::Agent, "alice", 3);
+    net.until("a newcomer gets in", |net| net.clients[next].ready);
+    assert!(net.clients[known].closed.is_none());
+}

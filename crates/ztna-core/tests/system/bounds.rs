@@ -86,6 +86,23 @@ fn handshakes_that_a_relay_begins_are_bounded_and_end_in_time() {
 }
 
 #[test]
+fn a_session_has_two_unfinished_handshakes_however_many_its_agent_begins() {
+    let mut w = two_relays();
+    let mut tls = TlsConfig::new(Kind::InnerClient, &w.snapshot(Role::Agent, "alice")).unwrap();
+    let here = SocketAddr::from(([127, 0, 0, 1], 1));
+    for _ in 0..40 {
+        let scid = ztna_core::quic::endpoint::random_cid(None);
+        let mut c = Connection::connect(&mut tls, scid, "c1.connector.example.test", here, here).unwrap();
+        let mut packet = Vec::new();
+        assert!(c.send_burst(&mut packet, 1).is_some());
+        w.hostile(1).datagram_bind(1, &packet);
+        w.turn();
+    }
+    assert!(w.until(|w| w.connector(node_at(2)).node().links.len() == 2));
+    assert_others_go_on(&mut w);
+}
+
+#[test]
 fn a_capsule_that_a_relay_got_wrong_costs_its_connection_and_nothing_else() {
     let mut wrong: Vec<Vec<u8>> = Vec::new();
     let capsule = |ty: u64, value: &[u8]| {

@@ -239,3 +239,31 @@ fn a_relay_that_swaps_the_packets_of_two_connectors_gets_nothing_and_loses_nothi
     });
     assert!(done && count.get() > 100, "{:?}", w.outcomes);
 }
+
+#[test]
+fn an_agent_whose_sessions_end_at_once_asks_again_with_patience() {
+    let mut w = World::new(1, &["c1"]);
+    w.start_hostile_relay(1).ends_sessions = Some(0);
+    w.start_agent(node_at(1), "alice", None);
+    let flow = w.open(node_at(1), "web", Protocol::Tcp, Duration::from_secs(2));
+    assert!(w.until(|w| w.outcomes.contains_key(&flow)));
+    let asked = w.hostile(1).ends_sessions.unwrap_or_default();
+    assert!((2..=20).contains(&asked), "asked {asked} times in 2 s");
+    let Some(Outcome::Failed(Error::Unreachable { tried, .. })) = w.outcomes.get(&flow) else {
+        panic!("{:?}", w.outcomes.get(&flow))
+    };
+    assert!(tried.iter().any(|t| t.contains("r1") && t.contains("ended the session")), "{tried:?}");
+}
+
+#[test]
+fn an_established_connection_whose_sessions_end_at_once_asks_again_with_patience() {
+    let mut w = with_hostile_relay(false, &["c1"]);
+    w.start_agent(node_at(1), "alice", None);
+    let _ = w.opened(node_at(1), "web");
+    w.hostile(1).ends_sessions = Some(0);
+    w.hostile(1).end_all_sessions();
+    let until = Instant::now() + Duration::from_secs(2);
+    assert!(w.until(|_| Instant::now() > until));
+    let asked = w.hostile(1).ends_sessions.unwrap_or_default();
+    assert!((1..=20).contains(&asked), "asked {asked} times in 2 s");
+}

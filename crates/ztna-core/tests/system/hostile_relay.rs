@@ -60,6 +60,8 @@ pub struct HostileRelay {
     /// Registered connection ID → session, and the end that it belongs to.
     forwarding: BTreeMap<Cid, (usize, Toward)>,
     pub mangle: Mangle,
+    /// Grants sessions and ends each at once: how many so far.
+    pub ends_sessions: Option<usize>,
     /// The connector that an agent is taken to, by the one it asked for.
     pub route: Box<dyn Fn(&str) -> String>,
     play: Play,
@@ -78,6 +80,7 @@ impl HostileRelay {
             tls: TlsConfig::new(Kind::OuterServer, snapshot).unwrap(),
             legs: Vec::new(),
             router: Router::default(),
+            ends_sessions: None,
             sessions: Vec::new(),
             forwarding: BTreeMap::new(),
             mangle: Box::new(|toward, packet| vec![(toward, packet.to_vec())]),
@@ -116,6 +119,13 @@ impl HostileRelay {
             connect_udp::datagram_header(leg.bind.unwrap(), context, &mut frame);
             frame.extend_from_slice(packet);
             leg.conn.dgram_send(frame);
+        }
+    }
+
+    /// Resets the streams of all agents' sessions.
+    pub fn end_all_sessions(&mut self) {
+        for (leg, stream) in self.sessions.drain(..).filter_map(|s| s.agent) {
+            self.legs[leg].conn.reset(stream, 0x10f);
         }
     }
 
@@ -159,6 +169,11 @@ impl HostileRelay {
                 if matches!(self.play, Play::Agent(_)) {
                     self.begin(key, stream, None);
                 }
+            }
+            Ok(connect_udp::Target::Host { .. }) if self.ends_sessions.is_some() => {
+                leg.conn.respond(stream, answer, false);
+                leg.conn.reset(stream, 0x10f);
+                self.ends_sessions = self.ends_sessions.map(|n| n + 1);
             }
             Ok(connect_udp::Target::Host { host, .. }) => {
                 let wanted = (self.route)(host.split('.').next().unwrap_or_default());
