@@ -1,4 +1,4 @@
-import { appendFileSync, chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { appendFileSync, chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type AddressInfo, type Server } from 'node:net'
 import { once } from 'node:events'
 import { tmpdir } from 'node:os'
@@ -22,6 +22,9 @@ beforeAll(async () => {
   await ztna(['pki', 'issue', trust.dir, 'agent', 'alice', '--out', at('alice')])
   await ztna(['pki', 'issue', trust.dir, 'agent', 'gone', '--out', at('gone')])
   await ztna(['pki', 'revoke', trust.dir, 'gone'])
+  cpSync(trust.dir, at('typo'), { recursive: true })
+  const typo = join(at('typo'), 'network.toml')
+  writeFileSync(typo, readFileSync(typo, 'utf8').replace('"example.test"', '"wrong.test"'))
   busy = createServer().listen(0, '127.0.0.1')
   await once(busy, 'listening')
   busyAt = `127.0.0.1:${(busy.address() as AddressInfo).port}`
@@ -88,15 +91,19 @@ const PKI: readonly Row[] = [
   [64, 'pki revoke @trust boss/alice', /is not a node's name/],
   [78, 'pki revoke @trust carol', /was never issued here/],
   [78, 'pki rotate-ca @nowhere', /not a trust folder/],
+  [78, 'pki publish @typo @r1', /typo\/network\.toml:2: trust_domain is `wrong\.test`, but .* `example\.test`: put that back/],
 ]
 const POLICY: readonly Row[] = [
   [64, 'policy', /Usage: ztna policy/],
   [64, 'policy check', /missing required argument 'DIR'/],
   [78, 'policy check @nowhere', /not a trust folder/],
   [0, 'policy check @trust', /valid +yes/],
+  [78, 'policy check @typo', /^ztna: \S+typo: not valid: \S+network\.toml:2: trust_domain is `wrong\.test`/m],
   [64, 'policy check @trust --agent alice', /--agent and --to go together/],
   [64, 'policy check @trust --agent alice --to web', /--to web: accepted: SERVICE:PORT/],
   [64, 'policy check @trust --agent alice --to web:99999', /not a port/],
+  [64, 'policy check @trust --agent alice --to web:', /service "web:": accepted: SERVICE or SERVICE:PORT/],
+  [64, 'policy check @trust --agent alice --to web::', /service "web::": accepted/],
   [64, 'policy check @trust --agent alice --to web:80 --protocol sctp', /--protocol sctp: accepted: tcp, udp/],
   [64, 'policy check @trust --agent Al_ --to web:80', /"Al_" is not a node's name/],
   [78, 'policy check @trust --agent alcie --to web:80', /agent `alcie`: not in network\.toml; known: alice, gone/],

@@ -1,4 +1,4 @@
-import { readFileSync, statSync } from 'node:fs'
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { background, curl, tcpServer } from '../lib/peers.ts'
@@ -151,14 +151,40 @@ test('a CA rotation passes without an interruption', async () => {
   const flow = await openFlow(t, 'alice')
   const ca = (): string => readFileSync(join(t.trust.out('agent', 'alice'), 'ca.pem'), 'utf8')
   const before = ca()
-  await ztna(['pki', 'rotate-ca', t.trust.dir])
+  const rotate = (codes: readonly number[]) => ztna(['pki', 'rotate-ca', t.trust.dir], { codes })
+  expect((await rotate([0])).stdout).toMatch(/^phase +started\ntrusted cas +2$/m)
   await t.trust.publish()
   expect(ca()).not.toBe(before)
+  expect((await rotate([78])).stderr).toMatch(/pki renew \S+ agent\/alice --out OUT.* agent\/bob .* connector\/c1 .* relay\/r1 /)
   for (const [key, out] of t.trust.outs) await ztna(['pki', 'renew', t.trust.dir, key.slice(key.indexOf('-') + 1), '--out', out])
   await new Promise((resolve) => setTimeout(resolve, 3_000))
   expect(flow.exit).toBeUndefined()
   for (const name of ['alice', 'bob']) expect((await curl(t.place(name), 'http://127.0.0.1:8080/hello')).body).toBe('hello\n')
   await flow.stop()
+  // Connections made with the old certificates end with the old CA; what opens then goes through at once.
+  expect((await rotate([0])).stdout).toMatch(/^phase +finished\ntrusted cas +1$/m)
+  await t.trust.publish()
+  expect(ca().match(/BEGIN CERTIFICATE/g)).toHaveLength(1)
+  await until('all have taken it', () => [...t.agents.values(), ...t.connectors.values()].every(({ proc }) => reloads(proc) >= 3))
+  for (const name of ['alice', 'bob']) expect((await curl(t.place(name), 'http://127.0.0.1:8080/hello')).body).toBe('hello\n')
+})
+
+const reloads = (proc: Proc): number => proc.lines.filter((line) => line.includes('"message":"reloaded"')).length
+
+test('a snapshot that a role takes by itself leaves one line with its version, and one that it refuses another', async () => {
+  await using t = await create()
+  const roles = [...t.relays.values(), ...t.connectors.values(), ...t.agents.values()]
+  const before = roles.map(({ proc }) => reloads(proc))
+  await t.trust.publish()
+  const folder = t.trust.out('connector', 'c1')
+  const { version } = JSON.parse(readFileSync(join(folder, 'snapshot.json'), 'utf8')) as { version: number }
+  for (const { proc } of roles) await proc.waitFor(new RegExp(`"level":"info","message":"reloaded","version":${version},"changed":true`))
+  // Each loop of the relay looks five times a second.
+  await new Promise((resolve) => setTimeout(resolve, 1_000))
+  expect(roles.map(({ proc }) => reloads(proc))).toEqual(before.map((count) => count + 1))
+  const connector = t.connectors.get('c1')
+  writeFileSync(join(folder, 'policy.cedar'), 'forbid(principal, action, resource);\n')
+  await connector?.proc.waitFor(/"level":"warn","message":"not reloaded: .*policy\.cedar.*"code":"ERR_ZTNA_CONFIG"/)
 })
 
 test("an agent's folder names no other agent and holds no policy", async () => {

@@ -185,6 +185,8 @@ pub enum Notice {
     },
     /// Recovered from, but an operator should see it.
     Warning(Error),
+    /// The role's folder holds a snapshot that is not taken; the one in use stays.
+    NotReloaded(Error),
     Path {
         peer: String,
         next: PathInfo,

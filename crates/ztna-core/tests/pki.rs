@@ -192,15 +192,146 @@ fn a_rotation_never_leaves_two_nodes_that_distrust_each_other() {
         trust_each_other();
     }
     let report = t.run("rotate-ca", json!({})).unwrap();
-    assert_eq!((&report["dropped"], &report["trustedCas"]), (&json!([]), &json!(2)));
+    assert_eq!((&report["phase"], &report["trustedCas"]), (&json!("finished"), &json!(1)));
     t.publish(&all);
     trust_each_other();
+    assert_eq!(t.snapshot("alice").unwrap().anchors.certificates_der().count(), 1);
     assert_eq!(t.snapshot("r1").unwrap().still_trusted(old.identity(), t.now), Err(Refusal::UnknownCa));
     assert!(!t.dir().join("ca/1.key.pem").exists() && t.dir().join("ca/1.cert.pem").exists());
-    // Nobody was renewed since: the next one drops the CA of all three, and says so.
-    let report = t.run("rotate-ca", json!({})).unwrap();
-    assert_eq!(report["dropped"], json!(["agent/alice", "connector/c1", "relay/r1"]));
-    assert!(report["advice"][0].as_str().unwrap().contains("before publishing"));
+}
+
+#[test]
+fn a_rotation_is_started_then_finished_and_only_then_started_anew() {
+    let t = Trust::with_nodes();
+    let told = |report: &Value| {
+        let advice = report["advice"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect::<Vec<_>>();
+        (report["phase"].as_str().unwrap().to_owned(), report["trustedCas"].as_u64().unwrap(), advice.join("\n"))
+    };
+    for round in 0..2 {
+        let (phase, cas, advice) = told(&t.run("rotate-ca", json!({})).unwrap());
+        assert_eq!((phase.as_str(), cas), ("started", 2), "round {round}");
+        let steps: Vec<_> = ["pki publish", "pki renew", "pki rotate-ca"].map(|s| advice.find(s).unwrap()).into();
+        assert!(steps.is_sorted(), "{advice}");
+        for node in ["alice", "c1", "r1"] {
+            t.run("renew", json!({"name": node, "out": t.out(node)})).unwrap();
+        }
+        let (phase, cas, advice) = told(&t.run("rotate-ca", json!({})).unwrap());
+        assert_eq!((phase.as_str(), cas), ("finished", 1), "round {round}");
+        assert!(advice.contains("pki publish") && !advice.contains("rotate-ca"), "{advice}");
+    }
+}
+
+#[test]
+fn a_rotation_is_not_finished_while_a_node_still_lives_by_the_old_ca() {
+    let mut t = Trust::with_nodes();
+    t.run("issue", json!({"role": "agent", "name": "bob", "out": t.out("bob"), "ttlSeconds": 60})).unwrap();
+    t.run("rotate-ca", json!({})).unwrap();
+    t.run("renew", json!({"name": "c1", "out": t.out("c1")})).unwrap();
+    let state = fs::read(t.dir().join("ca/state.json")).unwrap();
+    let error = t.run("rotate-ca", json!({})).unwrap_err();
+    assert_eq!(error.code(), "ERR_ZTNA_CONFIG");
+    let text = error.to_string();
+    for node in ["agent/alice", "agent/bob", "relay/r1"] {
+        assert!(text.contains(&format!("`ztna pki renew {} {node} --out OUT`", t.dir().display())), "{text}");
+    }
+    assert!(!text.contains("connector/c1") && text.contains("ztna pki revoke"), "{text}");
+    assert_eq!(fs::read(t.dir().join("ca/state.json")).unwrap(), state);
+    assert!(t.dir().join("ca/1.key.pem").exists());
+    t.publish(&["alice", "c1", "r1"]);
+    assert_eq!(t.snapshot("alice").unwrap().still_trusted(t.snapshot("c1").unwrap().identity(), t.now), Ok(()));
+    // What has expired or was revoked holds nothing up.
+    t.now += Duration::from_secs(61);
+    t.run("revoke", json!({"name": "alice"})).unwrap();
+    t.run("renew", json!({"name": "r1", "out": t.out("r1")})).unwrap();
+    assert_eq!(t.run("rotate-ca", json!({})).unwrap()["phase"], "finished");
+}
+
+#[test]
+fn a_trust_domain_that_is_not_the_cas_is_refused_with_its_line_by_every_command() {
+    let t = Trust::with_nodes();
+    let network = t.dir().join("network.toml");
+    let text = fs::read_to_string(&network).unwrap();
+    fs::write(&network, text.replace("\"example.test\"", "\"exmaple.test\"")).unwrap();
+    let says = |why: &str| {
+        assert!(why.contains("`exmaple.test`") && why.contains("`example.test`") && why.contains("pki init"), "{why}");
+    };
+    for (command, options) in [
+        ("publish", json!({"outs": [t.out("r1")]})),
+        ("renew", json!({"name": "r1", "out": t.out("r1")})),
+        ("issue", json!({"role": "agent", "name": "bob", "out": t.out("bob")})),
+        ("rotate-ca", json!({})),
+    ] {
+        let error = t.run(command, options).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{}:2: trust_domain", network.display())), "{command}: {error}");
+        says(&error);
+    }
+    let report = t.run("policy-check", json!({})).unwrap();
+    assert_eq!((&report["ok"], &report["findings"][0]["severity"]), (&json!(false), &json!("error")));
+    assert_eq!(report["findings"][0]["at"], json!(format!("{}:2", network.display())));
+    says(report["findings"][0]["message"].as_str().unwrap());
+}
+
+#[test]
+fn certificates_that_have_expired_and_were_renewed_are_forgotten() {
+    let mut t = Trust::with_nodes();
+    let serials = |t: &Trust| {
+        let state: Value = serde_json::from_slice(&fs::read(t.dir().join("ca/state.json")).unwrap()).unwrap();
+        let of = |c: &Value| (c["name"] == "agent/alice").then(|| c["serial"].as_str().unwrap().to_owned());
+        state["certificates"].as_array().unwrap().iter().filter_map(of).collect::<Vec<_>>()
+    };
+    for _ in 0..10 {
+        t.now += Duration::from_secs(12 * 3600);
+        t.run("renew", json!({"name": "alice", "out": t.out("alice")})).unwrap();
+    }
+    // The newest, the one before it, which is still good, and the one that expires just now: clocks differ.
+    assert_eq!(serials(&t).len(), 3);
+    let live = serials(&t);
+    let report = t.run("revoke", json!({"name": "alice"})).unwrap();
+    assert_eq!(report["serials"], json!(live));
+    t.now += Duration::from_secs(48 * 3600);
+    assert_eq!(t.run("revoke", json!({"name": "alice"})).unwrap()["serials"], json!([]));
+    // The node is known as long as its last record is.
+    assert!(t.run("issue", json!({"role": "agent", "name": "alice", "out": t.out("alice")})).is_ok());
+    t.run("revoke", json!({"name": "c1"})).unwrap();
+    assert!(t.run("renew", json!({"name": "r1", "out": t.out("r1")})).is_ok());
+}
+
+#[test]
+fn a_folder_whose_renewal_failed_is_known_after_its_certificate_has_expired() {
+    let mut t = Trust::with_nodes();
+    let blocked = t.out("alice").join("key.pem");
+    let key = fs::read(&blocked).unwrap();
+    fs::remove_file(&blocked).unwrap();
+    fs::create_dir(&blocked).unwrap();
+    for _ in 0..4 {
+        t.now += Duration::from_secs(13 * 3600);
+        assert!(t.run("renew", json!({"name": "alice", "out": t.out("alice")})).is_err());
+    }
+    fs::remove_dir(&blocked).unwrap();
+    fs::write(&blocked, key).unwrap();
+    t.run("renew", json!({"name": "alice", "out": t.out("alice")})).unwrap();
+}
+
+#[test]
+fn services_whose_connector_was_never_issued_are_told_in_one_line() {
+    let t = Trust::with_nodes();
+    let network = t.dir().join("network.toml");
+    let mut text = fs::read_to_string(&network).unwrap();
+    for name in ["db", "dns", "mail"] {
+        text += &format!("\n[[service]]\nname = \"{name}\"\nconnectors = [\"c8\"]\ntcp = [1]\n");
+    }
+    fs::write(&network, &text).unwrap();
+    let warnings = t.publish(&["r1"])["warnings"].clone();
+    let dir = t.dir().display().to_string();
+    let expected = format!(
+        "{dir}/network.toml: services `db`, `dns`, `mail` name connector `c8`, which was never issued; issued: c1; `ztna pki issue {dir} connector c8 --out OUT` makes it"
+    );
+    assert_eq!(warnings, json!([expected]));
+    fs::write(&network, text.replace("[\"c1\"]", "[\"c9\"]")).unwrap();
+    let warnings = t.publish(&["r1"])["warnings"].clone();
+    assert_eq!(warnings.as_array().unwrap().len(), 1, "{warnings}");
+    let line = warnings[0].as_str().unwrap();
+    assert!(line.contains("`web`") && line.contains("connectors `c8`, `c9`, which were never issued"), "{line}");
 }
 
 #[test]

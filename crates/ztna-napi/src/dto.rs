@@ -100,6 +100,10 @@ pub fn notice(n: &Notice, snapshot: &Snapshot) -> Value {
             json!({ "event": "state", "next": next.as_str(), "prev": prev.as_str(), "reason": reason })
         }
         Notice::Warning(e) => json!({ "event": "warning", "error": error(e) }),
+        Notice::NotReloaded(e) => {
+            let told = json!({ "message": format!("not reloaded: {e}") });
+            json!({ "event": "warning", "error": join(error(e), told) })
+        }
         Notice::Path { peer, next, prev } => {
             json!({ "event": "path", "peer": peer, "next": path(next), "prev": path(prev) })
         }

@@ -85,13 +85,21 @@ impl Bridge {
         self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes a snapshot that is not older than the one in use. Errors: [`Error::Config`] when it is.
+    /// Takes a snapshot that is not older than the one in use. The event `reloaded` follows when it is newer: once, however
+    /// many loops bring it. Errors: [`Error::Config`] when it is older.
     pub fn adopt(&self, snapshot: Arc<Snapshot>) -> Result<()> {
-        let mut used = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(used) = used.as_ref() {
-            snapshot.supersedes(used)?;
+        let version = snapshot.version;
+        let before = {
+            let mut used = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+            if let Some(used) = used.as_ref() {
+                snapshot.supersedes(used)?;
+            }
+            used.replace(snapshot)
+        };
+        // The first one is what the role starts with.
+        if before.is_some_and(|before| before.version != version) {
+            self.emit(&json!({ "event": "reloaded", "version": version }));
         }
-        *used = Some(snapshot);
         Ok(())
     }
 

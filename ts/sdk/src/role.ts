@@ -54,6 +54,8 @@ export type RoleEvents = {
   state: [next: State, prev: State]
   /** The identity is loaded and sockets are bound; `online` is still to come. */
   identity: [identity: Identity]
+  /** Another snapshot is in force, whichever way the role heard of it. A refused one is a `warning`. */
+  reloaded: [result: ReloadResult]
   /** Something went wrong that the role recovers from by itself. */
   warning: [error: ZtnaError]
   /** The role has died. */
@@ -326,6 +328,8 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
         return this.#onNativeState(event['next'] as State)
       case 'warning':
         return this.warn(fromNative(event['error']))
+      case 'reloaded':
+        return this.fire('reloaded', ...([{ version: event['version'] as number, changed: true }] as E['reloaded']))
       case 'error':
         return this.#onDeath(fromNative(event['error']))
       case 'turned':

@@ -75,3 +75,8 @@ test('what was left out is told when the role closes, too', () => {
   role.emit('state', 'closed', 'draining')
   expect(lines.some(({ message }) => message.startsWith('10 lines about'))).toBe(true)
 })
+
+test('every snapshot that is taken leaves a line with its version', () => {
+  role.emit('reloaded', { version: 7, changed: true })
+  expect(lines).toEqual([{ level: 'info', message: 'reloaded', fields: { version: 7, changed: true } }])
+})

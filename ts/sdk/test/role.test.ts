@@ -89,3 +89,13 @@ test('a network that keeps coming updates the running role', async () => {
   await expect.poll(() => FakeRole.last.calls.filter(([name]) => name === 'update').length).toBe(1)
   await a.close()
 })
+
+test('a snapshot that takes the place of another is an event, and no warning', async () => {
+  const a = agent()
+  await a.start()
+  const heard: unknown[] = []
+  a.on('reloaded', (result) => heard.push(result)).on('warning', (error) => heard.push(error))
+  FakeRole.last.emit({ event: 'reloaded', version: 7 })
+  expect(heard).toEqual([{ version: 7, changed: true }])
+  await a.close()
+})

@@ -314,7 +314,7 @@ impl<M: Machine + 'static> Driver<M> {
         match watch(SystemTime::now()) {
             None => {}
             Some(Ok(snapshot)) => self.apply(snapshot),
-            Some(Err(e)) => (self.local.observer)(LocalEvent::Notice(Notice::Warning(e))),
+            Some(Err(e)) => (self.local.observer)(LocalEvent::Notice(Notice::NotReloaded(e))),
         }
         self.local.timers.set(self.now + WATCH_EVERY, Timer::Watch);
     }

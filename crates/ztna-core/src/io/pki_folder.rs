@@ -6,6 +6,7 @@
 mod edit;
 mod publish;
 mod question;
+mod rotate;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -24,12 +25,10 @@ use crate::trust::pki::{Ca, LeafSpec};
 use crate::trust::{Network, SCHEMA, parse_relay_url, rfc3339, system_time, unix_seconds};
 
 pub use question::policy_check;
+pub use rotate::{Phase, RotateOptions, RotateReport, rotate_ca};
 
 /// Life of a certificate when nothing else is asked for (contract.md).
 pub const DEFAULT_TTL_SECONDS: u64 = 24 * 3600;
-
-/// CAs that are trusted at once during a rotation (contract.md).
-const MAX_CAS: usize = 2;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -83,12 +82,6 @@ pub struct RenewOptions {
 pub struct RevokeOptions {
     pub dir: PathBuf,
     pub name: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RotateOptions {
-    pub dir: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -156,18 +149,6 @@ pub struct RevokeReport {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RotateReport {
-    /// Trusted from the next publication on.
-    pub trusted_cas: usize,
-    /// Nodes to renew before the next rotation: the CA that signed them will be dropped then.
-    pub renew: Vec<String>,
-    /// Nodes whose CA has just been dropped: not believed any more once this is published.
-    pub dropped: Vec<String>,
-    pub advice: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub struct CheckReport {
     /// No finding is an error.
     pub ok: bool,
@@ -201,7 +182,7 @@ pub fn run(command: &str, options: &str, now: SystemTime) -> Result<String> {
         "issue" => json(&issue(&parsed(options)?, now)?),
         "publish" => json(&publish(&parsed(options)?, now)?),
         "renew" => json(&renew(&parsed(options)?, now)?),
-        "revoke" => json(&revoke(&parsed(options)?)?),
+        "revoke" => json(&revoke(&parsed(options)?, now)?),
         "rotate-ca" => json(&rotate_ca(&parsed(options)?, now)?),
         "policy-check" => json(&policy_check(&parsed(options)?, now)?),
         other => Err(Error::config(
@@ -328,11 +309,12 @@ pub fn publish(options: &PublishOptions, now: SystemTime) -> Result<PublishRepor
         let Some(record) = store.node_of(out)? else {
             return Err(Error::config(
                 at,
-                "holds no certificate issued from this trust folder; `ztna pki issue` and `ztna pki renew` make node folders",
+                "holds no certificate issued from this trust folder, or one that has expired and was renewed elsewhere; \
+                 `ztna pki issue` and `ztna pki renew` make node folders",
             ));
         };
         let name = record.name.clone();
-        let gone = checked.revoked.names().any(|n| n == name) || checked.revoked.serials().any(|s| s == record.serial);
+        let gone = checked.is_revoked(record);
         if gone {
             warnings.push(format!("{at}: {name} is revoked and gets nothing new"));
         } else {
@@ -366,13 +348,13 @@ pub fn renew(options: &RenewOptions, now: SystemTime) -> Result<IssueReport> {
     sign(&mut store, &checked, role.parse()?, node, &options.out, options.ttl_seconds.unwrap_or(before), now, || Ok(()))
 }
 
-/// Revokes every certificate a node was issued, and its name until it is issued again.
-pub fn revoke(options: &RevokeOptions) -> Result<RevokeReport> {
+/// Revokes every certificate of a node that has not expired, and its name until it is issued again.
+pub fn revoke(options: &RevokeOptions, now: SystemTime) -> Result<RevokeReport> {
     let store = Store::open(&options.dir)?;
     let checked = store.check(None, None)?;
     let name = store.resolve(&options.name)?;
-    let serials: Vec<String> =
-        store.state.certificates.iter().filter(|c| c.name == name).map(|c| c.serial.clone()).collect();
+    let live = store.state.certificates.iter().filter(|c| c.name == name && !c.is_over(now));
+    let serials: Vec<String> = live.map(|c| c.serial.clone()).collect();
     let text = edit::add_revocation(&checked.revoked_text, &store.at(REVOKED), &name, &serials)?;
     store.check(None, Some(&text))?;
     write_atomic(&store.path(REVOKED), &text, PUBLIC)?;
@@ -381,40 +363,6 @@ pub fn revoke(options: &RevokeOptions) -> Result<RevokeReport> {
         options.dir.display()
     )];
     Ok(RevokeReport { name, serials, advice })
-}
-
-/// Makes a new signing CA beside the present one; a third drops the oldest.
-pub fn rotate_ca(options: &RotateOptions, now: SystemTime) -> Result<RotateReport> {
-    let mut store = Store::open(&options.dir)?;
-    let checked = store.check(None, None)?;
-    let ca = Ca::generate(&checked.network.trust_domain, now)?;
-    store.add_ca(&ca)?;
-    let surplus = store.state.cas.len().saturating_sub(MAX_CAS);
-    let old: Vec<u32> = store.state.cas.drain(..surplus).collect();
-    // The record first: were the old CA's key removed before, a failure here would leave a CA that is named but gone.
-    store.save_state()?;
-    for number in old {
-        store.drop_ca(number)?;
-    }
-    let signing = store.state.cas.last().copied();
-    let (mut renew, mut dropped) = (Vec::new(), Vec::new());
-    for record in current(&store, &checked) {
-        if !store.state.cas.contains(&record.ca) {
-            dropped.push(record.name.clone());
-        } else if Some(record.ca) != signing {
-            renew.push(record.name.clone());
-        }
-    }
-    let dir = options.dir.display();
-    let mut advice = vec![
-        format!("first publish to every node, so that all trust the new CA: ztna pki publish {dir} OUT..."),
-        format!("then renew each node: ztna pki renew {dir} NAME --out OUT"),
-        format!("then rotate once more to drop the old CA: ztna pki rotate-ca {dir}"),
-    ];
-    if !dropped.is_empty() {
-        advice.insert(0, format!("renew {} before publishing: their CA is trusted no longer", dropped.join(", ")));
-    }
-    Ok(RotateReport { trusted_cas: store.state.cas.len(), renew, dropped, advice })
 }
 
 /// Refuses to write over anything but the same node's folder.
@@ -458,6 +406,7 @@ fn sign(
     let name = format!("{role}/{node}");
     let prepared = publish::prepare(store, checked, &name, out, Some((&issued.cert_pem, &issued.key_pem)))?;
     store.state.version = publish::next_version(store, std::iter::once(out));
+    store.forget_over(&name, out, now)?;
     store.state.certificates.push(Record {
         name,
         serial: issued.serial.clone(),
@@ -478,15 +427,6 @@ fn sign(
         version: store.state.version,
         advice: Vec::new(),
     })
-}
-
-/// The newest certificate of each node that is not revoked.
-fn current<'a>(store: &'a Store, checked: &Checked) -> Vec<&'a Record> {
-    let mut newest = std::collections::BTreeMap::new();
-    for record in &store.state.certificates {
-        newest.insert(record.name.as_str(), record);
-    }
-    newest.into_values().filter(|r| !checked.revoked.names().any(|n| n == r.name)).collect()
 }
 
 fn parsed<T: for<'de> Deserialize<'de>>(options: &str) -> Result<T> {

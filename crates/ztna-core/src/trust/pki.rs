@@ -8,7 +8,7 @@ use rcgen::{
     KeyUsagePurpose, SanType, SerialNumber,
 };
 use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::error::Error;
 use crate::id::{Role, SpiffeId, check_trust_domain};
@@ -163,13 +163,34 @@ impl Ca {
     }
 
     fn parsed<T>(&self, f: impl FnOnce(&X509Certificate<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        let der = boring::x509::X509::from_pem(self.cert_pem.as_bytes())
-            .and_then(|c| c.to_der())
-            .map_err(|_| Error::config("CA certificate", "not a PEM certificate"))?;
-        let (_, cert) =
-            X509Certificate::from_der(&der).map_err(|_| Error::config("CA certificate", "not an X.509 certificate"))?;
-        f(&cert)
+        parsed(&self.cert_pem, f)
     }
+}
+
+/// The trust domain that the certificate of a CA was made for: the host of its SPIFFE ID.
+///
+/// Errors: [`Error::Config`] when it is not one of [`Ca::generate`].
+pub fn trust_domain_of(ca_pem: &str) -> Result<String, Error> {
+    parsed(ca_pem, |cert| {
+        let san = cert.subject_alternative_name().ok().flatten();
+        let domain = san.and_then(|san| {
+            san.value.general_names.iter().find_map(|name| match name {
+                GeneralName::URI(uri) => uri.strip_prefix("spiffe://"),
+                _ => None,
+            })
+        });
+        let why = "not made by `ztna pki`: it names no trust domain";
+        domain.map(str::to_owned).ok_or_else(|| Error::config("CA certificate", why))
+    })
+}
+
+fn parsed<T>(cert_pem: &str, f: impl FnOnce(&X509Certificate<'_>) -> Result<T, Error>) -> Result<T, Error> {
+    let der = boring::x509::X509::from_pem(cert_pem.as_bytes())
+        .and_then(|c| c.to_der())
+        .map_err(|_| Error::config("CA certificate", "not a PEM certificate"))?;
+    let (_, cert) =
+        X509Certificate::from_der(&der).map_err(|_| Error::config("CA certificate", "not an X.509 certificate"))?;
+    f(&cert)
 }
 
 fn ca_params(name: &str) -> CertificateParams {

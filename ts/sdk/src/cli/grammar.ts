@@ -96,9 +96,11 @@ export function parseForward(text: string, of: string = '--forward'): ForwardOpt
 /** `web` or `web:80`. */
 export function parseTarget(text: string): { service: string; port?: number } {
   const [service = '', port, more] = text.split(':')
-  if (more !== undefined) fail('service', text, 'accepted: SERVICE or SERVICE:PORT')
-  checkName('service', text, service)
-  return port === undefined ? { service } : { service, port: parseRange('service', text, port)[0] }
+  // Quoted: what ends in a colon is hard to tell from the sentence around it.
+  const quoted = `"${text}"`
+  if (more !== undefined || port === '') fail('service', quoted, 'accepted: SERVICE or SERVICE:PORT, such as web:80')
+  checkName('service', quoted, service)
+  return port === undefined ? { service } : { service, port: parseRange('service', quoted, port)[0] }
 }
 
 /** A node's name, `alice`; with `full` also `agent/alice`. */

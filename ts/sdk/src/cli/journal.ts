@@ -2,6 +2,7 @@
 import type { ZtnaError } from '../errors.js'
 import type { FailedFlow } from '../failed-flow.js'
 import type { Logger } from '../log.js'
+import type { ReloadResult } from '../role.js'
 import { type Identity, type PathInfo, type State } from '../types.js'
 import { LineBudget } from './line-budget.js'
 
@@ -14,6 +15,7 @@ export function journal(role: NodeJS.EventEmitter, logger: Logger): void {
     if (next === 'closed') refusals.flush()
     logger.info({ prev }, `now ${next}`)
   })
+  role.on('reloaded', ({ version, changed }: ReloadResult) => logger.info({ version, changed }, 'reloaded'))
   role.on('error', (error: ZtnaError) => logger.error({ code: error.code }, error.message))
   role.on('warning', (error: ZtnaError) => logger.warn({ code: error.code }, error.message))
   role.on('denied', (error: ZtnaError, peer?: Identity) => {

@@ -52,9 +52,9 @@ export function addPkiCommands(program: Command, done: (code: number) => void): 
       run('revoke', { dir, name }, flags)
     },
   )
-  add('rotate-ca <DIR>', 'start, then finish, a change of the CA', ['ztna pki rotate-ca /etc/ztna']).action(
-    (dir: string, flags: JsonFlag) => run('rotate-ca', { dir }, flags),
-  )
+  add('rotate-ca <DIR>', 'start a change of the CA; once every node is renewed, run it again to finish', [
+    'ztna pki rotate-ca /etc/ztna',
+  ]).action((dir: string, flags: JsonFlag) => run('rotate-ca', { dir }, flags))
   addPolicy(program, done)
 }
 
@@ -110,13 +110,23 @@ function print(value: unknown, json: boolean): void {
 
 interface Policy {
   readonly ok: boolean
-  readonly findings: readonly unknown[]
+  readonly findings: readonly Finding[]
   readonly decision?: { readonly allowed: boolean; readonly policyId: string | null; readonly reason: string } | null
 }
 
+interface Finding {
+  readonly severity: 'error' | 'warning'
+  /** File, with its line where known. */
+  readonly at: string
+  readonly message: string
+}
+
+const isError = ({ severity }: Finding): boolean => severity === 'error'
+const told = ({ at, message }: Finding): string => `${at}: ${message}`
+
 function addPolicy(program: Command, done: (code: number) => void): void {
   const check = program.command('policy').description('policies of a trust folder').command('check <DIR>')
-  withExamples(check.description('validate the policies; with --agent and --to, decide one flow'), [
+  withExamples(check.description('validate network and policies; with --agent and --to, decide one flow'), [
     'ztna policy check /etc/ztna',
     'ztna policy check /etc/ztna --agent alice --to web:80 --protocol tcp',
   ])
@@ -132,7 +142,7 @@ function addPolicy(program: Command, done: (code: number) => void): void {
       if (agent !== null) checkNodeName(agent)
       const policy = asked(() => native().policyCheck(JSON.stringify({ dir, agent, to, protocol }))) as Policy
       print(policy, json)
-      if (!policy.ok) throw configError(`${dir}: the policies have errors`)
+      if (!policy.ok) throw configError(`${dir}: not valid: ${policy.findings.filter(isError).map(told).join('; ')}`)
       if (policy.decision && !policy.decision.allowed) throw new ZtnaDeniedError(`denied: ${policy.decision.reason}`, 'connector')
       done(EXIT.ok)
     })

@@ -248,7 +248,8 @@ function onSignals(role: AnyRole, settings: Settings, logger: Logger, stopping: 
     role
       .reload()
       .then(
-        ({ version, changed }) => logger.info({ version, changed }, 'reloaded'),
+        // What has changed is in the journal already, as it is when nobody asked.
+        ({ version, changed }) => void (changed || logger.info({ version, changed }, 'reloaded')),
         (error: unknown) => logger.error({ code: fromNative(error).code }, `not reloaded: ${fromNative(error).message}`),
       )
       .finally(() => {

@@ -130,6 +130,16 @@ pub(super) fn render(network: &Network, agent: Option<&str>) -> String {
     doc.to_string()
 }
 
+/// Where `trust_domain` stands in a network.toml that was read; 1 when it can't be found.
+pub(super) fn line_of_trust_domain(text: &str) -> usize {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        trust_domain: toml::Spanned<serde::de::IgnoredAny>,
+    }
+    let found = toml::from_str(text).map(|named: Named| named.trust_domain.span().start);
+    crate::trust::line_of(text, found.unwrap_or(0))
+}
+
 fn document(text: &str, at: &str) -> Result<DocumentMut> {
     text.parse().map_err(|e: toml_edit::TomlError| {
         let line = crate::trust::line_of(text, e.span().map_or(0, |s| s.start));

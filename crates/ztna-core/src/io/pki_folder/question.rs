@@ -70,7 +70,7 @@ fn decide(
     // A name that nobody has is a slip of the keyboard, and "denied" would hide it.
     known("agent", agent, checked.network.agents.keys())?;
     known("service", service, checked.network.services.keys())?;
-    if let Some(reason) = revocation(store, checked, agent) {
+    if let Some(reason) = revocation(store, checked, agent, now) {
         return Ok(CheckDecision { allowed: false, policy_id: None, reason });
     }
     let flow = FlowContext { service, protocol, port, path: PathClass::Relay, now };
@@ -88,13 +88,13 @@ fn known<'a>(kind: &str, name: &str, names: impl Iterator<Item = &'a String>) ->
 }
 
 /// Why an agent's certificates open nothing any more, whatever the policy says.
-fn revocation(store: &Store, checked: &Checked, agent: &str) -> Option<String> {
+fn revocation(store: &Store, checked: &Checked, agent: &str, now: SystemTime) -> Option<String> {
     let name = format!("{}/{agent}", Role::Agent);
     if checked.revoked.names().any(|n| n == name) {
         return Some(format!("revoked: {name} is in revoked.toml; `ztna pki issue` lets it come back"));
     }
-    let mut serials = store.state.certificates.iter().filter(|c| c.name == name).map(|c| c.serial.as_str()).peekable();
-    let all = serials.peek().is_some() && serials.all(|serial| checked.revoked.serials().any(|s| s == serial));
+    let mut live = store.state.certificates.iter().filter(|c| c.name == name && !c.is_over(now)).peekable();
+    let all = live.peek().is_some() && live.all(|c| checked.is_revoked(c));
     all.then(|| format!("revoked: every certificate of {name} is in revoked.toml; `ztna pki renew` gives it another"))
 }
 
@@ -107,27 +107,66 @@ pub(super) fn connector_warnings(store: &Store, checked: &Checked) -> Vec<String
     let list =
         if issued.is_empty() { "none".to_owned() } else { shortened(&issued.iter().copied().collect::<Vec<&str>>()) };
     let (at, dir) = (store.at(NETWORK), store.dir.display());
-    let mut warnings = Vec::new();
+    // One line for each reason, however many services there are: before the first `issue` it holds for all of them.
+    let (mut revoked, mut unissued) = (Blamed::default(), Blamed::default());
     for service in checked.network.services.values() {
         for connector in &service.connectors {
             let full = format!("{prefix}{connector}");
-            let why = if checked.revoked.names().any(|n| *n == full) {
-                format!("which is revoked; `ztna pki issue {dir} connector {connector} --out OUT` lets it come back")
+            if checked.revoked.names().any(|n| *n == full) {
+                revoked.add(&service.name, connector);
             } else if !issued.contains(connector.as_str()) {
-                format!(
-                    "which was never issued; issued: {list}; `ztna pki issue {dir} connector {connector} --out OUT` makes it"
-                )
-            } else {
-                continue;
-            };
-            warnings.push(format!("{at}: service `{}` names connector `{connector}`, {why}", service.name));
+                unissued.add(&service.name, connector);
+            }
         }
+    }
+    let issue = |name: &str| format!("`ztna pki issue {dir} connector {name} --out OUT`");
+    let mut warnings = Vec::new();
+    if let Some((names, verb, command)) = revoked.told(issue) {
+        let it = if verb == "is" { "lets it" } else { "lets one" };
+        warnings.push(format!("{at}: {names}, which {verb} revoked; {command} {it} come back"));
+    }
+    if let Some((names, verb, command)) = unissued.told(issue) {
+        let (was, it) = if verb == "is" { ("was", "it") } else { ("were", "one") };
+        warnings.push(format!("{at}: {names}, which {was} never issued; issued: {list}; {command} makes {it}"));
     }
     warnings
 }
 
+/// Services and the connectors they name that share one flaw.
+#[derive(Default)]
+struct Blamed<'a> {
+    services: BTreeSet<&'a str>,
+    connectors: BTreeSet<&'a str>,
+}
+
+impl<'a> Blamed<'a> {
+    fn add(&mut self, service: &'a str, connector: &'a str) {
+        self.services.insert(service);
+        self.connectors.insert(connector);
+    }
+
+    /// Who names whom, `is` or `are`, and the command for the connector.
+    fn told(&self, command: impl Fn(&str) -> String) -> Option<(String, &'static str, String)> {
+        let quoted = |names: &BTreeSet<&str>| {
+            let quoted: Vec<String> = names.iter().map(|n| format!("`{n}`")).collect();
+            shortened(&quoted.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        let (services, connectors) = (quoted(&self.services), quoted(&self.connectors));
+        let subject = if self.services.len() == 1 {
+            format!("service {services} names")
+        } else {
+            format!("services {services} name")
+        };
+        match (self.connectors.first(), self.connectors.len()) {
+            (None, _) => None,
+            (Some(only), 1) => Some((format!("{subject} connector {connectors}"), "is", command(only))),
+            (Some(_), _) => Some((format!("{subject} connectors {connectors}"), "are", command("NAME"))),
+        }
+    }
+}
+
 /// The first twenty names.
-fn shortened(names: &[&str]) -> String {
+pub(super) fn shortened(names: &[&str]) -> String {
     let more = if names.len() > LISTED { ", …" } else { "" };
     format!("{}{more}", names.iter().copied().take(LISTED).collect::<Vec<_>>().join(", "))
 }

@@ -5,14 +5,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::io::folder::{file_error, read_text};
-use crate::trust::pki::Ca;
-use crate::trust::{Network, Policy, Revocations, Secret};
+use crate::io::pki_folder::edit;
+use crate::trust::pki::{BACKDATE, Ca, trust_domain_of};
+use crate::trust::{Network, Policy, Revocations, Secret, unix_seconds};
 
 pub(super) const NETWORK: &str = "network.toml";
 pub(super) const POLICY: &str = "policy.cedar";
@@ -39,7 +41,7 @@ pub(super) struct State {
     pub version: u64,
     /// Numbers of the trusted CAs, oldest first; the last one signs.
     pub cas: Vec<u32>,
-    /// Every certificate issued, oldest first.
+    /// The certificates issued, oldest first; of each node at least the last one.
     pub certificates: Vec<Record>,
 }
 
@@ -58,6 +60,13 @@ pub(super) struct Record {
     pub sha256: String,
 }
 
+impl Record {
+    /// Whether no node accepts it any more, also one whose clock is behind by [`BACKDATE`]: nothing is left to revoke.
+    pub fn is_over(&self, now: SystemTime) -> bool {
+        now.checked_sub(BACKDATE).is_some_and(|at| self.not_after < unix_seconds(at))
+    }
+}
+
 /// The operator's files, read and checked against each other.
 pub(super) struct Checked {
     pub network: Network,
@@ -65,6 +74,13 @@ pub(super) struct Checked {
     pub policy: Policy,
     pub revoked_text: String,
     pub revoked: Revocations,
+}
+
+impl Checked {
+    /// By its serial or its node's name.
+    pub fn is_revoked(&self, record: &Record) -> bool {
+        self.revoked.names().any(|n| n == record.name) || self.revoked.serials().any(|s| s == record.serial)
+    }
 }
 
 impl Store {
@@ -123,13 +139,27 @@ impl Store {
     /// The signing CA and its number.
     pub fn signing_ca(&self) -> Result<(u32, Ca)> {
         let number = self.state.cas.last().copied().ok_or_else(|| Error::Internal("no CA".to_owned()))?;
-        let read = |kind: &str| {
-            let path = self.ca_path(number, kind);
-            read_text(&path)?.ok_or_else(|| {
-                Error::config(path.display().to_string(), "missing: restore it from a backup of the trust folder")
-            })
-        };
-        Ok((number, Ca { cert_pem: read("cert.pem")?, key_pem: Secret::new(read("key.pem")?) }))
+        let (cert_pem, key_pem) = (self.ca_text(number, "cert.pem")?, self.ca_text(number, "key.pem")?);
+        Ok((number, Ca { cert_pem, key_pem: Secret::new(key_pem) }))
+    }
+
+    /// What nodes will hold against every certificate: a CA is made for one trust domain.
+    fn check_trust_domain(&self, network: &Network, text: &str) -> Result<()> {
+        let number = self.state.cas.last().copied().ok_or_else(|| Error::Internal("no CA".to_owned()))?;
+        let at = self.ca_path(number, "cert.pem").display().to_string();
+        let own = trust_domain_of(&self.ca_text(number, "cert.pem")?)
+            .map_err(|why| Error::config(&at, format!("{why}; restore it from a backup of the trust folder")))?;
+        if own == network.trust_domain {
+            return Ok(());
+        }
+        Err(Error::config(
+            format!("{}:{}", self.at(NETWORK), edit::line_of_trust_domain(text)),
+            format!(
+                "trust_domain is `{}`, but the CA and every certificate here are for `{own}`: put that back; another trust \
+                 domain needs a trust folder of its own (`ztna pki init`)",
+                network.trust_domain
+            ),
+        ))
     }
 
     /// Forgets a CA's key for good; its certificate stays for the record.
@@ -147,11 +177,16 @@ impl Store {
     pub fn ca_bundle(&self) -> Result<String> {
         let mut bundle = String::new();
         for number in self.state.cas.iter().rev() {
-            let path = self.ca_path(*number, "cert.pem");
-            bundle += &read_text(&path)?
-                .ok_or_else(|| Error::config(path.display().to_string(), "missing: restore it from a backup"))?;
+            bundle += &self.ca_text(*number, "cert.pem")?;
         }
         Ok(bundle)
+    }
+
+    fn ca_text(&self, number: u32, kind: &str) -> Result<String> {
+        let path = self.ca_path(number, kind);
+        read_text(&path)?.ok_or_else(|| {
+            Error::config(path.display().to_string(), "missing: restore it from a backup of the trust folder")
+        })
     }
 
     fn ca_path(&self, number: u32, kind: &str) -> PathBuf {
@@ -169,6 +204,7 @@ impl Store {
             })?,
         };
         let network = Network::parse(&network_text, &self.at(NETWORK))?;
+        self.check_trust_domain(&network, &network_text)?;
         let policy_text =
             read(POLICY)?.ok_or_else(|| Error::config(self.at(POLICY), "missing: an empty file allows nothing"))?;
         let policy = Policy::new(&policy_text, &network, &self.at(POLICY))?;
@@ -204,6 +240,14 @@ impl Store {
                 Err(Error::config(format!("node `{name}`"), format!("is ambiguous: say {}", several.join(" or "))))
             }
         }
+    }
+
+    /// Forgets certificates of a node that are over, as it gets another one. The one that lies in `out` stays known: should
+    /// writing there fail, the folder is still this node's.
+    pub fn forget_over(&mut self, name: &str, out: &Path, now: SystemTime) -> Result<()> {
+        let held = self.node_of(out)?.map(|c| c.serial.clone());
+        self.state.certificates.retain(|c| c.name != name || Some(&c.serial) == held.as_ref() || !c.is_over(now));
+        Ok(())
     }
 
     /// The node whose certificate lies in `out`.
