@@ -161,7 +161,7 @@ test('a CA rotation passes without an interruption', async () => {
   expect(flow.exit).toBeUndefined()
   for (const name of ['alice', 'bob']) expect((await curl(t.place(name), 'http://127.0.0.1:8080/hello')).body).toBe('hello\n')
   await flow.stop()
-  // Connections made with the old certificates end with the old CA; what opens then goes through at once.
+  // Connections made with the old certificates end with the old CA; what opens then goes through.
   expect((await rotate([0])).stdout).toMatch(/^phase +finished\ntrusted cas +1$/m)
   await t.trust.publish()
   expect(ca().match(/BEGIN CERTIFICATE/g)).toHaveLength(1)

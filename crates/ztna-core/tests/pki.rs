@@ -218,7 +218,13 @@ fn a_rotation_is_started_then_finished_and_only_then_started_anew() {
         let (phase, cas, advice) = told(&t.run("rotate-ca", json!({})).unwrap());
         assert_eq!((phase.as_str(), cas), ("finished", 1), "round {round}");
         assert!(advice.contains("pki publish") && !advice.contains("rotate-ca"), "{advice}");
+        assert!(advice.contains("cuts the flows") && advice.contains("publish after 20"), "{advice}");
     }
+    let mut t = t;
+    t.run("rotate-ca", json!({})).unwrap();
+    t.now += Duration::from_secs(24 * 3600 + 1);
+    let (phase, _, advice) = told(&t.run("rotate-ca", json!({})).unwrap());
+    assert!(phase == "finished" && !advice.contains("cuts the flows"), "{advice}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::io::pki_folder::question::shortened;
 use crate::io::pki_folder::store::{Checked, Record, Store};
 use crate::trust::pki::Ca;
-use crate::trust::unix_seconds;
+use crate::trust::{rfc3339, system_time, unix_seconds};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -88,10 +88,18 @@ fn finish(store: &mut Store, checked: &Checked, now: SystemTime) -> Result<Rotat
     for number in old {
         store.drop_ca(number)?;
     }
-    let advice = vec![
-        format!("publish to every node: each trusts the old CA until then: ztna pki publish {dir} OUT..."),
-        "a node that has not taken its renewed folder yet is refused by those that have this publication".to_owned(),
-    ];
+    let mut advice = vec![format!(
+        "publish to every node that has taken its renewed folder; it trusts the old CA until then: ztna pki publish {dir} OUT..."
+    )];
+    // Renewed long ago or not: a connection lives by the certificate that it was made with.
+    let replaced = store.state.certificates.iter().filter(|r| Some(r.ca) != signing && !checked.is_revoked(r));
+    if let Some(end) = replaced.map(|r| r.not_after).max().filter(|end| *end >= unix_seconds(now)) {
+        advice.push(format!(
+            "that cuts the flows on connections made before the renewals, and nodes connect again at once; to cut none, publish \
+             after {}, when the last of those certificates has ended",
+            rfc3339(system_time(end))
+        ));
+    }
     Ok(RotateReport { phase: Phase::Finished, trusted_cas: store.state.cas.len(), renew: Vec::new(), advice })
 }
 
