@@ -71,8 +71,8 @@ pub fn family<L: AsRef<str>>(out: &mut String, of: &Family, samples: &[(L, u64)]
     }
 }
 
-/// The metrics of an agent or a connector at `now`. `extra_drops` are those of the loop's local sockets.
-pub fn node(node: &Node, now: Instant, extra_drops: u64) -> String {
+/// The metrics of an agent or a connector at `now`. `local` are drops that the loop counts, by queue.
+pub fn node(node: &Node, now: Instant, local: &[(&str, u64)]) -> String {
     let c = &node.counters;
     let mut out = String::new();
     let up = u64::from(node.state == State::Online);
@@ -92,7 +92,7 @@ pub fn node(node: &Node, now: Instant, extra_drops: u64) -> String {
     ];
     family(&mut out, &BYTES, &bytes);
     let mut drops: Vec<(String, u64)> = c.drops.iter().map(|(queue, n)| (format!("queue=\"{queue}\""), *n)).collect();
-    drops.push(("queue=\"local\"".to_owned(), extra_drops));
+    drops.extend(local.iter().map(|(queue, n)| (format!("queue=\"{queue}\""), *n)));
     family(&mut out, &DROPS, &drops);
     let denied: Vec<(String, u64)> =
         c.denied.iter().map(|((by, reason), n)| (format!("by=\"{by}\",reason=\"{reason}\""), *n)).collect();

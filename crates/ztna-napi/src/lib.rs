@@ -8,3 +8,4 @@ mod log;
 mod options;
 mod role;
 mod running;
+mod watch;

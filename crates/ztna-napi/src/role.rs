@@ -116,7 +116,7 @@ impl NativeRole {
     pub fn status(&self) -> Result<String> {
         let started = lock(&self.started);
         let s = started.as_ref().ok_or_else(closed)?;
-        let value = match &s.running {
+        let mut value = match &s.running {
             Running::Agent(h) => ok(h.call(|d| dto::node_status(d.machine().node())))?,
             Running::Connector(h) => ok(h.call(|d| dto::node_status(d.machine().node())))?,
             Running::Relay { shared, .. } => {
@@ -140,6 +140,9 @@ impl NativeRole {
                 })
             }
         };
+        if let (Some(since), Some(status)) = (s.unreadable.since(), value.as_object_mut()) {
+            status.insert("folderUnreadableSince".into(), json!(ztna_core::metrics::epoch_ms(since)));
+        }
         Ok(value.to_string())
     }
 
@@ -148,12 +151,12 @@ impl NativeRole {
         let started = lock(&self.started);
         match &started.as_ref().ok_or_else(closed)?.running {
             Running::Agent(h) => ok(h.call(|d| {
-                let (now, lost) = (d.now(), d.local_drops());
-                ztna_core::metrics::node(d.machine().node(), now, lost)
+                let (now, local) = (d.now(), [("local", d.local_drops()), ("descriptors", d.descriptor_drops())]);
+                ztna_core::metrics::node(d.machine().node(), now, &local)
             })),
             Running::Connector(h) => ok(h.call(|d| {
-                let (now, lost) = (d.now(), d.local_drops());
-                ztna_core::metrics::node(d.machine().node(), now, lost)
+                let (now, local) = (d.now(), [("local", d.local_drops()), ("descriptors", d.descriptor_drops())]);
+                ztna_core::metrics::node(d.machine().node(), now, &local)
             })),
             Running::Relay { shared, .. } => Ok(shared.metrics_text(SystemTime::now())),
         }

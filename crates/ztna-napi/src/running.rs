@@ -10,7 +10,7 @@ use ztna_core::Role;
 use ztna_core::agent::Agent;
 use ztna_core::connector::{Connector, Serve};
 use ztna_core::error::{Error, Result};
-use ztna_core::io::folder::{FolderWatch, read_folder};
+use ztna_core::io::folder::read_folder;
 use ztna_core::io::{Driver, Handle, Observer, Socket, Watch};
 use ztna_core::node::{KeyLimit, ReceiveLimit};
 use ztna_core::relay::{MIN_BPS, Relay, RelayConfig, Shared};
@@ -19,6 +19,7 @@ use ztna_core::trust::Snapshot;
 
 use crate::events::lock;
 use crate::options::{self, NetworkSource, RoleOptions};
+use crate::watch::{Unreadable, watch};
 
 /// Where snapshots come from.
 #[derive(Clone)]
@@ -40,6 +41,7 @@ pub struct Started {
     pub source: Source,
     pub listen: Vec<SocketAddr>,
     pub warnings: Vec<Error>,
+    pub unreadable: Arc<Unreadable>,
 }
 
 static MEMORY_VERSION: AtomicU64 = AtomicU64::new(1);
@@ -65,19 +67,6 @@ pub fn from_memory(files: options::Files) -> Result<Arc<Snapshot>> {
 /// the one in use.
 pub type Adopt = Arc<dyn Fn(Arc<Snapshot>) -> Result<()> + Send + Sync>;
 
-fn watch(folder: &Path, adopt: &Adopt) -> Watch {
-    let mut watch = FolderWatch::new(folder);
-    let adopt = adopt.clone();
-    Box::new(move |wall| {
-        let read = watch.poll(Instant::now())?;
-        Some(read.and_then(|files| {
-            let snapshot = Arc::new(Snapshot::from_files(&files, wall)?);
-            adopt(snapshot.clone())?;
-            Ok(snapshot)
-        }))
-    })
-}
-
 /// Errors: so low that the first window of two flows (512 KB each) would pass it.
 fn receive_limit(o: &RoleOptions) -> Result<ReceiveLimit> {
     const LEAST: u64 = 1 << 20;
@@ -94,9 +83,10 @@ fn receive_limit(o: &RoleOptions) -> Result<ReceiveLimit> {
 
 /// Starts the role that the options and the identity ask for. `observer` makes one observer for each loop.
 pub fn start(role: Role, o: &RoleOptions, adopt: &Adopt, observer: impl Fn(usize) -> Observer) -> Result<Started> {
+    let unreadable = Arc::new(Unreadable::default());
     let folder_watch = match &o.network {
         // Made before the first read, so that no change in between is missed.
-        NetworkSource::Folder { folder } => Some(watch(Path::new(folder), adopt)),
+        NetworkSource::Folder { folder } => Some(watch(0, Path::new(folder), adopt, &unreadable)),
         NetworkSource::Files { .. } => None,
     };
     let (snapshot, source) = load(&o.network)?;
@@ -149,17 +139,12 @@ pub fn start(role: Role, o: &RoleOptions, adopt: &Adopt, observer: impl Fn(usize
         Role::Relay => start_relay(o, &snapshot, &observer, &mut warnings)?,
     };
     if let Some(first) = folder_watch {
-        set_watches(&running, first, &source, adopt);
+        set_watches(&running, first, &source, adopt, &unreadable);
     }
-    Ok(Started { running, snapshot, source, listen, warnings })
+    Ok(Started { running, snapshot, source, listen, warnings, unreadable })
 }
 
-/// All loops read the same folder: the first one says what is wrong with it.
-fn silent(mut watch: Watch) -> Watch {
-    Box::new(move |wall| watch(wall).filter(std::result::Result::is_ok))
-}
-
-fn set_watches(running: &Running, first: Watch, source: &Source, adopt: &Adopt) {
+fn set_watches(running: &Running, first: Watch, source: &Source, adopt: &Adopt, unreadable: &Arc<Unreadable>) {
     match running {
         Running::Agent(h) => {
             h.post(Box::new(move |d| d.set_watch(first)));
@@ -169,10 +154,10 @@ fn set_watches(running: &Running, first: Watch, source: &Source, adopt: &Adopt) 
         }
         Running::Relay { loops, .. } => {
             let mut first = Some(first);
-            for h in loops {
+            for (index, h) in loops.iter().enumerate() {
                 let next = match (first.take(), source) {
                     (Some(w), _) => w,
-                    (None, Source::Folder(folder)) => silent(watch(folder, adopt)),
+                    (None, Source::Folder(folder)) => watch(index, folder, adopt, unreadable),
                     (None, Source::Memory) => continue,
                 };
                 h.post(Box::new(move |d| d.set_watch(next)));

@@ -10,6 +10,7 @@ use mio::Interest;
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Type};
 
+use super::descriptors::{self, Seat};
 use super::local::{Entry, Flow, Local, STREAM, Source};
 use super::resolve::Asker;
 use super::splice::{Kind, Splice};
@@ -58,6 +59,19 @@ impl Local {
         info: FlowInfo,
         timeout: Duration,
     ) {
+        // A handler of the program takes both ends of a pair for a stream, and none for datagrams.
+        let (handler, udp) = (matches!(target, Target::Handler(_)), info.protocol == Protocol::Udp);
+        let seat = if matches!(target, Target::Echo) || (handler && udp) {
+            None
+        } else {
+            match self.descriptors.seat(now, &info.peer.id, handler) {
+                Ok(seat) => Some(seat),
+                Err((error, warning)) => {
+                    self.warn(warning);
+                    return machine.flow_failed(now, flow, error);
+                }
+            }
+        };
         let deadline = now + timeout;
         let dial = |target: String, left: VecDeque<Address>| Dial {
             protocol: info.protocol,
@@ -72,24 +86,24 @@ impl Local {
         match target {
             // The machine answers itself.
             Target::Echo => {}
-            Target::Handler(serve) => self.incoming(machine, now, flow, serve, info),
+            Target::Handler(serve) => self.incoming(machine, now, flow, serve, info, seat),
             Target::Unix(path) if info.protocol == Protocol::Udp => {
                 let at = format!("target unix:{}", path.display());
                 machine.flow_failed(now, flow, Error::config(at, "a unix socket carries tcp alone"));
             }
             Target::Unix(path) => {
                 let dial = dial(path.display().to_string(), VecDeque::from([Address::Unix(path)]));
-                self.insert_dial(flow, dial);
+                self.insert_dial(flow, dial, seat);
                 self.next_attempt(machine, now, flow);
             }
             Target::Host { host, port } => {
                 let shown = crate::wire::host::format_host_port(&host, port);
                 if let Ok(ip) = host.parse::<IpAddr>() {
-                    self.insert_dial(flow, dial(shown, VecDeque::from([Address::Inet((ip, port).into())])));
+                    self.insert_dial(flow, dial(shown, VecDeque::from([Address::Inet((ip, port).into())])), seat);
                     self.next_attempt(machine, now, flow);
                     return;
                 }
-                self.insert_dial(flow, dial(shown, VecDeque::new()));
+                self.insert_dial(flow, dial(shown, VecDeque::new()), seat);
                 if let Err(why) = self.resolver.ask(Asker::Dial { flow, port }, host) {
                     self.dial_failed(machine, now, flow, Error::Limit(why));
                 }
@@ -97,9 +111,15 @@ impl Local {
         }
     }
 
-    fn insert_dial(&mut self, flow: FlowId, dial: Dial) {
+    fn insert_dial(&mut self, flow: FlowId, dial: Dial, seat: Option<Seat>) {
         self.timers.set(dial.attempt_deadline, Timer::Dial(flow));
-        self.flows.insert(flow, Entry { flow: Flow::Dialing(dial), forward: None });
+        self.flows.insert(flow, Entry { flow: Flow::Dialing(dial), forward: None, seat });
+    }
+
+    /// What was dialled is reached: the flow keeps its seat.
+    fn replace(&mut self, flow: FlowId, by: Flow) {
+        let seat = self.flows.remove(&flow).and_then(|e| e.seat);
+        self.flows.insert(flow, Entry { flow: by, forward: None, seat });
     }
 
     fn dialing(&mut self, flow: FlowId) -> Option<&mut Dial> {
@@ -174,6 +194,11 @@ impl Local {
                 }
                 Err(e) => e,
             };
+            if descriptors::is_exhausted(&why) {
+                let warning = self.descriptors.refuse(now);
+                self.warn(warning);
+                return self.dial_failed(machine, now, flow, descriptors::exhausted());
+            }
             if let Some(dial) = self.dialing(flow) {
                 dial.last_error = Some(sys::dial_error(&dial.target, &why));
             }
@@ -217,10 +242,7 @@ impl Local {
         }
         let _ = sys::prepare(&fd, kind == Kind::Tcp);
         self.timers_clear_dial(flow);
-        self.flows.insert(
-            flow,
-            Entry { flow: Flow::Stream(Splice::new(fd, kind, Vec::new(), Vec::new()), token), forward: None },
-        );
+        self.replace(flow, Flow::Stream(Splice::new(fd, kind, Vec::new(), Vec::new()), token));
         machine.flow_connected(now, flow);
         self.enqueue(flow);
     }
@@ -236,7 +258,7 @@ impl Local {
         while let Some(payload) = early.pop() {
             self.lost += u64::from(!udp.deliver(&payload));
         }
-        self.flows.insert(flow, Entry { flow: Flow::Udp(udp), forward: None });
+        self.replace(flow, Flow::Udp(udp));
         machine.flow_connected(now, flow);
         self.enqueue(flow);
     }
@@ -286,7 +308,7 @@ fn connect(to: &SockAddr, kind: Kind) -> std::io::Result<Option<OwnedFd>> {
         Kind::Tcp => Domain::from(i32::from(to.family())),
         Kind::Unix | Kind::Node => Domain::UNIX,
     };
-    let socket = socket2::Socket::new(domain, Type::STREAM, None)?;
+    let socket = descriptors::keep(socket2::Socket::new(domain, Type::STREAM, None)?)?;
     socket.set_nonblocking(true)?;
     match socket.connect(to) {
         Ok(()) => Ok(Some(socket.into())),

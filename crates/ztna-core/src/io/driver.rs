@@ -112,6 +112,10 @@ impl<M: Machine + 'static> Driver<M> {
     pub fn local_drops(&self) -> u64 {
         self.local.lost + self.local.lost_in_rings.load(Ordering::Relaxed)
     }
+    /// Flows refused for want of a file descriptor, or of their peer's share in them.
+    pub fn descriptor_drops(&self) -> u64 {
+        self.local.descriptors.refused
+    }
     /// The loop's UDP sockets, in the machine's order.
     pub fn sockets(&self) -> &[Socket] {
         self.sockets.sockets()

@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -29,6 +30,9 @@ const FILE_MAX: u64 = 4 << 20;
 /// copied in another order completes within this.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How often a folder that can't be read is spoken of: policy and revocations may be out of date all the while.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+
 /// The content of snapshot.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,28 +48,55 @@ pub struct Manifest {
 /// Errors: [`Error::Permission`] for a key.pem that others may read or a file we may not, [`Error::Config`] for what is
 /// missing, too large, or does not match snapshot.json (half-written: keep the old snapshot and try again).
 pub fn read_folder(dir: &Path) -> Result<NodeFiles> {
-    let manifest = read_manifest(dir)?;
+    read_whole(dir).map_err(Error::from)
+}
+
+/// Why a folder was not taken.
+enum Fault {
+    /// The system did not let us read it.
+    Unreadable(PathBuf, std::io::Error),
+    /// Absent, half-written or wrong.
+    Content(Error),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Fault::Content(error)
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Unreadable(path, error) => file_error(&path, &error),
+            Fault::Content(error) => error,
+        }
+    }
+}
+
+fn read_whole(dir: &Path) -> std::result::Result<NodeFiles, Fault> {
+    let manifest = manifest_of(dir)?;
     let at = |file: &str| dir.join(file).display().to_string();
     if let Some(unknown) =
         manifest.hashes.keys().find(|f| !REQUIRED.contains(&f.as_str()) && !OPTIONAL.contains(&f.as_str()))
     {
-        return Err(Error::config(
-            at(SNAPSHOT),
-            format!("lists `{}`, which is no file of a node's folder", unknown.escape_debug()),
-        ));
+        let why = format!("lists `{}`, which is no file of a node's folder", unknown.escape_debug());
+        return Err(Error::config(at(SNAPSHOT), why).into());
     }
     check_key_mode(dir)?;
     let mut texts = BTreeMap::new();
     for file in REQUIRED.into_iter().chain(OPTIONAL) {
-        match (manifest.hashes.get(file), read_text(&dir.join(file))?) {
+        match (manifest.hashes.get(file), text_of(&dir.join(file))?) {
             (None, None) if OPTIONAL.contains(&file) => {}
             (Some(hash), Some(text)) if *hash == sha256_hex(text.as_bytes()) => {
                 texts.insert(file, text);
             }
-            (Some(_), Some(_)) => return Err(half_written(&at(file), "does not match its hash in snapshot.json")),
-            (Some(_), None) => return Err(half_written(&at(file), "is listed in snapshot.json but missing")),
-            (None, Some(_)) => return Err(half_written(&at(file), "is not listed in snapshot.json")),
-            (None, None) => return Err(half_written(&at(file), "is missing, also from snapshot.json")),
+            (Some(_), Some(_)) => {
+                return Err(half_written(&at(file), "does not match its hash in snapshot.json").into());
+            }
+            (Some(_), None) => return Err(half_written(&at(file), "is listed in snapshot.json but missing").into()),
+            (None, Some(_)) => return Err(half_written(&at(file), "is not listed in snapshot.json").into()),
+            (None, None) => return Err(half_written(&at(file), "is missing, also from snapshot.json").into()),
         }
     }
     let mut take = |file: &str| texts.remove(file).ok_or_else(|| half_written(&at(file), "is missing"));
@@ -83,13 +114,17 @@ pub fn read_folder(dir: &Path) -> Result<NodeFiles> {
 
 /// Reads snapshot.json alone.
 pub fn read_manifest(dir: &Path) -> Result<Manifest> {
+    manifest_of(dir).map_err(Error::from)
+}
+
+fn manifest_of(dir: &Path) -> std::result::Result<Manifest, Fault> {
     let path = dir.join(SNAPSHOT);
     let at = path.display().to_string();
-    let text = read_text(&path)?.ok_or_else(|| {
+    let text = text_of(&path)?.ok_or_else(|| {
         Error::config(&at, "missing: this is not a node's folder; `ztna pki issue` or `ztna pki publish` writes one")
     })?;
     serde_json::from_str(&text).map_err(|e| {
-        Error::config(format!("{at}:{}", e.line()), format!("not a snapshot's description: {e}; publish again"))
+        Error::config(format!("{at}:{}", e.line()), format!("not a snapshot's description: {e}; publish again")).into()
     })
 }
 
@@ -107,6 +142,12 @@ pub struct FolderWatch {
     settle_at: Option<Instant>,
     /// Set while the last read failed.
     retry_at: Option<Instant>,
+    /// Since when the system has not let us read the folder.
+    unreadable: Option<Instant>,
+    /// When that is to be said again.
+    tell_at: Option<Instant>,
+    /// Given up to read the folder when the process has no descriptor left: a revocation must not wait for one.
+    spare: Option<File>,
 }
 
 #[derive(PartialEq, Eq, Clone, Copy)]
@@ -122,10 +163,13 @@ impl FolderWatch {
     pub fn new(dir: &Path) -> FolderWatch {
         FolderWatch {
             dir: dir.to_owned(),
-            seen: stamp(dir, SNAPSHOT),
+            seen: stamp(dir, SNAPSHOT).ok().flatten(),
             others: others(dir),
             settle_at: None,
             retry_at: None,
+            unreadable: None,
+            tell_at: None,
+            spare: spare(),
         }
     }
 
@@ -133,13 +177,24 @@ impl FolderWatch {
         &self.dir
     }
 
+    /// How long the system has not let us read the folder: what is in use may be out of date. `None`: it can be read.
+    pub fn unreadable_for(&self, now: Instant) -> Option<Duration> {
+        self.unreadable.map(|since| now.saturating_duration_since(since))
+    }
+
     /// A `stat` of each file, and a read when snapshot.json is another one. Call it at most every 200 ms.
     ///
     /// `Some(Err)` is given once per change: the old snapshot stays in use and the folder is tried again quietly until it
     /// can be read (`Some(Ok)`) or changes again. A file that changes without snapshot.json is such a change too. A folder that
-    /// vanishes is no news.
+    /// vanishes is no news. One that the system does not let us read is told at once and every 10 s while that lasts.
     pub fn poll(&mut self, now: Instant) -> Option<Result<NodeFiles>> {
-        let stamp = stamp(&self.dir, SNAPSHOT)?;
+        if self.spare.is_none() {
+            self.spare = spare();
+        }
+        let stamp = match stamp(&self.dir, SNAPSHOT) {
+            Ok(stamp) => stamp?,
+            Err(e) => return self.cannot_read(now, &self.dir.join(SNAPSHOT), &e),
+        };
         let others = others(&self.dir);
         if others != self.others {
             self.others = others;
@@ -155,17 +210,60 @@ impl FolderWatch {
             return None;
         }
         self.seen = Some(stamp);
-        match read_folder(&self.dir) {
+        match self.read() {
             Ok(files) => {
-                self.retry_at = None;
+                (self.retry_at, self.unreadable, self.tell_at) = (None, None, None);
                 Some(Ok(files))
             }
-            Err(error) => {
+            Err(Fault::Unreadable(path, error)) => {
+                self.retry_at = Some(now + RETRY);
+                self.cannot_read(now, &path, &error)
+            }
+            Err(Fault::Content(error)) => {
+                // What was unreadable before is told as what it is now.
+                let changed = changed || self.unreadable.is_some();
+                (self.unreadable, self.tell_at) = (None, None);
                 self.retry_at = Some(now + RETRY);
                 changed.then_some(Err(error))
             }
         }
     }
+
+    /// One file is open at a time, so that one spare descriptor is enough.
+    fn read(&mut self) -> std::result::Result<NodeFiles, Fault> {
+        match read_whole(&self.dir) {
+            Err(Fault::Unreadable(_, error)) if is_starved(&error) && self.spare.take().is_some() => {
+                let again = read_whole(&self.dir);
+                self.spare = spare();
+                again
+            }
+            other => other,
+        }
+    }
+
+    fn cannot_read(&mut self, now: Instant, path: &Path, error: &std::io::Error) -> Option<Result<NodeFiles>> {
+        let since = *self.unreadable.get_or_insert(now);
+        if self.tell_at.is_some_and(|at| now < at) {
+            return None;
+        }
+        self.tell_at = Some(now + TELL_AGAIN);
+        let text = format!(
+            "the trust folder has been unreadable for {} s: {}: {error}; changes of policy and revocations do not reach this node until it can be read",
+            now.saturating_duration_since(since).as_secs(),
+            path.display()
+        );
+        Some(Err(if is_starved(error) { Error::Limit(text) } else { Error::Permission(text) }))
+    }
+}
+
+/// Whether the process or the system has no descriptor left.
+fn is_starved(error: &std::io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// A descriptor of something that is always there.
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 /// SHA-256 in lower-case hexadecimal.
@@ -175,17 +273,23 @@ pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
 
 /// A file's text; `None` when there is no such file.
 pub(crate) fn read_text(path: &Path) -> Result<Option<String>> {
+    text_of(path).map_err(Error::from)
+}
+
+fn text_of(path: &Path) -> std::result::Result<Option<String>, Fault> {
+    let unreadable = |e| Fault::Unreadable(path.to_owned(), e);
     let file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(file_error(path, &e)),
+        Err(e) => return Err(unreadable(e)),
     };
     let mut bytes = Vec::new();
-    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(|e| file_error(path, &e))?;
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > FILE_MAX {
-        return Err(Error::config(path.display().to_string(), format!("larger than {FILE_MAX} bytes")));
+        return Err(Error::config(path.display().to_string(), format!("larger than {FILE_MAX} bytes")).into());
     }
-    String::from_utf8(bytes).map(Some).map_err(|_| Error::config(path.display().to_string(), "not UTF-8 text"))
+    let text = String::from_utf8(bytes).map_err(|_| Error::config(path.display().to_string(), "not UTF-8 text"))?;
+    Ok(Some(text))
 }
 
 /// What the operating system said about a file, as the error an operator can act on.
@@ -196,18 +300,21 @@ pub(crate) fn file_error(path: &Path, error: &std::io::Error) -> Error {
     Error::config(path.display().to_string(), error.to_string())
 }
 
-fn check_key_mode(dir: &Path) -> Result<()> {
+fn check_key_mode(dir: &Path) -> std::result::Result<(), Fault> {
     let path = dir.join("key.pem");
     match fs::metadata(&path) {
         Ok(meta) if meta.permissions().mode() & 0o077 == 0 => Ok(()),
-        Ok(meta) => Err(Error::Permission(format!(
-            "{} has mode {:04o}, so others may read the key; run `chmod 600 {}`, and renew the certificate if anyone may have",
-            path.display(),
-            meta.permissions().mode() & 0o7777,
-            path.display()
-        ))),
+        Ok(meta) => {
+            let why = format!(
+                "{} has mode {:04o}, so others may read the key; run `chmod 600 {}`, and renew the certificate if anyone may have",
+                path.display(),
+                meta.permissions().mode() & 0o7777,
+                path.display()
+            );
+            Err(Error::Permission(why).into())
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(file_error(&path, &e)),
+        Err(e) => Err(Fault::Unreadable(path, e)),
     }
 }
 
@@ -216,12 +323,16 @@ fn half_written(at: &str, why: &str) -> Error {
 }
 
 fn others(dir: &Path) -> Vec<Option<Stamp>> {
-    REQUIRED.into_iter().chain(OPTIONAL).map(|file| stamp(dir, file)).collect()
+    // Reading them says why one can't be looked at.
+    REQUIRED.into_iter().chain(OPTIONAL).map(|file| stamp(dir, file).ok().flatten()).collect()
 }
 
-fn stamp(dir: &Path, file: &str) -> Option<Stamp> {
-    let meta = fs::metadata(dir.join(file)).ok()?;
-    Some(Stamp { inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()), len: meta.len() })
+fn stamp(dir: &Path, file: &str) -> std::io::Result<Option<Stamp>> {
+    match fs::metadata(dir.join(file)) {
+        Ok(meta) => Ok(Some(Stamp { inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()), len: meta.len() })),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 #[cfg(test)]
@@ -305,6 +416,25 @@ mod tests {
         let error = watch.poll(now + SETTLE).unwrap().err().unwrap().to_string();
         assert!(error.contains("policy.cedar"), "{error}");
         assert!(watch.poll(now + SETTLE * 2).is_none());
+    }
+
+    #[test]
+    fn a_folder_that_the_system_refuses_to_read_is_told_at_once_and_every_ten_seconds() {
+        let dir = folder(1);
+        let (mut watch, now) = (FolderWatch::new(dir.path()), Instant::now());
+        // The superuser reads what has no mode; a directory in a file's place nobody reads.
+        fs::remove_file(dir.path().join(SNAPSHOT)).unwrap();
+        fs::create_dir(dir.path().join(SNAPSHOT)).unwrap();
+        let told = |at: Instant, watch: &mut FolderWatch| watch.poll(at).map(|r| r.err().unwrap().to_string());
+        assert!(told(now, &mut watch).unwrap().contains("unreadable for 0 s"));
+        assert_eq!(told(now + TELL_AGAIN / 2, &mut watch), None);
+        assert!(told(now + TELL_AGAIN, &mut watch).unwrap().contains("unreadable for 10 s"));
+        assert_eq!(told(now + TELL_AGAIN + RETRY, &mut watch), None);
+        assert_eq!(watch.unreadable_for(now + TELL_AGAIN), Some(TELL_AGAIN));
+        fs::remove_dir(dir.path().join(SNAPSHOT)).unwrap();
+        write_folder(dir.path(), 2);
+        assert_eq!(watch.poll(now + TELL_AGAIN * 2).unwrap().ok().unwrap().version, 2);
+        assert_eq!(watch.unreadable_for(now + TELL_AGAIN * 2), None);
     }
 
     fn folder(version: u64) -> tempfile::TempDir {

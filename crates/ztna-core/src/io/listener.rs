@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mio::{Interest, Token};
+use rustix::io::Errno;
 
+use super::descriptors;
 use super::local::{Entry, Flow, Local, Opener, Source};
 use super::ready::Work;
 use super::splice::Kind;
@@ -165,7 +167,13 @@ impl Local {
             let Some(forward) = self.forwards.get_mut(&id) else { return };
             forward.queued = false;
             let full = forward.connections >= CONNECTIONS;
+            let crowded = match &forward.end {
+                Some(End::Tcp(listener, _)) => !descriptors::has_room(listener),
+                Some(End::Unix(listener, ..)) => !descriptors::has_room(listener),
+                Some(End::Udp(_)) | None => false,
+            };
             let accepted = match &forward.end {
+                _ if crowded => Err(Errno::MFILE.into()),
                 _ if full => Err(ErrorKind::OutOfMemory.into()),
                 Some(End::Tcp(listener, _)) => listener.accept().map(|(s, _)| (OwnedFd::from(s), Kind::Tcp)),
                 Some(End::Unix(listener, ..)) => listener.accept().map(|(s, _)| (OwnedFd::from(s), Kind::Unix)),
@@ -180,6 +188,12 @@ impl Local {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return,
                 // One connection that ended before it was taken in.
                 Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
+                // Connections wait in the backlog.
+                Err(e) if descriptors::is_exhausted(&e) => {
+                    self.timers.set(now + ACCEPT_PAUSE, Timer::Accept(id));
+                    let warning = self.descriptors.wait(now);
+                    return self.warn(warning);
+                }
                 Err(_) => return self.timers.set(now + ACCEPT_PAUSE, Timer::Accept(id)),
             }
         }
@@ -201,7 +215,10 @@ impl Local {
                     traceparent: None,
                 };
                 let flow = self.next_flow();
-                self.flows.insert(flow, Entry { flow: Flow::Opening(Opener::Accepted(fd, kind)), forward: Some(id) });
+                self.flows.insert(
+                    flow,
+                    Entry { flow: Flow::Opening(Opener::Accepted(fd, kind)), forward: Some(id), seat: None },
+                );
                 machine.open(now, flow, open);
             }
             Destination::Socks5 { .. } => self.new_client(machine, now, id, fd, kind),

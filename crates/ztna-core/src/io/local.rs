@@ -10,6 +10,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 
+use super::descriptors::{Descriptors, Seat};
 use super::dial::Dial;
 use super::event::{LocalEvent, Observer};
 use super::handle::Wake;
@@ -26,7 +27,7 @@ use super::udp_flow::UdpFlow;
 use super::udp_local::{Port, PortFlow};
 use crate::error::Error;
 use crate::id::FlowId;
-use crate::role::{Action, FlowInfo, Machine};
+use crate::role::{Action, FlowInfo, Machine, Notice};
 
 /// Interest in a stream descriptor. mio's registrations are edge-triggered: whoever owns one keeps its readiness.
 pub(super) const STREAM: Interest = Interest::READABLE.add(Interest::WRITABLE);
@@ -48,6 +49,8 @@ pub(super) struct Entry {
     pub flow: Flow,
     /// The forward that it came by and is counted at.
     pub forward: Option<ForwardId>,
+    /// Connector: its place among its peer's flows.
+    pub seat: Option<Seat>,
 }
 
 pub(super) enum Flow {
@@ -108,6 +111,7 @@ pub(super) struct Local {
     pub lost: u64,
     /// Datagrams lost between the loop and the program: full queues, too large.
     pub lost_in_rings: Arc<AtomicU64>,
+    pub descriptors: Descriptors,
 }
 
 impl Local {
@@ -134,6 +138,13 @@ impl Local {
             ended: None,
             lost: 0,
             lost_in_rings: Arc::default(),
+            descriptors: Descriptors::new(),
+        }
+    }
+
+    pub fn warn(&mut self, warning: Option<Error>) {
+        if let Some(error) = warning {
+            (self.observer)(LocalEvent::Notice(Notice::Warning(error)));
         }
     }
 
@@ -268,7 +279,7 @@ impl Local {
         if let Some(Flow::Port(_)) = self.flows.get(&flow).map(|e| &e.flow) {
             return self.port_opened(machine, now, flow);
         }
-        let Some(Entry { flow: Flow::Opening(opener), forward }) = self.flows.remove(&flow) else {
+        let Some(Entry { flow: Flow::Opening(opener), forward, .. }) = self.flows.remove(&flow) else {
             // Given up while the answer was on its way.
             machine.stream_reset(flow);
             return machine.datagram_close(flow);
@@ -316,7 +327,7 @@ impl Local {
             },
             Flow::Dialing(dial) => self.drop_dial(flow, dial),
             Flow::Stream(splice, token) if splice.kind() == Kind::Node => {
-                self.reset_node_stream(now, flow, splice, token, error);
+                self.reset_node_stream(now, flow, splice, token, entry.seat, error);
             }
             Flow::Stream(splice, token) => {
                 self.unregister(splice.fd(), token);
@@ -329,7 +340,7 @@ impl Local {
                 ring.end();
             }
             Flow::Reset(fd, until) => {
-                self.flows.insert(flow, Entry { flow: Flow::Reset(fd, until), forward: entry.forward });
+                self.flows.insert(flow, Entry { flow: Flow::Reset(fd, until), ..entry });
                 return;
             }
         }

@@ -8,6 +8,7 @@
     reason = "io is the only room with sockets, files, threads and the clock"
 )]
 
+mod descriptors;
 mod dial;
 mod driver;
 mod event;

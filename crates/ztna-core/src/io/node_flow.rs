@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use super::descriptors::Seat;
 use super::event::LocalEvent;
 use super::local::{Entry, Flow, Local, Op, Opener, STREAM, Source};
 use super::ring::{NodeDatagram, Ring};
@@ -45,7 +46,7 @@ impl Local {
         }
         let flow = self.next_flow();
         self.ops.insert(op, Op::Open(flow));
-        self.flows.insert(flow, Entry { flow: Flow::Opening(opener), forward: None });
+        self.flows.insert(flow, Entry { flow: Flow::Opening(opener), forward: None, seat: None });
         machine.open(now, flow, open);
     }
 
@@ -121,6 +122,7 @@ impl Local {
         flow: FlowId,
         serve: u64,
         info: FlowInfo,
+        seat: Option<Seat>,
     ) {
         let event = if info.protocol == Protocol::Udp {
             let ring = self.node_ring(machine, flow);
@@ -133,9 +135,16 @@ impl Local {
         } else {
             match self.node_stream(flow) {
                 Ok(fd) => LocalEvent::Incoming { flow, serve, info, fd },
-                Err(e) => return machine.flow_failed(now, flow, e),
+                Err(e) => {
+                    let warning = self.descriptors.refuse(now);
+                    self.warn(warning);
+                    return machine.flow_failed(now, flow, e);
+                }
             }
         };
+        if let Some(entry) = self.flows.get_mut(&flow) {
+            entry.seat = seat;
+        }
         machine.flow_connected(now, flow);
         (self.observer)(event);
     }
@@ -156,7 +165,7 @@ impl Local {
             self.dirty.clone(),
             self.wake.clone(),
         );
-        self.flows.insert(flow, Entry { flow: Flow::Ring(ring.clone()), forward: None });
+        self.flows.insert(flow, Entry { flow: Flow::Ring(ring.clone()), forward: None, seat: None });
         ring
     }
 
@@ -190,12 +199,13 @@ impl Local {
         flow: FlowId,
         splice: Splice,
         token: mio::Token,
+        seat: Option<Seat>,
         error: Error,
     ) {
         self.unregister(splice.fd(), token);
         let until = now + RESET_SEEN;
         self.timers.set(until, Timer::NodeReset(flow));
-        self.flows.insert(flow, Entry { flow: Flow::Reset(splice.into_fd(), until), forward: None });
+        self.flows.insert(flow, Entry { flow: Flow::Reset(splice.into_fd(), until), forward: None, seat });
         (self.observer)(LocalEvent::FlowReset { flow, error });
     }
 
@@ -230,7 +240,7 @@ impl Local {
         forward: Option<super::listener::ForwardId>,
     ) -> std::io::Result<()> {
         let token = self.register(splice.fd(), Source::Flow(flow), STREAM)?;
-        self.flows.insert(flow, Entry { flow: Flow::Stream(splice, token), forward });
+        self.flows.insert(flow, Entry { flow: Flow::Stream(splice, token), forward, seat: None });
         self.enqueue(flow);
         Ok(())
     }

@@ -177,7 +177,7 @@ impl Local {
     ) {
         let flow = self.next_flow();
         // Counted at its forward as a client until it is a flow.
-        self.flows.insert(flow, Entry { flow: Flow::Opening(Opener::Client(index)), forward: None });
+        self.flows.insert(flow, Entry { flow: Flow::Opening(Opener::Client(index)), forward: None, seat: None });
         machine.open(
             now,
             flow,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
+use super::descriptors;
 use crate::error::Error;
 
 /// Socket buffer of a descriptor pair handed to the embedding program, bytes. Larger ones did not raise throughput.
@@ -74,6 +75,7 @@ fn no_sigpipe(_fd: &OwnedFd) {
 pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
     let make = || -> io::Result<(OwnedFd, OwnedFd)> {
         let (ours, theirs) = socket2::Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+        let (ours, theirs) = (descriptors::keep(ours)?, descriptors::keep(theirs)?);
         for end in [&ours, &theirs] {
             let _ = end.set_send_buffer_size(PAIR_BUFFER);
             let _ = end.set_recv_buffer_size(PAIR_BUFFER);
@@ -83,7 +85,12 @@ pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
         no_sigpipe(&ours);
         Ok((ours, theirs))
     };
-    make().map_err(|e| Error::Limit(format!("no descriptor for a flow: {e}")))
+    make().map_err(|e| {
+        if descriptors::is_exhausted(&e) {
+            return descriptors::exhausted();
+        }
+        Error::Limit(format!("no socket pair for a flow: {e}"))
+    })
 }
 
 /// The error that a socket has met, taken off it.

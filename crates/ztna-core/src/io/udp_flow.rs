@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use mio::Token;
 
+use super::descriptors;
 use crate::id::FlowId;
 use crate::role::Machine;
 
@@ -28,7 +29,7 @@ impl UdpFlow {
     pub fn connect(to: SocketAddr) -> std::io::Result<UdpSocket> {
         let any: SocketAddr =
             if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-        let socket = UdpSocket::bind(any)?;
+        let socket = descriptors::keep(UdpSocket::bind(any)?)?;
         socket.set_nonblocking(true)?;
         let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(KERNEL_BUFFER);
         socket.connect(to)?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Interest, Token};
 
+use super::descriptors;
 use super::listener::{Destination, ForwardId};
 use super::local::{Entry, Flow, Local, Source};
 use super::ready::Work;
@@ -100,6 +101,8 @@ impl Local {
         kind: PortKind,
     ) -> std::io::Result<(usize, SocketAddr)> {
         let socket = UdpSocket::bind(address)?;
+        // The operator's own port may come from the reserve.
+        let socket = if matches!(kind, PortKind::Forward) { socket } else { descriptors::keep(socket)? };
         socket.set_nonblocking(true)?;
         let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(KERNEL_BUFFER);
         let bound = socket.local_addr()?;
@@ -200,7 +203,7 @@ impl Local {
         let mut early = Early::default();
         early.push(payload.to_vec());
         let entry = PortFlow { port: index, key, header, early, open: false, last: now };
-        self.flows.insert(flow, Entry { flow: Flow::Port(entry), forward: Some(forward) });
+        self.flows.insert(flow, Entry { flow: Flow::Port(entry), forward: Some(forward), seat: None });
         if let Some(forward) = self.forwards.get_mut(&forward) {
             forward.connections += 1;
         }
