@@ -52,6 +52,8 @@ export interface AgentStatus {
   readonly name: string
   /** Where it is in its life. */
   readonly state: State
+  /** Since when the trust folder can't be read, so that policy and revocations may be out of date; absent while it can. */
+  readonly folderUnreadableSince?: Date
   /** Every relay of the network. */
   readonly relays: readonly {
     /** Name of the relay. */

@@ -96,6 +96,8 @@ export interface ConnectorStatus {
   readonly name: string
   /** Where it is in its life. */
   readonly state: State
+  /** Since when the trust folder can't be read, so that policy and revocations may be out of date; absent while it can. */
+  readonly folderUnreadableSince?: Date
   /** The relays of the network; `bound` where agents reach this connector. */
   readonly relays: readonly {
     /** Name of the relay. */

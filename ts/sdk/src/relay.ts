@@ -49,6 +49,8 @@ export interface RelayStatus {
   readonly name: string
   /** Where it is in its life. */
   readonly state: State
+  /** Since when the trust folder can't be read, so that policy and revocations may be out of date; absent while it can. */
+  readonly folderUnreadableSince?: Date
   /** `ip:port` */
   readonly listen: readonly string[]
   /** Connectors that are bound. */

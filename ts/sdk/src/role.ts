@@ -233,7 +233,9 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
 
   /** @internal */
   protected nativeStatus(): Record<string, unknown> {
-    return JSON.parse(this.running().status()) as Record<string, unknown>
+    const status = JSON.parse(this.running().status()) as Record<string, unknown>
+    const since = status['folderUnreadableSince']
+    return since === undefined ? status : { ...status, folderUnreadableSince: new Date(since as number) }
   }
 
   /** @internal */

@@ -1,7 +1,7 @@
 import { EventEmitter } from 'node:events'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { journal } from '../src/cli/journal.js'
-import { LINES_IN_ALL, LINES_PER_PEER } from '../src/cli/line-budget.js'
+import { ADMITTED, REFUSED, WARNED } from '../src/cli/line-budget.js'
 import { ZtnaDeniedError, ZtnaError } from '../src/errors.js'
 import type { Logger } from '../src/log.js'
 
@@ -47,27 +47,28 @@ test('one peer gets so many lines a second about what failed or was denied, and 
     role.emit('flow-failed', refused, { id: String(n), peer: peer('mallory'), service: 'web', port: 80, protocol: 'tcp' })
   }
   role.emit('denied', denied, peer('alice'))
-  expect(lines).toHaveLength(LINES_PER_PEER + 1)
+  expect(lines).toHaveLength(REFUSED.perPeer + 1)
   expect(lines.at(-1)?.fields['peer']).toBe(peer('alice').id)
   vi.advanceTimersByTime(1_000)
-  expect(lines).toHaveLength(LINES_PER_PEER + 2)
+  expect(lines).toHaveLength(REFUSED.perPeer + 2)
   expect(lines.at(-1)).toMatchObject({
     level: 'warn',
-    message: `${2_000 - LINES_PER_PEER} lines about denied or failed flows were left out`,
-    fields: { peers: [peer('mallory').id] },
+    message: `${2_000 - REFUSED.perPeer} lines about denied or failed flows were left out`,
+    fields: { peers: { [peer('mallory').id]: 2_000 - REFUSED.perPeer } },
   })
   role.emit('denied', denied, peer('mallory'))
-  expect(lines).toHaveLength(LINES_PER_PEER + 3)
+  expect(lines).toHaveLength(REFUSED.perPeer + 3)
   vi.advanceTimersByTime(10_000)
-  expect(lines).toHaveLength(LINES_PER_PEER + 3)
+  expect(lines).toHaveLength(REFUSED.perPeer + 3)
 })
 
 test('many peers together get a bounded number of lines a second', () => {
   for (let n = 0; n < 1_000; n += 1) role.emit('denied', denied, peer(`a${n}`))
-  expect(lines).toHaveLength(LINES_IN_ALL)
+  expect(lines).toHaveLength(REFUSED.inAll)
   vi.advanceTimersByTime(1_000)
-  expect(lines.at(-1)?.message).toBe(`${1_000 - LINES_IN_ALL} lines about denied or failed flows were left out`)
-  expect(lines.at(-1)?.fields['peers']).toHaveLength(10)
+  expect(lines.at(-1)?.message).toBe(`${1_000 - REFUSED.inAll} lines about denied or failed flows were left out`)
+  expect(Object.keys(lines.at(-1)?.fields['peers'] as object)).toHaveLength(11)
+  expect(lines.at(-1)?.fields['peers']).toMatchObject({ others: 1_000 - REFUSED.inAll - 10 })
 })
 
 test('what was left out is told when the role closes, too', () => {
@@ -79,4 +80,50 @@ test('what was left out is told when the role closes, too', () => {
 test('every snapshot that is taken leaves a line with its version', () => {
   role.emit('reloaded', { version: 7, changed: true })
   expect(lines).toEqual([{ level: 'info', message: 'reloaded', fields: { version: 7, changed: true } }])
+})
+
+test('what was admitted is told line by line up to a burst, and then as a number for each peer', () => {
+  const open = (name: string): boolean => role.emit('flow', { id: '1', peer: peer(name), service: 'web', protocol: 'tcp' })
+  for (let n = 0; n < 500; n += 1) open('mallory')
+  open('alice')
+  expect(lines).toHaveLength((ADMITTED.burst ?? 0) + 1)
+  vi.advanceTimersByTime(1_000)
+  expect(lines.at(-1)).toMatchObject({
+    message: '200 lines `flow admitted` were left out',
+    fields: { peers: { [peer('mallory').id]: 200 } },
+  })
+  lines.length = 0
+  for (let n = 0; n < 500; n += 1) open('mallory')
+  expect(lines).toHaveLength(ADMITTED.perPeer)
+  vi.advanceTimersByTime(10_000)
+  lines.length = 0
+  for (let n = 0; n < 500; n += 1) open('mallory')
+  expect(lines).toHaveLength(ADMITTED.burst ?? 0)
+})
+
+test("sessions of one agent that come and go fill no log, and leave another agent's lines alone", () => {
+  for (let n = 0; n < 20_000; n += 1) {
+    role.emit('session', { id: String(n), agent: 'mallory', connector: 'c1' })
+    role.emit('session-end', { id: String(n), agent: 'mallory', connector: 'c1' }, 'reset')
+  }
+  role.emit('session', { id: 'x', agent: 'alice', connector: 'c1' })
+  expect(lines).toHaveLength(2 * (ADMITTED.burst ?? 0) + 1)
+  expect(lines.at(-1)?.fields['agent']).toBe('alice')
+  vi.advanceTimersByTime(1_000)
+  const told = lines.filter(({ level }) => level === 'warn').map(({ message }) => message)
+  expect(told).toEqual(['19700 lines `session begun` were left out', '19700 lines `session ended` were left out'])
+})
+
+test('warnings of one wording are few, whatever their numbers, and those about the unproven fewer', () => {
+  const warn = (text: string): boolean => role.emit('warning', new ZtnaError('ERR_ZTNA_LIMIT', text))
+  for (let n = 0; n < 1_000; n += 1) {
+    warn(`limit reached: a peer that has not proven itself made its connection hold ${n} bytes, where 65536 are allowed: it was closed`)
+    warn(`limit reached: \`mallory\` made its connection hold ${n} bytes, where 65536 are allowed: it was closed`)
+  }
+  warn('limit reached: `bob` has 256 connections here; more are refused')
+  expect(lines).toHaveLength(1 + WARNED.perPeer + 1)
+  vi.advanceTimersByTime(1_000)
+  expect(lines.map(({ message }) => message)).toEqual(
+    expect.arrayContaining(['990 warnings were left out', '999 warnings about peers that have not proven themselves were left out']),
+  )
 })

@@ -21,7 +21,7 @@ const UNITS = [
   [3_600, 'h'],
   [60, 'min'],
 ] as const
-const DATES: ReadonlySet<string> = new Set(['expiresAt', 'since', 'revokedAt', 'notAfter', 'notBefore'])
+const DATES: ReadonlySet<string> = new Set(['expiresAt', 'since', 'folderUnreadableSince', 'revokedAt', 'notAfter', 'notBefore'])
 const LABELS: Readonly<Record<string, string>> = { rttMs: 'round trip', out: 'folder', ok: 'valid', policyId: 'policy' }
 
 function lines(value: Fields, now: number): string[] {

@@ -15,18 +15,21 @@ export interface Measured {
 /** Why a role is not healthy, where more is known than its state. */
 export type Reason = () => string | undefined
 
-/** Serves until closed. Errors: ERR_ZTNA_CONFIG when the address can't be used, ERR_ZTNA_PERMISSION when it may not. */
+/** Serves until closed. A role whose trust folder can't be read is not healthy: it may permit what is revoked. Errors: ERR_ZTNA_CONFIG when the address can't be used, ERR_ZTNA_PERMISSION when it may not. */
 export async function serveMetrics(
   role: Measured,
   at: HostPort,
   reason: Reason = () => undefined,
+  unreadableSince: () => Date | undefined = () => undefined,
 ): Promise<{ address: string; close: () => void }> {
   const server = createServer((request, response) => {
     const path = request.url?.split('?')[0]
-    const healthy = role.state === 'online'
     if (path === '/healthz') {
-      response.writeHead(healthy ? 200 : 503, { 'content-type': 'application/json' })
-      return response.end(JSON.stringify({ state: role.state, ...(healthy ? {} : { reason: reason() ?? `the role is ${role.state}` }) }))
+      const since = unreadableSince()
+      const stale = since && `trust folder unreadable since ${since.toISOString()}`
+      const why = role.state === 'online' ? stale : (stale ?? reason() ?? `the role is ${role.state}`)
+      response.writeHead(why === undefined ? 200 : 503, { 'content-type': 'application/json' })
+      return response.end(JSON.stringify({ state: role.state, ...(why === undefined ? {} : { reason: why }) }))
     }
     if (path !== '/metrics') return response.writeHead(404).end()
     try {

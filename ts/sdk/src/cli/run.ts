@@ -1,4 +1,5 @@
 /** Runs one role as a process: from settings to exit code. */
+import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { ZtnaAgent } from '../agent.js'
@@ -64,7 +65,7 @@ function readLocal(settings: Settings): Wanted {
 
 async function operate(role: AnyRole, settings: Settings, wanted: Wanted, logger: Logger, cleanup: (() => void)[]): Promise<number> {
   const json = settings.get('json') === true
-  const print = (value: unknown): void => void process.stdout.write(`${JSON.stringify(value)}\n`)
+  const print = (value: unknown): boolean => process.stdout.write(`${JSON.stringify(value)}\n`) !== false
   const events = role as NodeJS.EventEmitter
   const stopping = new AbortController()
   let death: ZtnaError | undefined
@@ -82,7 +83,11 @@ async function operate(role: AnyRole, settings: Settings, wanted: Wanted, logger
   if (json) {
     const all = role.events() as AsyncIterable<{ type: string; args: unknown[] }>
     void (async () => {
-      for await (const { type, args } of all) if (online && type !== 'identity') print(eventLine(type, args))
+      for await (const { type, args } of all) {
+        if (!online || type === 'identity') continue
+        // A reader that stalls holds back the bounded queue of events, which says how many it then dropped.
+        if (!print(eventLine(type, args))) await once(process.stdout, 'drain')
+      }
     })()
   }
   cleanup.push(onSignals(role, settings, logger, stopping))
@@ -114,6 +119,15 @@ async function operate(role: AnyRole, settings: Settings, wanted: Wanted, logger
   return death === undefined ? EXIT.ok : exitCodeOfDeath(death)
 }
 
+// Undefined too while the role does not run: its state says so.
+function unreadableSince(role: AnyRole): Date | undefined {
+  try {
+    return role.status().folderUnreadableSince
+  } catch {
+    return undefined
+  }
+}
+
 /** What a role offers on this machine. Addresses as `127.0.0.1:8080`, `[::1]:8080` or a unix socket's path. */
 interface Local {
   readonly listen: readonly string[]
@@ -143,7 +157,7 @@ async function serveLocal(
   const path = settings.text('control') ?? (dir && join(dir, `${settings.role}-${role.identity.name}.sock`))
   if (path === undefined) logger.warn({}, 'XDG_RUNTIME_DIR is not set: no control socket; name one with --control PATH')
   else cleanup.push((await serveControl(path, (request) => answer(role, request))).close)
-  const served = wanted.metrics === undefined ? undefined : await serveMetrics(role, wanted.metrics, reason)
+  const served = wanted.metrics === undefined ? undefined : await serveMetrics(role, wanted.metrics, reason, () => unreadableSince(role))
   if (served !== undefined) cleanup.push(served.close)
   if (role instanceof ZtnaAgent) {
     for (const options of wanted.forwards) {
