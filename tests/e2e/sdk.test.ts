@@ -172,6 +172,8 @@ test('statistics, status and metrics tell what runs', async () => {
   expect(agent.stats().flows.tcp).toBeGreaterThanOrEqual(1)
   expect(agent.status()).toMatchObject({ name: 'alice', state: 'online', relays: [{ name: 'r1', state: 'online' }] })
   for (const role of [agent, connector]) expect(role.status().relays[0]).not.toHaveProperty('detail')
+  expect(agent.status().relays[0]).not.toHaveProperty('bound')
+  for (const role of [agent, connector]) expect(role.status().version).toBeGreaterThan(0)
   expect(agent.status().certificate.expiresAt).toBeInstanceOf(Date)
   expect(connector.status()).toMatchObject({ name: 'c1', state: 'online' })
   expect(relay.status()).toMatchObject({ name: 'r1', listen: [lab.relayAddress], sessions: 1 })

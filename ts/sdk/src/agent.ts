@@ -83,6 +83,8 @@ export interface AgentStatus {
     /** End of the certificate. */
     readonly expiresAt: Date
   }
+  /** Version of the snapshot in force. */
+  readonly version: number
 }
 
 /** One round trip. */
@@ -325,13 +327,15 @@ export function toAgentStats(json: unknown): AgentStats {
 
 function toAgentStatus(json: Record<string, unknown>): AgentStatus {
   const { stats: _stats, ...rest } = json
-  const status = rest as unknown as Omit<AgentStatus, 'connectors' | 'certificate'> & {
+  const status = rest as unknown as Omit<AgentStatus, 'relays' | 'connectors' | 'certificate'> & {
+    relays: (AgentStatus['relays'][number] & { bound?: boolean })[]
     connectors: (Omit<AgentStatus['connectors'][number], 'path'> & { path: NativePath })[]
     certificate: { expiresAt: number }
   }
   return deepFreeze({
     ...status,
-    relays: status.relays.map(toRelayStatus),
+    // Only connectors bind.
+    relays: status.relays.map(({ bound: _bound, ...relay }) => toRelayStatus(relay)),
     connectors: status.connectors.map((connector) => ({ ...connector, path: toPath(connector.path) })),
     certificate: { expiresAt: new Date(status.certificate.expiresAt) },
   })

@@ -127,6 +127,8 @@ export interface ConnectorStatus {
     /** End of the certificate. */
     readonly expiresAt: Date
   }
+  /** Version of the snapshot in force. */
+  readonly version: number
 }
 
 /** Time `authorize` has, milliseconds. */
@@ -198,7 +200,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     const { stats: _stats, certificate, agents, ...rest } = this.nativeStatus()
     const expiresAt = new Date((certificate as { expiresAt: number }).expiresAt)
     const peers = (agents as { name: string; path: NativePath; flows: number }[] | undefined) ?? []
-    const own = rest as unknown as Pick<ConnectorStatus, 'name' | 'state' | 'relays'>
+    const own = rest as unknown as Pick<ConnectorStatus, 'name' | 'state' | 'relays' | 'version'>
     return deepFreeze({
       ...own,
       relays: own.relays.map(toRelayStatus),

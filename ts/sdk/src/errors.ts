@@ -15,7 +15,7 @@ const SYSTEM_CODES: Readonly<Record<ZtnaErrorCode, string>> = {
   ERR_ZTNA_NATIVE: 'EPROTO',
 }
 
-/** Stable names of what can go wrong; see the table in the documentation of the contract. */
+/** Stable names of what can go wrong: docs/errors.md says what each means and what to do. */
 export type ZtnaErrorCode =
   | 'ERR_ZTNA_CONFIG'
   | 'ERR_ZTNA_IDENTITY'

@@ -49,7 +49,7 @@ export class FlowTable {
 
   /** Lets go of what nobody uses, at the start of a drain. */
   release(why: ZtnaError): void {
-    for (const flow of [...this.#flows.values()]) flow.onDraining(why)
+    for (const flow of this.#flows.values()) flow.onDraining(why)
   }
 
   /** The role has ended: what is left never takes the end of its descriptor for the peer's. */

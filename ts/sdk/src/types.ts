@@ -53,7 +53,7 @@ export interface PathInfo {
 /** Where a role is in its life. `degraded`: it was online and no relay answers now. */
 export type State = 'new' | 'starting' | 'online' | 'degraded' | 'draining' | 'closed'
 
-/** Where packets can go for the flow. Default `auto`: the best path there is. */
+/** Where packets can go for the flow. Default `auto`: the best path there is. `direct-only` fails in this release, which has relays alone. */
 export type PathPolicy = 'auto' | 'direct-only' | 'relay-only'
 
 export interface NativeIdentity {

@@ -3,7 +3,7 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { beforeEach, expect, test, vi } from 'vitest'
 import { loadSettings } from '../src/cli/config.js'
-import { ask, findControl, serveControl } from '../src/cli/control.js'
+import { type Request, ask, findControl, serveControl } from '../src/cli/control.js'
 import { parseForward, parseListen, parseService } from '../src/cli/grammar.js'
 import { main } from '../src/cli/program.js'
 import { useFake } from './fake-native.js'
@@ -118,6 +118,40 @@ test('a role that is asked for by an unknown name is answered with those that ru
   await expect(findControl({})).rejects.toThrow(`no running role found in ${dir}; no role runs there`)
   vi.restoreAllMocks()
   vi.unstubAllEnvs()
+})
+
+test('check and ping ask the agent where other roles run beside it', async () => {
+  const base = tempDir()
+  vi.spyOn(process, 'getuid').mockReturnValue(1000)
+  vi.spyOn(process.stdout, 'write').mockImplementation(() => true)
+  vi.stubEnv('XDG_RUNTIME_DIR', base)
+  const asked: string[] = []
+  const answer = (name: string) => async (request: Request) => {
+    asked.push(`${name}: ${request.cmd}`)
+    return { allowed: true, by: 'connector', reason: 'a policy', rttMs: 1, path: { kind: 'relay', relay: 'r1' } }
+  }
+  const served = await Promise.all(
+    ['agent-alice', 'connector-c1', 'relay-r1'].map((name) => serveControl(join(base, 'ztna', `${name}.sock`), answer(name))),
+  )
+  expect(await main(['node', 'ztna', 'check', 'web:80'])).toBe(0)
+  expect(await main(['node', 'ztna', 'ping', 'web'])).toBe(0)
+  expect(asked).toEqual(['agent-alice: check', 'agent-alice: ping'])
+  for (const { close } of served) close()
+  vi.restoreAllMocks()
+  vi.unstubAllEnvs()
+})
+
+test.each([
+  ['an unknown option', ['agent', '--bogus']],
+  ['a wrong value', ['agent', '--network', '/x', '--forward', 'foo']],
+  ['a number out of range', ['relay', '--network', '/x', '--loops', '65']],
+  ['a wrong role', ['status', '--role', 'boss']],
+])('%s is told in the one form of usage errors', async (_, words) => {
+  let said = ''
+  vi.spyOn(process.stderr, 'write').mockImplementation((text) => (said += String(text)) !== '')
+  expect(await main(['node', 'ztna', ...words])).toBe(64)
+  vi.restoreAllMocks()
+  expect(said).toMatch(/^ztna: .+\n\(add --help for usage and examples\)\n$/)
 })
 
 test('a control path that names an ordinary file is refused, and the file stays', async () => {

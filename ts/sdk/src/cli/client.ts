@@ -32,7 +32,7 @@ export function addClientCommands(program: Command, done: (code: number) => void
   withExamples(timed(client(program, 'ping <SERVICE>', 'round trip to the connector of a service')), ['ztna ping web']).action(
     async (service: string, where: TimedWhere) => {
       const timeoutMs = parseTimeout(where.timeout)
-      const answer = await request(where, { cmd: 'ping', service: parseTarget(service).service, timeoutMs })
+      const answer = await request(ofAgent(where), { cmd: 'ping', service: parseTarget(service).service, timeoutMs })
       const { rttMs, path } = answer as { rttMs: number; path: PathInfo }
       print(
         where.json === true
@@ -50,7 +50,7 @@ export function addClientCommands(program: Command, done: (code: number) => void
       if (where.protocol !== 'tcp' && where.protocol !== 'udp') throw new UsageError(`--protocol ${where.protocol}: accepted: tcp, udp`)
       parseTarget(target)
       const timeoutMs = parseTimeout(where.timeout)
-      const answer = (await request(where, {
+      const answer = (await request(ofAgent(where), {
         cmd: 'check',
         target,
         protocol: where.protocol,
@@ -74,6 +74,11 @@ function client(program: Command, usage: string, summary: string): Command {
 
 function timed(command: Command): Command {
   return command.option('--timeout <SECONDS>', 'give up after', '10')
+}
+
+/** Only agents can answer: others that run here are no choice. */
+function ofAgent<T extends Where>(where: T): T {
+  return where.control === undefined && where.role === undefined ? { ...where, role: 'agent' } : where
 }
 
 async function request(where: Where, question: Request): Promise<unknown> {

@@ -43,9 +43,12 @@ export function loadSettings(
   const file = path === undefined ? new Map<string, Found>() : readFile(path)
   const ofEnvironment = environment['ZTNA_ROLE'] || undefined
   const chosen = role ?? ofEnvironment ?? file.get('role')?.value
+  if (chosen === undefined) {
+    throw configError(`${path ?? 'ztna.toml'}: no role: give the key \`role\` or ZTNA_ROLE; one of ${ROLES.join(', ')}`)
+  }
   if (typeof chosen !== 'string' || !ROLES.includes(chosen)) {
     const at = ofEnvironment === undefined ? (file.get('role')?.source ?? path ?? 'role') : 'ZTNA_ROLE'
-    throw configError(`${at}: role ${JSON.stringify(chosen ?? null)} is not accepted; one of ${ROLES.join(', ')}`)
+    throw configError(`${at}: role ${JSON.stringify(chosen)} is not accepted; one of ${ROLES.join(', ')}`)
   }
   const settings = new Map<string, Found>()
   const overrides: string[] = []

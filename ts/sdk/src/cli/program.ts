@@ -5,7 +5,7 @@ import type { Role } from '../types.js'
 import { addClientCommands } from './client.js'
 import { loadSettings } from './config.js'
 import { withExamples } from './examples.js'
-import { EXIT, exitCodeOf } from './exit.js'
+import { EXIT, UsageError, exitCodeOf } from './exit.js'
 import { SETTINGS, attributeOf, flagOf } from './options.js'
 import { addPkiCommands } from './pki.js'
 import { runRole } from './run.js'
@@ -29,12 +29,15 @@ const SUMMARY: Record<Role, string> = {
   agent: 'run an agent: reach services from local ports',
 }
 
+const HINT = '(add --help for usage and examples)'
+
 /** Runs one command line; resolves with its exit code. */
 export async function main(argv: readonly string[]): Promise<number> {
   let code: number = EXIT.ok
   const done = (result: number): void => void (code = result)
   const program = new Command('ztna').description('Zero-trust network access').exitOverride()
-  program.showHelpAfterError('(add --help for usage and examples)')
+  program.showHelpAfterError(HINT)
+  program.configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'ztna: ')) })
   program.option('--version', 'print the version')
   program.on('option:version', () => {
     process.stdout.write(`${native().version()}\n`)
@@ -61,7 +64,10 @@ export async function main(argv: readonly string[]): Promise<number> {
     return code
   } catch (error) {
     // Commander has printed its own.
-    if (!(error instanceof CommanderError)) process.stderr.write(`ztna: ${(error as Error).message}\n`)
+    if (!(error instanceof CommanderError)) {
+      process.stderr.write(`ztna: ${(error as Error).message}\n`)
+      if (error instanceof UsageError) process.stderr.write(`${HINT}\n`)
+    }
     return exitCodeOf(error)
   }
 }

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { ZtnaAgent } from '../agent.js'
 import { ZtnaConnector } from '../connector.js'
 import { notAccepted } from '../arguments.js'
-import { ZtnaError, configError, fromNative } from '../errors.js'
+import { type ZtnaError, configError, fromNative } from '../errors.js'
 import type { LogLevel, Logger } from '../log.js'
 import { LOG_LEVELS } from '../log.js'
 import { type RelayLimits, ZtnaRelay } from '../relay.js'
@@ -17,29 +17,41 @@ import { EXIT, UsageError, exitCodeOf, exitCodeOfDeath } from './exit.js'
 import { type HostPort, parseAddress, parseForward, parseListen, parseService } from './grammar.js'
 import { journal } from './journal.js'
 import { type Reason, serveMetrics } from './metrics.js'
+import { checkForward, ownNetwork, unserved } from './own-network.js'
 import { createLogger, eventLine } from './output.js'
 import { checkService, toTarget } from '../target.js'
 import { startWatchdog, tellReady, tellReloading, tellStopping } from './systemd.js'
 
 type AnyRole = ZtnaAgent | ZtnaConnector | ZtnaRelay
 
-/** Resolves with the exit code when the role has ended. */
+/** Resolves with the exit code when the role has ended. Rejects with what is wrong in the settings, before anything has begun. */
 export async function runRole(settings: Settings): Promise<number> {
   const level = (settings.text('log_level') ?? 'info') as LogLevel
   const logger = atLevel(createLogger(settings.text('log_format')), level)
   for (const line of settings.overrides) logger.info({}, line)
   const cleanup: (() => void)[] = []
-  let role: AnyRole | undefined
+  const wanted = readLocal(settings)
+  const role = createRole(settings, { logger, logLevel: level })
+  const network = await ownNetwork(settings.text('network') ?? '')
+  if (network !== undefined) for (const forward of wanted.forwards) checkForward(network, forward, settings.source('forward'))
   try {
-    // A slip on the command line is told before anything has begun.
-    const wanted = readLocal(settings)
-    role = createRole(settings, { logger, logLevel: level })
+    if (role instanceof ZtnaConnector && network !== undefined) {
+      role.once('identity', ({ name }) => {
+        const line = unserved(
+          network,
+          name,
+          settings.list('service').map((text) => parseService(text)),
+        )
+        if (line !== undefined) logger.warn({}, line)
+      })
+    }
     return await operate(role, settings, wanted, logger, cleanup)
   } catch (error) {
-    logger.error(error instanceof ZtnaError ? { code: error.code } : {}, (error as Error).message)
+    const { code, message } = fromNative(error)
+    logger.error({ code }, message)
     return exitCodeOf(error)
   } finally {
-    await role?.close({ drainMs: 0 })
+    await role.close({ drainMs: 0 })
     for (const undo of cleanup.toReversed()) undo()
   }
 }

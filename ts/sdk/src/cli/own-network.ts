@@ -1,0 +1,53 @@
+/** What the network in a role's folder says of its settings, before the role starts. The native side decides on its own reading. */
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { StaticService } from '../connector.js'
+import { configError } from '../errors.js'
+import type { ForwardOptions } from '../forward.js'
+import { type NetworkConfig, type ServiceEntry, readNetworkToml } from '../network-source.js'
+
+/** The network of a node's folder. `undefined`: it can't be read, and the native side says why. */
+export async function ownNetwork(folder: string): Promise<NetworkConfig | undefined> {
+  try {
+    return readNetworkToml(await readFile(join(folder, 'network.toml'), 'utf8'))
+  } catch {
+    return undefined
+  }
+}
+
+/** Errors: ERR_ZTNA_CONFIG, prefixed with `source`, for a forward to a service or port that the network does not have. */
+export function checkForward(network: NetworkConfig, forward: ForwardOptions, source: string): void {
+  if (!('service' in forward)) return
+  const { service: name, port, protocol = 'tcp' } = forward
+  const service = network.services.find((known) => known.name === name)
+  if (service === undefined) {
+    const known = network.services.map((each) => each.name).join(', ')
+    throw configError(`${source}: no service \`${name}\` in this network; known: ${known}`)
+  }
+  const ports = portsOf(service, protocol)
+  const has = ports.join(', ') || 'none'
+  if (port === undefined) {
+    if (ports.length === 1 && !ports[0]?.includes('-')) return
+    throw configError(`${source}: name the port, one of the ${protocol} ports of service \`${name}\`: ${has}`)
+  }
+  const fits = ports.some((range) => {
+    const [low = 0, high = low] = range.split('-').map(Number)
+    return low <= port && port <= high
+  })
+  if (!fits) throw configError(`${source}: service \`${name}\` has no ${protocol} port ${port}; it has: ${has}`)
+}
+
+/** One line on the services that the network gives `connector`, and that it does not serve. `undefined`: there are none. */
+export function unserved(network: NetworkConfig, connector: string, served: readonly StaticService[]): string | undefined {
+  const given = network.services.filter(({ connectors }) => Array.isArray(connectors) && connectors.includes(connector))
+  const missing = given.map(({ name }) => name).filter((name) => !served.some(({ service }) => service === name))
+  if (served.length > 0 && missing.length === 0) return undefined
+  const named = missing.length === 0 ? 'the network gives it none either' : `the network gives it ${missing.join(', ')}`
+  const what = served.length === 0 ? 'this connector serves nothing' : 'this connector does not serve all'
+  return `${what}: ${named}; name each with --service, such as ${missing[0] ?? 'web'}=tcp:80:127.0.0.1:8080`
+}
+
+function portsOf(service: ServiceEntry, protocol: 'tcp' | 'udp'): readonly string[] {
+  const ports: unknown = service[protocol]
+  return Array.isArray(ports) ? ports.map(String) : []
+}
