@@ -250,7 +250,7 @@ test('an admitted flow is in the log with who opened it, a refused one in the lo
   const [host, port] = other.split(':')
   const refused = connect(Number(port), host).on('error', () => undefined)
   const [theirs, ours] = await Promise.all(
-    [connector, agent].map(async ({ proc }) => JSON.parse((await proc.waitFor(/"message":"denied: /)).input) as Json),
+    [connector, agent].map(async ({ proc }) => JSON.parse((await proc.waitFor(/"message":"denied by /)).input) as Json),
   )
   expect(theirs).toMatchObject({
     level: 'warn',
@@ -258,8 +258,11 @@ test('an admitted flow is in the log with who opened it, a refused one in the lo
     peer: alice,
     by: 'connector',
     decisionId: expect.stringMatching(/./),
+    service: 'echo',
+    port: expect.any(Number),
+    protocol: 'tcp',
   })
-  expect(ours).toMatchObject({ level: 'warn', by: 'connector', decisionId: theirs?.['decisionId'] })
+  expect(ours).toMatchObject({ level: 'warn', by: 'connector', decisionId: theirs?.['decisionId'], service: 'echo', protocol: 'tcp' })
   refused.destroy()
 })
 

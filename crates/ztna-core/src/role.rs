@@ -175,6 +175,15 @@ impl State {
     }
 }
 
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    pub service: String,
+    /// `None` for ICMP, and at an agent whose caller named none.
+    pub port: Option<u16>,
+    pub protocol: Protocol,
+}
+
 /// Events for the embedding program.
 #[derive(Debug, Clone)]
 pub enum Notice {
@@ -196,9 +205,13 @@ pub enum Notice {
         added: Vec<String>,
         removed: Vec<String>,
     },
+    /// A request was refused by policy or trust, or a flow was cut for it.
     Denied {
         error: Error,
+        /// Who was denied, at the end that decided.
         peer: Option<Arc<PeerIdentity>>,
+        /// `None` at a relay, which does not see it, and for a request that names no service.
+        asked: Option<Asked>,
     },
     /// A flow came to nothing, and not by policy: its target refused it or could not be reached, or a limit stood in its way.
     /// At a connector, one that was admitted; at an agent, one that was asked for.

@@ -108,8 +108,14 @@ pub fn notice(n: &Notice, snapshot: &Snapshot) -> Value {
             json!({ "event": "path", "peer": peer, "next": path(next), "prev": path(prev) })
         }
         Notice::Services { added, removed } => json!({ "event": "services", "added": added, "removed": removed }),
-        Notice::Denied { error: e, peer: p } => {
-            json!({ "event": "denied", "error": error(e), "peer": p.as_ref().map(|p| peer(p, snapshot)) })
+        Notice::Denied { error: e, peer: p, asked } => {
+            let mut told = error(e);
+            if let (Some(asked), Value::Object(told)) = (asked, &mut told) {
+                let more = json!({ "service": asked.service, "port": asked.port, "protocol": asked.protocol.as_str() });
+                let details = told.remove("details").unwrap_or(Value::Null);
+                told.insert("details".to_owned(), join(details, more));
+            }
+            json!({ "event": "denied", "error": told, "peer": p.as_ref().map(|p| peer(p, snapshot)) })
         }
         Notice::FlowFailed { flow, peer: p, service, port, protocol, error: e } => json!({
             "event": "flow-failed", "id": flow.to_string(), "peer": p.as_ref().map(|p| peer(p, snapshot)), "service": service,
@@ -168,6 +174,7 @@ pub fn node_status(node: &Node) -> Value {
     json!({
         "name": own.id.name(), "state": node.state.as_str(), "relays": relays,
         if node.is_agent { "connectors" } else { "agents" }: peers,
+        "outage": node.outage().map(|e| join(error(&e), json!({ "message": e.detail() }))),
         "certificate": { "expiresAt": epoch_ms(own.not_after) },
         "version": node.snapshot.version,
         "stats": { "rxBytes": c.forwarded_rx + c.tunnel_rx, "txBytes": c.forwarded_tx + c.tunnel_tx, "flows": flows, "paths": paths },

@@ -415,23 +415,19 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     return new ZtnaError('ERR_ZTNA_CLOSED', `the ${this.#role} is ${state}`)
   }
 
-  /** What native says of the relays that it has no connection to. */
-  #silentRelays(): readonly string[] {
-    if (!this.#running) return []
-    const relays = (this.nativeStatus()['relays'] ?? []) as readonly { readonly state: string; readonly detail?: string }[]
-    return relays.filter(({ state }) => state !== 'online').map(({ detail }) => detail ?? '')
+  /** Why no relay serves this node, in native's words. */
+  #outage(): ZtnaError | undefined {
+    const outage = this.#running ? this.nativeStatus()['outage'] : undefined
+    return outage ? fromNative(outage) : undefined
   }
 
   #notOnline(timeoutMs: number): ZtnaError {
-    const last = this.#lastWarning
+    const warned = this.#lastWarning
     const message = `not online within ${timeoutMs} ms`
     if (timeoutMs === 0) return new ZtnaError('ERR_ZTNA_TIMEOUT', message)
-    if (last === undefined) {
-      const tried = this.#silentRelays()
-      if (tried.length === 0) return new ZtnaError('ERR_ZTNA_TIMEOUT', message)
-      const advice = 'check that the relay runs there and that no firewall drops UDP to it'
-      return new ZtnaError('ERR_ZTNA_UNREACHABLE', `${message}: ${tried.join('; ')}; ${advice}`, { details: { tried } })
-    }
+    // A warning may be of one relay; the outage is of all, with what to do.
+    const last = warned === undefined || warned.code === 'ERR_ZTNA_UNREACHABLE' ? (this.#outage() ?? warned) : warned
+    if (last === undefined) return new ZtnaError('ERR_ZTNA_TIMEOUT', message)
     const code = ['ERR_ZTNA_UNREACHABLE', 'ERR_ZTNA_IDENTITY'].includes(last.code) ? last.code : 'ERR_ZTNA_TIMEOUT'
     return new ZtnaError(code, `${message}: ${last.message}`, { cause: last.cause, details: last.details })
   }

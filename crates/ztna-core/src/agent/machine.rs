@@ -14,6 +14,7 @@ use crate::quic::connection::{Closed, H3_NO_ERROR};
 use crate::quic::{Event, Wrote, field};
 use crate::role::{Action, Arrival, Machine, Notice, Open, Read, State, Transmit};
 use crate::trust::{Protocol, Snapshot};
+use crate::wire::decision::DecisionId;
 
 impl Machine for Agent {
     fn handle_packets(&mut self, now: Instant, arrival: Arrival, burst: &mut [u8]) {
@@ -92,7 +93,7 @@ impl Machine for Agent {
         let cut: Vec<FlowId> =
             self.node.flows.iter().filter(|(_, f)| removed.contains(&f.service)).map(|(k, _)| *k).collect();
         for id in cut {
-            self.node.cut_flow(
+            self.cut(
                 id,
                 Error::Denied {
                     by: DeniedBy::Agent,
@@ -285,8 +286,13 @@ impl Agent {
             .filter(|id| self.node.flows.get(id).is_some_and(|f| f.phase == Phase::Open))
             .copied()
             .collect();
+        if !open.is_empty() && self.node.draining.is_none() {
+            let n = open.len();
+            let flows = if n == 1 { "flow was" } else { "flows were" };
+            self.node.warn(Error::unreachable(format!("{n} open {flows} cut: {}", error.detail())));
+        }
         for id in open {
-            self.node.cut_flow(id, error.clone());
+            self.cut(id, error.clone());
         }
         let mut errors: Vec<(Option<String>, Error)> = refused.into_iter().map(|(r, e)| (Some(r), e)).collect();
         if errors.is_empty() {
@@ -311,6 +317,15 @@ impl Agent {
         ))
     }
 
+    /// What a connector says by the code of a reset.
+    fn reset_error(&self, link: usize, code: u64) -> Error {
+        let by = DeniedBy::Connector;
+        let Some(decision) = DecisionId::from_reset_code(code) else { return Error::StreamReset { by, code } };
+        let peer = self.node.links.get(link).map(|l| l.peer.clone()).unwrap_or_default();
+        let reason = format!("no longer permitted; decision {decision} in the log of connector `{peer}` says why");
+        Error::Denied { by, reason, decision: Some(decision.to_string()), policy: None }
+    }
+
     fn stream_event(&mut self, now: Instant, link: usize, event: Event) {
         match event {
             Event::Headers { stream, fields, fin } => {
@@ -324,9 +339,10 @@ impl Agent {
             Event::Malformed { stream } | Event::Reset { stream, .. } if self.node.flow_at(link, stream).is_some() => {
                 let Some(id) = self.node.flow_at(link, stream) else { return };
                 let code = if let Event::Reset { code, .. } = event { code } else { 0x10e };
+                let error = self.reset_error(link, code);
                 match self.node.flows.get(&id).map(|f| f.phase.clone()) {
-                    Some(Phase::Open) => self.node.flow_reset_by_peer(id, code),
-                    Some(_) => self.refuse(id, Error::StreamReset { by: DeniedBy::Connector, code }),
+                    Some(Phase::Open) => self.cut(id, error),
+                    Some(_) => self.refuse(id, error),
                     None => {}
                 }
             }

@@ -15,7 +15,7 @@ use crate::error::{DeniedBy, Error, Result};
 use crate::id::{FlowId, Role};
 use crate::node::flows::{Flow, Phase};
 use crate::node::{KeyLimit, Node, ReceiveLimit};
-use crate::role::{Action, Answer, Notice, Open};
+use crate::role::{Action, Answer, Asked, Notice, Open};
 use crate::trust::{Protocol, Snapshot};
 use crate::wire::icmp::{Echo, EchoKind, EchoPacket};
 
@@ -170,14 +170,16 @@ impl Agent {
 
     fn fail(&mut self, purpose: Purpose, open: &Open, error: Error) {
         if let Error::Denied { by, .. } = &error {
-            let by = match by {
-                DeniedBy::Agent => "agent",
-                DeniedBy::Relay => "relay",
-                DeniedBy::Connector => "connector",
+            // We judge nothing but whether our snapshot has such a service and port.
+            let (by, why) = match by {
+                DeniedBy::Agent => ("agent", "unknown"),
+                DeniedBy::Relay => ("relay", "policy"),
+                DeniedBy::Connector => ("connector", "policy"),
             };
-            *self.node.counters.denied.entry((by, "policy".into())).or_default() += 1;
+            *self.node.counters.denied.entry((by, why.into())).or_default() += 1;
             if matches!(purpose, Purpose::Flow(_)) {
-                self.node.actions.push_back(Action::Notice(Notice::Denied { error: error.clone(), peer: None }));
+                let asked = Some(Asked { service: open.service.clone(), port: open.port, protocol: open.protocol });
+                self.node.actions.push_back(Action::Notice(Notice::Denied { error: error.clone(), peer: None, asked }));
             }
         } else if let Purpose::Flow(flow) = purpose {
             self.node.actions.push_back(Action::Notice(Notice::FlowFailed {
@@ -242,6 +244,21 @@ impl Agent {
             }
             (Phase::Authorizing { .. } | Phase::Dialing | Phase::Echo | Phase::Open, _) => {}
         }
+    }
+
+    /// Ends an open flow. One that is no longer permitted is told of like a request that was not.
+    fn cut(&mut self, id: FlowId, error: Error) {
+        if let (Error::Denied { by, .. }, Some(flow)) = (&error, self.node.flows.get(&id)) {
+            let by = match by {
+                DeniedBy::Agent => "agent",
+                DeniedBy::Relay => "relay",
+                DeniedBy::Connector => "connector",
+            };
+            *self.node.counters.denied.entry((by, "revoked".into())).or_default() += 1;
+            let asked = Some(flow.asked());
+            self.node.actions.push_back(Action::Notice(Notice::Denied { error: error.clone(), peer: None, asked }));
+        }
+        self.node.cut_flow(id, error);
     }
 
     /// A request's final refusal.

@@ -50,16 +50,13 @@ impl Tried {
 
     /// The error of a request whose time is over: who was tried, what each said, and what to do about it.
     pub(super) fn give_up(&self, node: &Node, service: &str) -> Error {
-        let down: Vec<String> = node.legs.iter().filter(|(_, l)| !l.is_ready()).map(|(_, l)| l.describe()).collect();
-        let heard = node.legs.iter().any(|(_, l)| l.ever_heard);
         let mut tried = self.lines.clone();
-        tried.extend(down.iter().cloned());
         let said = |lines: &[String]| lines.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
-        if node.ready_legs().next().is_none() {
-            let (reason, advice) = relay_advice(node, heard);
-            let message = format!("service `{service}`: no relay answers: {}; {advice}", said(&down));
-            return Error::Unreachable { message, reason, tried };
+        if let Some(Error::Unreachable { message, reason, tried: relays }) = node.outage() {
+            tried.extend(relays);
+            return Error::Unreachable { message: format!("service `{service}`: {message}"), reason, tried };
         }
+        tried.extend(node.legs.iter().filter(|(_, l)| !l.is_ready()).map(|(_, l)| l.describe()));
         let (reason, advice) = match &self.last {
             Some(Error::Limit(_)) => {
                 let text = format!("service `{service}`: {}; try again later, or raise the limit", said(&self.lines));
@@ -83,22 +80,6 @@ impl Tried {
 pub(super) const NOT_BOUND: &str = crate::node::outer::NOT_BOUND;
 /// It is there, and gives no sign.
 pub(super) const SILENT: &str = "silent";
-
-fn relay_advice(node: &Node, heard: bool) -> (Option<&'static str>, &'static str) {
-    let mut named = node.legs.iter().map(|(_, l)| l.addresses.is_empty());
-    if node.legs.is_empty() {
-        (None, "network.toml names no relay")
-    } else if named.all(|unresolved| unresolved) {
-        (Some("dns"), "check the relay's URL in network.toml, and this host's resolver")
-    } else if heard {
-        (None, "see the relay's log, and `ztna status` for our certificate")
-    } else {
-        (
-            Some("udp-blocked"),
-            "nothing ever came back: check that the relay runs there and that no firewall drops UDP to it",
-        )
-    }
-}
 
 /// Why a connection that is not established yet has gone silent.
 pub(super) fn silence(node: &Node, link: usize) -> Option<Error> {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Connector, REJUDGE};
+use super::{Connector, Denial, REJUDGE};
 use crate::error::{DeniedBy, Error};
 use crate::id::FlowId;
 use crate::node::NodeEvent;
@@ -135,10 +135,11 @@ impl Machine for Connector {
             self.dial(flow);
             return;
         }
-        let (link, stream) = (f.link, f.stream);
+        let (link, stream, asked) = (f.link, f.stream, f.asked());
         let peer = self.node.links.get(link).and_then(|l| l.conn.identity()).cloned();
         self.node.remove_flow(flow);
-        self.deny(link, stream, peer, "refused by the service's own authorization".into(), None);
+        let reason = "refused by the service's own authorization".into();
+        self.deny(link, stream, peer, asked, Denial { reason, policy: None });
     }
 
     fn stream_read(&mut self, flow: FlowId, out: &mut [u8]) -> Read {

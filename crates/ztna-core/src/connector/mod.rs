@@ -12,8 +12,10 @@ use crate::id::{FlowId, Role};
 use crate::node::flows::{Flow, Phase};
 use crate::node::{KeyLimit, Node, ReceiveLimit};
 use crate::quic::{Fields, StreamId};
-use crate::role::{Action, FlowInfo, Notice, Target};
+use crate::role::{Action, Asked, FlowInfo, Notice, Target};
+use crate::trust::policy::forbidden_by;
 use crate::trust::{Decision, FlowContext, PathClass, PeerIdentity, PortRange, Protocol, Snapshot};
+use crate::wire::decision::DecisionId;
 use crate::wire::proxy_status::{ProxyError, ProxyStatus};
 
 use request::Request;
@@ -189,6 +191,20 @@ impl Connector {
         }
     }
 
+    /// Whether a flow may be; `elsewhere` says of its service that this is not the connector for it.
+    fn judge(&self, now: Instant, agent: &str, asked: &Asked, elsewhere: &str) -> Result<(), Denial> {
+        let Asked { service, port, protocol } = asked;
+        let decision = self.decide(now, agent, service, *protocol, port.unwrap_or(0));
+        if !decision.allowed {
+            return Err(Denial { reason: decision.reason, policy: decision.policy_id });
+        }
+        let own = self.node.snapshot.identity().id.name();
+        if self.node.snapshot.network.service(service).is_some_and(|s| s.connectors.iter().any(|c| c == own)) {
+            return Ok(());
+        }
+        Err(Denial { reason: format!("service `{service}` {elsewhere}"), policy: None })
+    }
+
     fn admit(&mut self, now: Instant, link: usize, stream: StreamId, fields: &Fields) {
         self.node.sweep_served(&mut self.served);
         let Some(peer) = self.node.links.get(link).and_then(|l| l.conn.identity().cloned()) else { return };
@@ -197,17 +213,10 @@ impl Connector {
             Ok(r) => r,
             Err((status, why)) => return self.refuse(link, stream, status, ProxyError::HttpRequestDenied, &why),
         };
-        let decision = self.decide(now, peer.id.name(), &request.service, request.protocol, request.port);
-        let own = self.node.snapshot.identity().id.name().to_owned();
-        let ours = self.node.snapshot.network.service(&request.service).is_some_and(|s| s.connectors.contains(&own));
-        if !decision.allowed || !ours {
-            let reason = if decision.allowed {
-                format!("service `{}` is not on this connector", request.service)
-            } else {
-                decision.reason
-            };
-            let policy = decision.policy_id.filter(|_| !decision.allowed);
-            return self.deny(link, stream, Some(peer), reason, policy);
+        let port = (request.protocol != Protocol::Icmp).then_some(request.port);
+        let asked = Asked { service: request.service.clone(), port, protocol: request.protocol };
+        if let Err(denial) = self.judge(now, peer.id.name(), &asked, "is not on this connector") {
+            return self.deny(link, stream, Some(peer), asked, denial);
         }
         let flows = self.node.links.get(link).map_or(0, |l| l.flows.len());
         if flows >= MAX_FLOWS {
@@ -309,22 +318,21 @@ impl Connector {
 
     // ---- answers
 
-    fn deny(
-        &mut self,
-        link: usize,
-        stream: StreamId,
-        peer: Option<Arc<PeerIdentity>>,
-        reason: String,
-        policy: Option<String>,
-    ) {
-        let decision = format!("d{:x}", self.next_decision);
-        self.next_decision += 1;
-        let text = policy.as_ref().map_or_else(|| reason.clone(), |p| format!("policy {p}"));
-        let label = if policy.is_some() { "policy" } else { "default" };
+    fn deny(&mut self, link: usize, stream: StreamId, peer: Option<Arc<PeerIdentity>>, asked: Asked, denial: Denial) {
+        let label = if denial.policy.is_some() { "policy" } else { "default" };
+        let text = denial.wire_text();
+        let (id, error) = self.denied(label, denial);
+        self.refuse(link, stream, 403, ProxyError::HttpRequestDenied, &format!("{id}: {text}"));
+        self.node.actions.push_back(Action::Notice(Notice::Denied { error, peer, asked: Some(asked) }));
+    }
+
+    /// Counts a denial and gives it an ID.
+    fn denied(&mut self, label: &str, denial: Denial) -> (DecisionId, Error) {
+        let id = DecisionId::new(self.next_decision);
+        self.next_decision = self.next_decision.wrapping_add(1);
         *self.node.counters.denied.entry(("connector", label.into())).or_default() += 1;
-        self.refuse(link, stream, 403, ProxyError::HttpRequestDenied, &format!("{decision}: {text}"));
-        let error = Error::Denied { by: DeniedBy::Connector, reason, decision: Some(decision), policy };
-        self.node.actions.push_back(Action::Notice(Notice::Denied { error, peer }));
+        let Denial { reason, policy } = denial;
+        (id, Error::Denied { by: DeniedBy::Connector, reason, decision: Some(id.to_string()), policy })
     }
 
     fn refuse(&mut self, link: usize, stream: StreamId, status: u16, error: ProxyError, details: &str) {
@@ -366,25 +374,32 @@ impl Connector {
 
     /// Judges every flow again: what is no longer permitted is cut now.
     fn rejudge(&mut self, now: Instant) {
-        let flows: Vec<(FlowId, usize, String, Protocol, u16)> =
-            self.node.flows.iter().map(|(k, f)| (*k, f.link, f.service.clone(), f.protocol, f.port)).collect();
-        for (id, link, service, protocol, port) in flows {
+        let flows: Vec<(FlowId, usize, Asked)> = self.node.flows.iter().map(|(k, f)| (*k, f.link, f.asked())).collect();
+        for (id, link, asked) in flows {
             let Some(peer) = self.node.links.get(link).and_then(|l| l.conn.identity().cloned()) else { continue };
-            let decision = self.decide(now, peer.id.name(), &service, protocol, port);
-            let own = self.node.snapshot.identity().id.name();
-            let ours =
-                self.node.snapshot.network.service(&service).is_some_and(|s| s.connectors.iter().any(|c| c == own));
-            if !decision.allowed || !ours {
-                *self.node.counters.denied.entry(("connector", "revoked".into())).or_default() += 1;
-                let error = Error::Denied {
-                    by: DeniedBy::Connector,
-                    reason: decision.reason,
-                    decision: None,
-                    policy: decision.policy_id,
-                };
-                self.node.actions.push_back(Action::Notice(Notice::Denied { error: error.clone(), peer: Some(peer) }));
-                self.node.cut_flow(id, error);
-            }
+            let Err(denial) = self.judge(now, peer.id.name(), &asked, "is no longer served by this connector") else {
+                continue;
+            };
+            let (decision, error) = self.denied("revoked", denial);
+            let notice = Notice::Denied { error: error.clone(), peer: Some(peer), asked: Some(asked) };
+            self.node.actions.push_back(Action::Notice(notice));
+            self.node.cut_flow_with(id, decision.to_reset_code(), error);
+        }
+    }
+}
+
+/// Why a flow may not be.
+struct Denial {
+    reason: String,
+    policy: Option<String>,
+}
+
+impl Denial {
+    /// What the agent is told: which policy, and not what it computed.
+    fn wire_text(&self) -> String {
+        match &self.policy {
+            Some(policy) if self.reason != forbidden_by(policy) => format!("policy `{policy}` failed"),
+            Some(_) | None => self.reason.clone(),
         }
     }
 }

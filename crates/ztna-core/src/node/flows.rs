@@ -5,7 +5,7 @@ use crate::id::FlowId;
 use crate::quic::connection::{H3_CONNECT_ERROR, H3_REQUEST_CANCELLED};
 use crate::quic::{StreamId, Wrote};
 use crate::relay::H3_DATAGRAM_ERROR;
-use crate::role::{Action, FlowInfo, Open, Read};
+use crate::role::{Action, Asked, FlowInfo, Open, Read};
 use crate::trust::Protocol;
 use crate::wire::capsule::{Capsule, CapsuleReader};
 use crate::wire::connect_udp;
@@ -80,6 +80,12 @@ impl Flow {
 }
 
 impl Flow {
+    /// What it was opened for.
+    pub fn asked(&self) -> Asked {
+        let port = (self.protocol != Protocol::Icmp).then_some(self.port);
+        Asked { service: self.service.clone(), port, protocol: self.protocol }
+    }
+
     /// Our side has ended it; what the peer sends up to its end is all that is missing.
     pub(super) fn awaits_end_only(&self) -> bool {
         self.protocol == Protocol::Tcp && self.phase == Phase::Open && self.sent_fin && !self.read_fin
@@ -143,8 +149,8 @@ impl Node {
         self.cut_flow_with(id, H3_CONNECT_ERROR, error);
     }
 
-    /// As [`cut_flow`](Self::cut_flow), with the code that the peer sees (RFC 9114 §8.1).
-    pub(super) fn cut_flow_with(&mut self, id: FlowId, code: u64, error: Error) {
+    /// As [`cut_flow`](Self::cut_flow), with the code that the peer sees (RFC 9114 §8.1, or of a [decision](crate::wire::decision)).
+    pub fn cut_flow_with(&mut self, id: FlowId, code: u64, error: Error) {
         if let Some(flow) = self.remove_flow(id) {
             if let Some(link) = self.links.get_mut(flow.link) {
                 link.conn.reset(flow.stream, code);

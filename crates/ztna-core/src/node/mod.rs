@@ -13,6 +13,7 @@ mod lifecycle;
 pub mod link;
 mod links;
 mod lost;
+mod outage;
 pub(crate) mod outer;
 mod receive;
 pub mod session;

@@ -14,6 +14,7 @@ use crate::quic::{Connection, Event, Fields, StreamId, field};
 use crate::relay::{H3_REQUEST_REJECTED, REPLACED};
 use crate::wire::capsule::Capsule;
 use crate::wire::connect_udp;
+use crate::wire::decision::DecisionId;
 use crate::wire::proxy_status::ProxyStatus;
 
 /// Close code by which a relay tells a node that its certificate is revoked, expired or of a CA no longer trusted.
@@ -509,10 +510,11 @@ pub fn refusal(status: u16, fields: &Fields, by: DeniedBy) -> Error {
     match (status, kind.as_str()) {
         (403, _) => {
             let (decision, reason) = match details.split_once(": ") {
-                Some((id, rest)) => (Some(id.to_owned()), rest.to_owned()),
-                None => (None, details),
+                Some((id, rest)) if DecisionId::parse(id).is_some() => (Some(id.to_owned()), rest.to_owned()),
+                Some(_) | None => (None, details),
             };
-            let policy = reason.strip_prefix("policy ").map(str::to_owned);
+            let named = reason.strip_prefix("forbidden by `").or_else(|| reason.strip_prefix("policy `"));
+            let policy = named.and_then(|rest| rest.split_once('`')).map(|(policy, _)| policy.to_owned());
             Error::Denied { by, reason, decision, policy }
         }
         (502, "connection_refused") => Error::Refused(details),

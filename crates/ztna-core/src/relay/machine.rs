@@ -305,7 +305,7 @@ impl Relay {
         if let (Closed::Refused(refusal), None) = (&why, &conn.peer) {
             let reason = format!("certificate refused: {refusal}");
             let error = Error::Denied { by: DeniedBy::Relay, reason, decision: None, policy: None };
-            self.notice(Notice::Denied { error, peer: None });
+            self.notice(Notice::Denied { error, peer: None, asked: None });
         }
         tracing::debug!(?why, peer = conn.peer.as_ref().map(|p| p.short_name()), "connection ended");
     }

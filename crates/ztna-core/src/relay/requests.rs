@@ -232,7 +232,7 @@ impl Relay {
         self.shared.counters.denied(refusal.why);
         let error =
             Error::Denied { by: DeniedBy::Relay, reason: refusal.details, decision: None, policy: refusal.policy };
-        self.notice(Notice::Denied { error, peer: Some(Arc::new(peer.clone())) });
+        self.notice(Notice::Denied { error, peer: Some(Arc::new(peer.clone())), asked: None });
     }
 }
 

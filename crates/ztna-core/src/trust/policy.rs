@@ -144,6 +144,11 @@ struct FlowKey {
     path: PathClass,
 }
 
+/// The reason of a denial by a policy that forbids.
+pub fn forbidden_by(id: &str) -> String {
+    format!("forbidden by `{id}`")
+}
+
 impl Policy {
     /// Parses `text`, validates it strictly against the schema and binds it to `network`. `at` names the file.
     /// An empty text is a policy: it allows nothing.
@@ -287,7 +292,7 @@ impl Policy {
             (cedar_policy::Decision::Allow, Some(id)) => {
                 Decision { allowed: true, reason: format!("permitted by `{id}`"), policy_id: Some(id) }
             }
-            (cedar_policy::Decision::Deny, Some(id)) => deny(Some(id.clone()), format!("forbidden by `{id}`")),
+            (cedar_policy::Decision::Deny, Some(id)) => deny(Some(id.clone()), forbidden_by(&id)),
             (_, None) => deny(None, "no policy permits it"),
         }
     }

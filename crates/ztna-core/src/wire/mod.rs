@@ -9,6 +9,7 @@ pub mod capsule;
 pub mod cid;
 pub mod connect_ip;
 pub mod connect_udp;
+pub mod decision;
 pub mod fuzz;
 pub mod host;
 pub mod http_connect;

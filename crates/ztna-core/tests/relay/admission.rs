@@ -125,7 +125,7 @@ fn an_agent_that_policy_does_not_admit_is_denied_with_the_reason() {
     assert_eq!((status.proxy.as_str(), status.error), ("r1", ProxyError::HttpRequestDenied));
     assert!(status.details.unwrap().contains("no policy permits"));
     let told = net.notices.iter().any(|n| {
-        let Notice::Denied { error: ztna_core::Error::Denied { by, .. }, peer } = n else { return false };
+        let Notice::Denied { error: ztna_core::Error::Denied { by, .. }, peer, .. } = n else { return false };
         *by == DeniedBy::Relay && peer.as_ref().is_some_and(|p| p.short_name() == "agent/bob")
     });
     assert!(told, "{:?}", net.notices);

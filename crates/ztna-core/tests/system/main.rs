@@ -10,6 +10,7 @@
 mod bounds;
 mod budget;
 mod chaos;
+mod denied;
 mod held;
 mod hostile;
 mod hostile_relay;

@@ -256,6 +256,13 @@ impl World {
         &self.relays[&at]
     }
 
+    /// Changes network.toml, and publishes it to relays and connectors.
+    pub fn edit_network(&mut self, from: &str, to: &str) {
+        assert!(self.network.contains(from), "{}", self.network);
+        self.network = self.network.replace(from, to);
+        self.set_policy(&self.policy.clone());
+    }
+
     /// Publishes another policy to relays and connectors.
     pub fn set_policy(&mut self, policy: &str) {
         self.policy = policy.into();

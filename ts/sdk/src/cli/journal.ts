@@ -31,7 +31,7 @@ export function journal(role: NodeJS.EventEmitter, logger: Logger): void {
     of.take(kindOf(error.message), () => logger.warn({ code: error.code }, error.message))
   })
   role.on('denied', (error: ZtnaError, peer?: Identity) => {
-    const line = (): void => logger.warn({ code: error.code, ...nameOf(peer), ...error.details }, `denied: ${error.message}`)
+    const line = (): void => logger.warn({ code: error.code, ...nameOf(peer), ...error.details }, error.message)
     refusals.take(peer?.id, line)
   })
   role.on('flow-failed', (error: ZtnaError, { id, peer, service, port, protocol }: FailedFlow) => {
