@@ -225,7 +225,7 @@ fn names_are_resolved_off_the_loop() {
 }
 
 #[test]
-fn the_watch_is_asked_and_its_errors_are_warnings() {
+fn the_watch_is_asked_and_what_it_refuses_is_told() {
     let rig = Rig::new(&[]);
     let mut asked = 0;
     rig.handle.post(Box::new(move |d| {
@@ -235,7 +235,10 @@ fn the_watch_is_asked_and_its_errors_are_warnings() {
         }));
     }));
     let event = rig.events.recv_timeout(PATIENCE).unwrap();
-    assert!(matches!(event, LocalEvent::Notice(ztna_core::role::Notice::Warning(Error::Config { .. }))), "{event:?}");
+    assert!(
+        matches!(event, LocalEvent::Notice(ztna_core::role::Notice::NotReloaded(Error::Config { .. }))),
+        "{event:?}"
+    );
 }
 
 #[test]
