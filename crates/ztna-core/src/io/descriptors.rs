@@ -106,6 +106,15 @@ pub(super) struct Descriptors {
     told_share: Told,
 }
 
+/// Why a flow gets no descriptor.
+#[derive(Debug)]
+pub(super) struct NoSeat {
+    /// `Limit`.
+    pub why: Error,
+    /// To be given now.
+    pub warning: Option<Error>,
+}
+
 impl Descriptors {
     pub fn new() -> Self {
         // Where the system does not tell: what a Node process has open at its start.
@@ -127,7 +136,7 @@ impl Descriptors {
 
     /// A seat for a flow of `peer` that takes one descriptor or, `double`, two. Errors: `Limit`; the second value is a warning to
     /// give.
-    pub fn seat(&mut self, now: Instant, peer: &SpiffeId, double: bool) -> Result<Seat, (Error, Option<Error>)> {
+    pub fn seat(&mut self, now: Instant, peer: &SpiffeId, double: bool) -> Result<Seat, Box<NoSeat>> {
         let share = self.share();
         if self.seats.len() >= self.tidy_at {
             self.seats.retain(|_, seats| Arc::strong_count(seats) > 1);
@@ -143,7 +152,7 @@ impl Descriptors {
         ));
         self.refused += 1;
         let warning = self.told_share.one_more(now).map(|n| Error::Limit(format!("{n} flows refused: {}", text(&why))));
-        Err((why, warning))
+        Err(Box::new(NoSeat { why, warning }))
     }
 
     /// Counts a flow that was refused for want of a descriptor. Gives a warning at most every 10 s.

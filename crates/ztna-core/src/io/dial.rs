@@ -66,9 +66,9 @@ impl Local {
         } else {
             match self.descriptors.seat(now, &info.peer.id, handler) {
                 Ok(seat) => Some(seat),
-                Err((error, warning)) => {
-                    self.warn(warning);
-                    return machine.flow_failed(now, flow, error);
+                Err(none) => {
+                    self.warn(none.warning);
+                    return machine.flow_failed(now, flow, none.why);
                 }
             }
         };

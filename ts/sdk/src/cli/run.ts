@@ -77,7 +77,7 @@ function readLocal(settings: Settings): Wanted {
 
 async function operate(role: AnyRole, settings: Settings, wanted: Wanted, logger: Logger, cleanup: (() => void)[]): Promise<number> {
   const json = settings.get('json') === true
-  const print = (value: unknown): boolean => process.stdout.write(`${JSON.stringify(value)}\n`) !== false
+  const print = (value: unknown): boolean => process.stdout.write(`${JSON.stringify(value)}\n`)
   const events = role as NodeJS.EventEmitter
   const stopping = new AbortController()
   let death: ZtnaError | undefined
