@@ -57,13 +57,19 @@ pub enum DeniedBy {
     Connector,
 }
 
-impl fmt::Display for DeniedBy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl DeniedBy {
+    pub fn as_str(self) -> &'static str {
+        match self {
             DeniedBy::Agent => "agent",
             DeniedBy::Relay => "relay",
             DeniedBy::Connector => "connector",
-        })
+        }
+    }
+}
+
+impl fmt::Display for DeniedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -171,12 +171,11 @@ impl Agent {
     fn fail(&mut self, purpose: Purpose, open: &Open, error: Error) {
         if let Error::Denied { by, .. } = &error {
             // We judge nothing but whether our snapshot has such a service and port.
-            let (by, why) = match by {
-                DeniedBy::Agent => ("agent", "unknown"),
-                DeniedBy::Relay => ("relay", "policy"),
-                DeniedBy::Connector => ("connector", "policy"),
+            let why = match by {
+                DeniedBy::Agent => "unknown",
+                DeniedBy::Relay | DeniedBy::Connector => "policy",
             };
-            *self.node.counters.denied.entry((by, why.into())).or_default() += 1;
+            *self.node.counters.denied.entry((by.as_str(), why.into())).or_default() += 1;
             if matches!(purpose, Purpose::Flow(_)) {
                 let asked = Some(Asked { service: open.service.clone(), port: open.port, protocol: open.protocol });
                 self.node.actions.push_back(Action::Notice(Notice::Denied { error: error.clone(), peer: None, asked }));
@@ -249,12 +248,7 @@ impl Agent {
     /// Ends an open flow. One that is no longer permitted is told of like a request that was not.
     fn cut(&mut self, id: FlowId, error: Error) {
         if let (Error::Denied { by, .. }, Some(flow)) = (&error, self.node.flows.get(&id)) {
-            let by = match by {
-                DeniedBy::Agent => "agent",
-                DeniedBy::Relay => "relay",
-                DeniedBy::Connector => "connector",
-            };
-            *self.node.counters.denied.entry((by, "revoked".into())).or_default() += 1;
+            *self.node.counters.denied.entry((by.as_str(), "revoked".into())).or_default() += 1;
             let asked = Some(flow.asked());
             self.node.actions.push_back(Action::Notice(Notice::Denied { error: error.clone(), peer: None, asked }));
         }

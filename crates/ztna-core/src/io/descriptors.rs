@@ -134,8 +134,7 @@ impl Descriptors {
         usize::try_from(ceiling().saturating_sub(self.others) / 2).unwrap_or(usize::MAX).max(1)
     }
 
-    /// A seat for a flow of `peer` that takes one descriptor or, `double`, two. Errors: `Limit`; the second value is a warning to
-    /// give.
+    /// A seat for a flow of `peer` that takes one descriptor or, `double`, two.
     pub fn seat(&mut self, now: Instant, peer: &SpiffeId, double: bool) -> Result<Seat, Box<NoSeat>> {
         let share = self.share();
         if self.seats.len() >= self.tidy_at {
@@ -151,26 +150,22 @@ impl Descriptors {
             Arc::strong_count(seats) - 1
         ));
         self.refused += 1;
-        let warning = self.told_share.one_more(now).map(|n| Error::Limit(format!("{n} flows refused: {}", text(&why))));
+        let warning =
+            self.told_share.one_more(now).map(|n| Error::Limit(format!("{n} flows refused: {}", why.detail())));
         Err(Box::new(NoSeat { why, warning }))
     }
 
     /// Counts a flow that was refused for want of a descriptor. Gives a warning at most every 10 s.
     pub fn refuse(&mut self, now: Instant) -> Option<Error> {
         self.refused += 1;
-        self.told.one_more(now).map(|n| Error::Limit(format!("{n} flows refused: {}", text(&exhausted()))))
+        self.told.one_more(now).map(|n| Error::Limit(format!("{n} flows refused: {}", exhausted().detail())))
     }
 
     /// As [`refuse`](Self::refuse) for connections that wait in a backlog: nothing is refused.
     pub fn wait(&mut self, now: Instant) -> Option<Error> {
-        self.told.one_more(now).map(|_| Error::Limit(format!("connections wait at a forward: {}", text(&exhausted()))))
-    }
-}
-
-fn text(error: &Error) -> String {
-    match error {
-        Error::Limit(text) => text.clone(),
-        other => other.to_string(),
+        self.told
+            .one_more(now)
+            .map(|_| Error::Limit(format!("connections wait at a forward: {}", exhausted().detail())))
     }
 }
 

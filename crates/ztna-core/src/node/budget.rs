@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::Node;
 use crate::error::Error;
 use crate::id::{FlowId, SpiffeId};
-use crate::quic::connection::H3_EXCESSIVE_LOAD;
+use crate::quic::connection::{H3_EXCESSIVE_LOAD, UNPROVEN};
 use crate::quic::tls::INNER_CONNECTION_WINDOW;
 use crate::role::{Action, Notice};
 
@@ -18,9 +18,6 @@ use crate::role::{Action, Notice};
 pub const QUEUE: &str = "receive-budget";
 /// What a connection holds without a fault of its peer is not counted: its own state and that of a few flows (36 KB, facts.md).
 const FREE: u64 = 64 << 10;
-/// Until its certificate is verified a connection holds no more than this: its state, and a flight of handshake data out of order.
-/// quiche keeps 64 KB of that, a byte a frame if a peer so likes. Measured: 13 KB in a handshake that goes as it should.
-const UNPROVEN: u64 = 32 << 10;
 /// After a count of all flows the next one is due when this share of the limit came on top: a count walks every chunk that
 /// is held (some 200,000 for 256 MB), so it must not follow each batch while stalled readers hold nearly all that is allowed.
 const RECOUNT_SHARE: u64 = 16;

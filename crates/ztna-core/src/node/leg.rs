@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use crate::quic::black_hole::BlackHole;
+use crate::quic::connection::HANDSHAKE;
 use crate::quic::{Connection, StreamId, Wrote};
 use crate::trust::RelayUrl;
 use crate::wire::capsule::{Capsule, CapsuleReader};
 
-/// A handshake that takes longer has failed (protocol.md, Timers).
-pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Keep-alive of an idle agent's outer connections (protocol.md, Timers). It learns of a lost relay when it next wants something.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Keep-alive of a connector's, and of an agent's with open flows: nobody reaches it through a relay that was restarted before it has

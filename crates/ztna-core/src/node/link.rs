@@ -9,14 +9,12 @@ use super::lost::Doubt;
 use crate::id::FlowId;
 use crate::node::backoff::Backoff;
 use crate::path::PathAgent;
+use crate::quic::connection::HANDSHAKE;
 use crate::quic::{Connection, StreamId};
 use crate::role::{PathInfo, PathKind, PathPolicy};
 
 /// Keep-alive of inner connections (protocol.md, Timers).
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// A handshake that takes longer has failed (protocol.md, Timers). quiche's idle timer would wait for six times as long, and any
-/// relay can keep it from running out: keys of Initial packets are no secret (RFC 9001 §5.2).
-pub const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// The constant 4-tuple that quiche sees on every inner connection: discard-only addresses (RFC 6666).
 pub const AGENT_ADDRESS: SocketAddr =

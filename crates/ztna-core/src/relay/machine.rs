@@ -19,7 +19,7 @@ use super::shared::Shared;
 use super::{NOT_TRUSTED, RESETS, requests};
 use crate::error::{DeniedBy, Error, Result};
 use crate::id::Role;
-use crate::quic::connection::{Closed, H3_MESSAGE_ERROR, H3_NO_ERROR, StreamId};
+use crate::quic::connection::{Closed, H3_MESSAGE_ERROR, H3_NO_ERROR, HANDSHAKE, StreamId};
 use crate::quic::reset::ResetKeys;
 use crate::quic::{ConnKey, Event, Kind, Router, TlsConfig};
 use crate::role::{Action, Arrival, Machine, Notice, State, Transmit};
@@ -27,8 +27,6 @@ use crate::trust::{PeerIdentity, Snapshot};
 
 /// What a node is told whose link has shrunk.
 const NARROWED: &str = "the way to you no longer carries full-sized packets";
-/// A handshake that takes longer has failed (protocol.md, Timers): who sends a packet now and then must not hold a place for longer.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Notices that wait for the embedding program. It is told of thousands a second at most; a flood of refused handshakes must
 /// not fill memory.
 const MAX_NOTICES: usize = 4_096;
