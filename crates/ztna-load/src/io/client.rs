@@ -5,8 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mio::net::UdpSocket;
-use ztna_core::node::leg::{HANDSHAKE, KEEP_ALIVE};
-use ztna_core::quic::connection::H3_NO_ERROR;
+use ztna_core::node::leg::KEEP_ALIVE;
+use ztna_core::quic::connection::{H3_NO_ERROR, HANDSHAKE};
 use ztna_core::quic::endpoint::random_cid;
 use ztna_core::quic::{Connection, Event, TlsConfig};
 
