@@ -438,6 +438,11 @@ impl Connection {
         });
     }
 
+    /// Which of our requests the peer's GOAWAY leaves unprocessed: those with this ID or above (RFC 9114 §5.2). `None`: no GOAWAY.
+    pub fn refused_from(&self) -> Option<StreamId> {
+        self.h3.as_ref()?.refused_from()
+    }
+
     pub fn goaway(&mut self) {
         if let Some(h3) = self.h3.as_mut() {
             self.account.charge(|| h3.goaway(&mut self.q));

@@ -20,6 +20,8 @@ const MAX_FIELD_SECTION: u64 = 16 << 10;
 /// Header sections that wait for congestion window, a connection. A peer's requests are bounded by its stream limit.
 const MAX_PENDING: usize = 8_192;
 
+/// From one client-initiated bidirectional stream to the next (RFC 9000 §2.1).
+const REQUEST_STEP: StreamId = 4;
 /// Streams that are looked at in one turn.
 const MAX_SWEEP: usize = 64;
 
@@ -34,7 +36,9 @@ pub(super) struct Http3 {
     pending: VecDeque<Pending>,
     /// Streams that were shut down here and that the transport still has.
     leaving: VecDeque<StreamId>,
-    highest_request: u64,
+    /// The first request ID above all that were seen.
+    next_request: StreamId,
+    refused_from: Option<StreamId>,
 }
 
 impl Http3 {
@@ -45,7 +49,7 @@ impl Http3 {
         config.set_qpack_max_table_capacity(0);
         config.set_qpack_blocked_streams(0);
         let h3 = h3::Connection::with_transport(q, &config).map_err(|e| Error::Internal(format!("h3: {e}")))?;
-        Ok(Http3 { h3, pending: VecDeque::new(), leaving: VecDeque::new(), highest_request: 0 })
+        Ok(Http3 { h3, pending: VecDeque::new(), leaving: VecDeque::new(), next_request: 0, refused_from: None })
     }
 
     /// Whether the peer's SETTINGS allow Extended CONNECT (RFC 9220 §3) with HTTP Datagrams (RFC 9297 §2.1.1).
@@ -78,6 +82,12 @@ impl Http3 {
         self.flush(q);
     }
 
+    /// What the peer's GOAWAY has named: requests with this ID or above are not processed there (RFC 9114 §5.2).
+    pub(super) fn refused_from(&self) -> Option<StreamId> {
+        self.refused_from
+    }
+
+    /// Tells the peer that requests which have not been seen will not be processed (RFC 9114 §5.2).
     pub(super) fn goaway(&mut self, q: &mut Transport) {
         self.pending.push_back(Pending::GoAway);
         self.flush(q);
@@ -91,7 +101,7 @@ impl Http3 {
                     let priority = h3::Priority::new(3, true);
                     self.h3.send_response_with_priority(q, *stream, &headers(fields), &priority, *fin)
                 }
-                Pending::GoAway => self.h3.send_goaway(q, self.highest_request),
+                Pending::GoAway => self.h3.send_goaway(q, self.next_request),
             };
             match done {
                 Err(h3::Error::StreamBlocked) => return,
@@ -146,7 +156,7 @@ impl Http3 {
         loop {
             match self.h3.poll(q) {
                 Ok((stream, h3::Event::Headers { list, more_frames })) => {
-                    self.highest_request = self.highest_request.max(stream);
+                    self.next_request = self.next_request.max(stream.saturating_add(REQUEST_STEP));
                     match fields_of(&list) {
                         Some(fields) => events.push_back(Event::Headers { stream, fields, fin: !more_frames }),
                         None => events.push_back(Event::Malformed { stream }),
@@ -155,7 +165,10 @@ impl Http3 {
                 Ok((stream, h3::Event::Data)) => events.push_back(Event::Data { stream }),
                 Ok((stream, h3::Event::Finished)) => events.push_back(Event::Finished { stream }),
                 Ok((stream, h3::Event::Reset(code))) => events.push_back(Event::Reset { stream, code }),
-                Ok((_, h3::Event::GoAway)) => events.push_back(Event::GoAway),
+                Ok((id, h3::Event::GoAway)) => {
+                    self.refused_from = Some(id);
+                    events.push_back(Event::GoAway);
+                }
                 Ok((_, h3::Event::PriorityUpdate)) => {}
                 Err(h3::Error::Done) => return Ok(()),
                 Err(e) => return Err(Error::Peer(format!("HTTP/3: {e}"))),

@@ -121,6 +121,22 @@ fn a_drain_sends_goaway_refuses_new_work_and_ends_with_the_last_session() {
 }
 
 #[test]
+fn a_drains_goaway_spares_requests_that_were_answered() {
+    let mut net = Net::new();
+    let (c, bind) = net.bound("c1", 1);
+    let (alice, _) = net.session("alice", "c1", 2);
+    let denied = net.connect(alice, "c9");
+    assert_eq!(net.status(alice, denied), "404");
+    let idle = net.connected(Role::Agent, "bob", 3);
+    net.loops[0].shut_down(Instant::now(), Duration::from_secs(60));
+    net.until("all are told", |net| [alice, c, idle].iter().all(|id| net.clients[*id].goaway));
+    // RFC 9114 section 5.2: what is below was or will be answered, and is not to be asked again.
+    for (client, first) in [(alice, denied + 4), (c, bind + 4), (idle, 0)] {
+        assert_eq!(net.clients[client].conn.refused_from(), Some(first));
+    }
+}
+
+#[test]
 fn a_drain_ends_when_its_time_is_over() {
     let mut net = Net::new();
     net.bound("c1", 1);
