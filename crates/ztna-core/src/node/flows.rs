@@ -7,6 +7,7 @@ use crate::quic::{StreamId, Wrote};
 use crate::relay::H3_DATAGRAM_ERROR;
 use crate::role::{Action, Asked, FlowInfo, Open, Read};
 use crate::trust::Protocol;
+use crate::wire::DecodeError;
 use crate::wire::capsule::{Capsule, CapsuleReader};
 use crate::wire::connect_udp;
 
@@ -285,7 +286,7 @@ impl Node {
     }
 
     /// The request stream of a UDP or echo flow moved. Its capsules carry datagrams too (RFC 9297 §3.5), those of other types are
-    /// passed over, one that can't be read resets the stream (§3.3). Its end ends the flow.
+    /// passed over, one that can't be read or has no end resets the stream (§3.3). Its end ends the flow.
     pub fn udp_stream_event(&mut self, id: FlowId, finished: bool) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         let Some(link) = self.links.get_mut(flow.link) else { return };
@@ -324,6 +325,9 @@ impl Node {
             }
         }
         let ended = finished || link.conn.finished(flow.stream);
+        if ended && wrong.is_none() && !flow.capsules.is_at_boundary() {
+            wrong = Some(DecodeError::Truncated { what: "the last one" });
+        }
         if wrong.is_some() {
             link.conn.reset(flow.stream, H3_DATAGRAM_ERROR);
         }

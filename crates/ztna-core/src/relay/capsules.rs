@@ -89,6 +89,17 @@ impl Relay {
         }
     }
 
+    /// The peer's FIN, with all before it read. Inside a capsule it is an error (RFC 9297 §3.3).
+    pub(super) fn finish_stream(&mut self, key: ConnKey, stream: StreamId) {
+        let state = self.conns.get_mut(key.0).and_then(|c| c.streams.get_mut(&stream));
+        if state.is_none_or(|s| s.capsules().reader.is_at_boundary()) {
+            self.end_stream(key, stream, true, "it was closed by its peer");
+        } else {
+            tracing::debug!("a stream ended inside a capsule");
+            self.reset_stream(key, stream, H3_DATAGRAM_ERROR, "it ended inside a capsule");
+        }
+    }
+
     /// `false`: the stream is gone.
     fn take_capsules(&mut self, key: ConnKey, stream: StreamId) -> bool {
         loop {

@@ -233,10 +233,16 @@ impl Relay {
                     conn.quic.reset(stream, H3_MESSAGE_ERROR);
                 }
             }
-            Event::Data { stream } => self.read_capsules(key, stream),
+            Event::Data { stream } => {
+                self.read_capsules(key, stream);
+                // A FIN that came with the last bytes has an event only when the next packet arrives.
+                if self.conn(key).is_some_and(|c| c.streams.contains_key(&stream) && c.quic.finished(stream)) {
+                    self.finish_stream(key, stream);
+                }
+            }
             Event::Finished { stream } => {
                 self.read_capsules(key, stream);
-                self.end_stream(key, stream, true, "it was closed by its peer");
+                self.finish_stream(key, stream);
             }
             Event::Reset { stream, .. } => self.end_stream(key, stream, false, "it was reset by its peer"),
             Event::Writable { stream } => self.flush(key, stream),

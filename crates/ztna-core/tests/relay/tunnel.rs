@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ztna_core::Role;
+use ztna_core::relay::H3_DATAGRAM_ERROR;
 use ztna_core::wire::capsule::Capsule;
 
 use super::net::{Net, config};
@@ -109,6 +110,30 @@ fn a_burst_of_thousands_loses_nothing() {
     let order: Vec<u32> =
         net.clients[c].payloads(bind, 1).iter().map(|p| u32::from_be_bytes(p[..4].try_into().unwrap())).collect();
     assert!(order.is_sorted());
+}
+
+#[test]
+fn a_stream_that_ends_inside_a_capsule_is_reset_alone() {
+    let mut net = Net::new();
+    let (c1, broken_bind) = net.bound("c1", 1);
+    let (c2, bind) = net.bound("c2", 2);
+    let (alice, broken) = net.session("alice", "c2", 3);
+    let other = net.connect(alice, "c2");
+    assert_eq!(net.status(alice, other), "200");
+    // A DATAGRAM capsule of five bytes, and two of them.
+    let cut = [0, 5, 0, 1];
+    net.clients[alice].conn.write(broken, &cut, true);
+    net.clients[c1].conn.write(broken_bind, &cut, true);
+    net.until("both are reset", |net| {
+        net.clients[alice].resets == [(broken, H3_DATAGRAM_ERROR)]
+            && net.clients[c1].resets == [(broken_bind, H3_DATAGRAM_ERROR)]
+    });
+    net.waits_for(c2, bind, &Capsule::CompressionClose { context_id: 1 });
+    net.datagram(alice, other, 0, b"still");
+    net.until("the other session goes on", |net| net.clients[c2].payloads(bind, 3) == [b"still"]);
+    assert!(net.clients.iter().all(|c| c.closed.is_none()));
+    let bound: Vec<String> = net.shared.status().connectors.into_iter().map(|c| c.name).collect();
+    assert_eq!(bound, ["c2"]);
 }
 
 #[test]

@@ -227,10 +227,21 @@ fn a_datagram_capsule_is_a_datagram() {
 
 #[test]
 fn a_capsule_that_cannot_be_read_resets_its_stream_alone() {
+    // A DATAGRAM of more than any packet holds.
+    assert_reset_alone(&[0, 0x80, 0x10, 0, 0], false);
+}
+
+#[test]
+fn a_stream_that_ends_inside_a_capsule_is_reset_alone() {
+    // A DATAGRAM of five bytes, and two of them.
+    assert_reset_alone(&[0, 5, 0, 1], true);
+}
+
+/// Of two flows of a foreign client, one gets these bytes and is reset for them; the other goes on.
+fn assert_reset_alone(bytes: &[u8], fin: bool) {
     let mut w = foreign_client();
     let (broken, other) = (udp(&mut w), udp(&mut w));
-    // A DATAGRAM of more than any packet holds.
-    write(&mut w, broken, &[0, 0x80, 0x10, 0, 0]);
+    assert_eq!(w.hostile(1).own().write(broken, bytes, fin), Wrote::Bytes(bytes.len()));
     assert!(w.until_with(|w| {
         w.hostile(1)
             .events
