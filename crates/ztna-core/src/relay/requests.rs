@@ -19,6 +19,7 @@ use crate::quic::{ConnKey, Fields, field};
 use crate::role::Notice;
 use crate::trust::PeerIdentity;
 use crate::wire::connect_udp::{self, Target};
+use crate::wire::decision::DecisionId;
 use crate::wire::proxy_status::{ProxyError, ProxyStatus};
 
 /// The port that stands in the path to a connector (protocol.md); there is nothing behind any other.
@@ -36,11 +37,13 @@ struct Refusal {
     why: Denial,
     details: String,
     policy: Option<String>,
+    /// Where policy was asked.
+    decision: Option<DecisionId>,
 }
 
 impl Refusal {
     fn new(status: &'static str, error: ProxyError, why: Denial, details: impl Into<String>) -> Self {
-        Refusal { status, error, why, details: details.into(), policy: None }
+        Refusal { status, error, why, details: details.into(), policy: None, decision: None }
     }
     fn bad(status: &'static str, details: impl Into<String>) -> Self {
         Refusal::new(status, ProxyError::Other("http_request_error".into()), Denial::BadRequest, details)
@@ -171,6 +174,7 @@ impl Relay {
         };
         self.permit(peer.id.name(), name).map_err(|(details, policy)| Refusal {
             policy,
+            decision: Some(self.shared.next_decision()),
             ..Refusal::new("403", ProxyError::HttpRequestDenied, Denial::Policy, details)
         })?;
         let Some(bind) = self.shared.registry.find(name) else {
@@ -223,15 +227,19 @@ impl Relay {
 
     fn refuse(&mut self, key: ConnKey, stream: StreamId, peer: &PeerIdentity, refusal: Refusal) {
         let proxy = self.snapshot.identity().id.name().to_owned();
-        let header = ProxyStatus { proxy, error: refusal.error, details: Some(refusal.details.clone()) }.to_header();
+        let decision = refusal.decision.map(|id| id.to_string());
+        let details = match &decision {
+            Some(id) => format!("{id}: {}", refusal.details),
+            None => refusal.details.clone(),
+        };
+        let header = ProxyStatus { proxy, error: refusal.error, details: Some(details) }.to_header();
         let fields = vec![(":status".to_owned(), refusal.status.to_owned()), ("proxy-status".to_owned(), header)];
         if let Some(conn) = self.conn(key) {
             conn.quic.refuse(stream, fields);
             conn.early.retain(|frame| connect_udp::parse_datagram(frame).is_none_or(|(id, _)| id != stream));
         }
         self.shared.counters.denied(refusal.why);
-        let error =
-            Error::Denied { by: DeniedBy::Relay, reason: refusal.details, decision: None, policy: refusal.policy };
+        let error = Error::Denied { by: DeniedBy::Relay, reason: refusal.details, decision, policy: refusal.policy };
         self.notice(Notice::Denied { error, peer: Some(Arc::new(peer.clone())), asked: None });
     }
 }

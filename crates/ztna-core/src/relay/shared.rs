@@ -12,7 +12,9 @@ use super::counters::Counters;
 use super::forward::Forwarding;
 use super::inbox::{Inbox, LoopMessage, Side};
 use super::registry::{Registry, Session};
+use crate::quic::endpoint::random_cid;
 use crate::wire::Cid;
+use crate::wire::decision::DecisionId;
 
 /// Wakes the loop of that index. Called from any loop's thread; must not block.
 pub type Wake = Arc<dyn Fn(usize) + Send + Sync>;
@@ -36,6 +38,7 @@ pub struct Shared {
     /// Connection IDs of outer connections, none of which may be registered for forwarding.
     own: RwLock<HashSet<Cid>>,
     ids: AtomicU64,
+    decisions: AtomicU64,
 }
 
 impl Shared {
@@ -56,6 +59,8 @@ impl Shared {
             wake,
             own: RwLock::default(),
             ids: AtomicU64::new(1),
+            // At a random place, so that IDs of two runs, or of two nodes, are not taken for one.
+            decisions: AtomicU64::new(u64::from_le_bytes(random_cid(None).0)),
         })
     }
 
@@ -105,6 +110,11 @@ impl Shared {
     /// An ID for a bind or a session, never given twice.
     pub(super) fn next_id(&self) -> u64 {
         self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The ID of a denial by policy.
+    pub(super) fn next_decision(&self) -> DecisionId {
+        DecisionId::new(self.decisions.fetch_add(1, Ordering::Relaxed))
     }
 
     pub(super) fn own_cid(&self, cid: Cid, ours: bool) {

@@ -8,7 +8,7 @@ const BITS: u32 = 48;
 /// What the codes begin with: in no range that RFC 9114 §8.1 or §11.2.3 gives a meaning to.
 const PREFIX: u64 = 0x1d03;
 
-/// One denial by a connector.
+/// One denial by policy, at a connector or at a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecisionId(u64);
 

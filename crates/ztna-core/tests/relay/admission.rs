@@ -11,6 +11,7 @@ use ztna_core::relay::{Limits, REPLACED, RelayConfig};
 use ztna_core::role::{Arrival, Machine, Notice};
 use ztna_core::wire::capsule::Capsule;
 use ztna_core::wire::connect_udp;
+use ztna_core::wire::decision::DecisionId;
 use ztna_core::wire::proxy_status::{ProxyError, ProxyStatus};
 use ztna_core::wire::stun::{self, TransactionId};
 
@@ -116,17 +117,21 @@ fn a_bind_is_acknowledged_and_told_its_address() {
 }
 
 #[test]
-fn an_agent_that_policy_does_not_admit_is_denied_with_the_reason() {
+fn an_agent_that_policy_does_not_admit_is_denied_with_the_reason_and_a_decision_id() {
     let mut net = Net::new();
     net.bound("c1", 1);
     let bob = net.connected(Role::Agent, "bob", 2);
     let stream = net.connect(bob, "c1");
     let status = refusal(&mut net, bob, stream, "403");
     assert_eq!((status.proxy.as_str(), status.error), ("r1", ProxyError::HttpRequestDenied));
-    assert!(status.details.unwrap().contains("no policy permits"));
+    let details = status.details.unwrap();
+    let (id, reason) = details.split_once(": ").unwrap();
+    assert!(DecisionId::parse(id).is_some() && reason.starts_with("no policy permits"), "{details}");
     let told = net.notices.iter().any(|n| {
-        let Notice::Denied { error: ztna_core::Error::Denied { by, .. }, peer, .. } = n else { return false };
-        *by == DeniedBy::Relay && peer.as_ref().is_some_and(|p| p.short_name() == "agent/bob")
+        let Notice::Denied { error: ztna_core::Error::Denied { by, decision, .. }, peer, .. } = n else { return false };
+        *by == DeniedBy::Relay
+            && decision.as_deref() == Some(id)
+            && peer.as_ref().is_some_and(|p| p.short_name() == "agent/bob")
     });
     assert!(told, "{:?}", net.notices);
 }

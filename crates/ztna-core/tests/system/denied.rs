@@ -1,5 +1,6 @@
 //! What both ends say of a denial, and of flows that were lost.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::up;
@@ -18,7 +19,11 @@ const NO_WEB: &str = r#"permit(principal, action, resource);
 
 /// The denials that the node at `n` told of.
 fn denials(w: &World, n: u8) -> Vec<(Error, Option<Asked>)> {
-    let of_it = w.notices.iter().filter(|(at, _)| *at == node_at(n));
+    denials_at(w, node_at(n))
+}
+
+fn denials_at(w: &World, place: SocketAddr) -> Vec<(Error, Option<Asked>)> {
+    let of_it = w.notices.iter().filter(|(at, _)| *at == place);
     let denied = |n: &Notice| {
         if let Notice::Denied { error, asked, .. } = n { Some((error.clone(), asked.clone())) } else { None }
     };
@@ -79,6 +84,36 @@ fn a_flow_cut_because_the_relay_permits_nothing_any_more_is_denied_at_the_agent(
     let error = denial(&mut w, flow);
     assert!(matches!(error, Error::Denied { by: DeniedBy::Relay, .. }), "{error:?}");
     assert_eq!(denials(&w, ALICE), [(error, web(Protocol::Tcp, Some(80)))]);
+}
+
+#[test]
+fn a_session_that_the_relays_policy_refuses_is_denied_at_both_ends_under_one_decision_id() {
+    let mut w = up();
+    w.set_policy(r#"permit(principal == Agent::"bob", action, resource);"#);
+    let errors: Vec<Error> = (0..2)
+        .map(|_| {
+            let flow = w.open(node_at(ALICE), "web", Protocol::Tcp, Duration::from_secs(5));
+            denial(&mut w, flow)
+        })
+        .collect();
+    let decisions: Vec<&str> = errors
+        .iter()
+        .map(|e| match e {
+            Error::Denied { by: DeniedBy::Relay, decision: Some(decision), policy: None, .. } => decision.as_str(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_ne!(decisions[0], decisions[1]);
+    let told = denials_at(&w, relay_at(1));
+    for decision in decisions {
+        let theirs = Error::Denied {
+            by: DeniedBy::Relay,
+            reason: "no policy permits any flow to a service on connector `c1`".into(),
+            decision: Some(decision.to_owned()),
+            policy: None,
+        };
+        assert!(told.contains(&(theirs, None)), "{decision}: {told:?}");
+    }
 }
 
 #[test]
