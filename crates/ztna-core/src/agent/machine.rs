@@ -381,7 +381,7 @@ impl Agent {
         }
         if self.node.ready_legs().next().is_some() {
             self.node.set_state(State::Online, "a relay has accepted us");
-        } else if self.node.state == State::Online {
+        } else if self.node.state == State::Online && !self.node.is_replacing() {
             self.node.set_state(State::Degraded, "no relay answers");
         }
     }

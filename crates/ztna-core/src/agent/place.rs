@@ -162,7 +162,8 @@ impl Agent {
         if link.conn.is_established() {
             // It may live on over a relay that comes back, or where its connector binds again, within its idle timeout. What it
             // was asked and has not answered is of no use there.
-            link.seek_at = Some(now + link.seek_backoff.next(crate::node::outer::random_u32()));
+            let wait = link.seek_backoff.next_up_to(RETRY_MAX, crate::node::outer::random_u32());
+            link.seek_at = Some(now + wait);
             let flows: Vec<FlowId> = link.flows.values().copied().collect();
             self.ask_again(now, &flows);
             return;

@@ -276,7 +276,7 @@ impl Connector {
         }
         if self.node.bound_legs() > 0 {
             self.node.set_state(State::Online, "bound at a relay");
-        } else if self.node.state == State::Online {
+        } else if self.node.state == State::Online && !self.node.is_replacing() {
             self.node.set_state(State::Degraded, "bound at no relay");
         }
     }

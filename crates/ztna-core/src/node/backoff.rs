@@ -14,7 +14,12 @@ pub struct Backoff {
 impl Backoff {
     /// The next delay: uniform between zero and a ceiling that doubles each time. `random` is uniform over all of `u32`.
     pub fn next(&mut self, random: u32) -> Duration {
-        let ceiling = MIN.saturating_mul(1 << self.attempts.min(7)).min(MAX);
+        self.next_up_to(MAX, random)
+    }
+
+    /// As [`next`](Self::next), with a lower last ceiling.
+    pub fn next_up_to(&mut self, max: Duration, random: u32) -> Duration {
+        let ceiling = MIN.saturating_mul(1 << self.attempts.min(7)).min(max);
         self.attempts = self.attempts.saturating_add(1);
         ceiling.mul_f64(f64::from(random) / f64::from(u32::MAX))
     }

@@ -1,7 +1,7 @@
 //! What a node takes from each snapshot: its relays, whom it still trusts, and until when.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Node;
 use super::leg::{self, Leg};
@@ -9,9 +9,12 @@ use crate::error::Result;
 use crate::quic::{Connection, Kind, TlsConfig, connection};
 use crate::trust::Snapshot;
 
+/// Between one relay's new connection and the next one's after a renewal: a handshake fits, so that with two relays one always serves.
+const RENEWAL_STEP: Duration = Duration::from_secs(2);
+
 impl Node {
-    /// Takes a new snapshot: relays come and go, connections that it no longer trusts end. Flows are the role's to judge. An older
-    /// one than is in use is warned of and left.
+    /// Takes a new snapshot: relays come and go, connections that it no longer trusts end, those under a certificate that we have
+    /// replaced are left. Flows are the role's to judge. An older one than is in use is warned of and left.
     pub fn handle_snapshot(&mut self, now: Instant, snapshot: Arc<Snapshot>) {
         if let Err(e) = snapshot.supersedes(&self.snapshot) {
             self.warn(e);
@@ -29,8 +32,12 @@ impl Node {
                 return;
             }
         }
+        let renewed = self.snapshot.identity().leaf_der != snapshot.identity().leaf_der;
         self.snapshot = snapshot;
         self.expel(now);
+        if renewed {
+            self.leave_old_certificate(now);
+        }
         self.follow_relays(now);
     }
 
@@ -57,6 +64,25 @@ impl Node {
             self.links.iter().filter_map(|(k, l)| Some((k, judge(&l.conn, &self.snapshot)?))).collect();
         for (key, why) in links {
             self.close_link(key, connection::H3_NO_ERROR, &why);
+        }
+    }
+
+    /// Peers end what was made under our old certificate when that ends. New flows get new inner connections, and the old ones end with
+    /// their last flow; relays are connected to anew one after another, which inner connections survive.
+    fn leave_old_certificate(&mut self, now: Instant) {
+        for (key, link) in self.links.iter_mut() {
+            if self.is_agent {
+                link.retiring = true;
+            } else {
+                link.conn.goaway();
+            }
+            self.dirty_links.insert(key);
+        }
+        let mut at = now;
+        for (key, leg) in self.legs.iter_mut().filter(|(_, l)| l.conn.is_some()) {
+            leg.renew_at = Some(at);
+            at += RENEWAL_STEP;
+            self.dirty_legs.insert(key);
         }
     }
 

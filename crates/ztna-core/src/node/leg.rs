@@ -65,6 +65,10 @@ pub struct Leg {
     /// It was up at least once: what failed is an outage, not a wrong address.
     pub ever_ready: bool,
     pub last_error: Option<String>,
+    /// When a connection under our new certificate takes the place of this one.
+    pub renew_at: Option<Instant>,
+    /// It is being made anew by our own wish: no outage, until that fails.
+    pub replacing: bool,
     /// Why it goes has been told: its end is no news.
     pub told: bool,
     pub ever_heard: bool,
@@ -98,6 +102,8 @@ impl Leg {
             black_hole: BlackHole::default(),
             ever_ready: false,
             last_error: None,
+            renew_at: None,
+            replacing: false,
             told: false,
             ever_heard: false,
         }
@@ -199,7 +205,7 @@ impl Leg {
             LegState::Replaced => None,
         };
         let width = self.conn.as_ref().and_then(|c| self.black_hole.poll_timeout(now, c));
-        conn.into_iter().chain(own).chain(width).min()
+        conn.into_iter().chain(own).chain(width).chain(self.renew_at).min()
     }
 
     /// Drops everything of the connection that ended.
@@ -213,6 +219,8 @@ impl Leg {
         self.silent_since = None;
         self.black_hole = BlackHole::default();
         self.last_heard = 0;
+        self.renew_at = None;
+        self.replacing = false;
         self.address = None;
     }
 

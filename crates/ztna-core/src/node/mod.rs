@@ -316,4 +316,9 @@ impl Node {
     pub fn bound_legs(&self) -> usize {
         self.legs.iter().filter(|(_, l)| l.bound && l.state == LegState::Ready).count()
     }
+
+    /// A connection to a relay is being made anew by our own wish, so that having none is no outage yet.
+    pub fn is_replacing(&self) -> bool {
+        self.legs.iter().any(|(_, l)| l.replacing)
+    }
 }

@@ -59,9 +59,13 @@ impl Node {
             }
             leg.last_sent = now;
         }
+        // The outer connection is made anew; inner connections survive that on their other path or after a moment.
         if leg.state == LegState::Ready && leg.conn.as_ref().is_some_and(|c| c.packets() >= self.key_limit.successor) {
-            // The outer connection is made anew; inner connections survive that on their other path or after a moment.
-            self.drop_leg(now, key, "key limit reached (RFC 9001 B.1)", false);
+            self.replace_leg(now, key, "key limit reached (RFC 9001 B.1)");
+            return;
+        }
+        if leg.renew_at.is_some_and(|t| now >= t) {
+            self.replace_leg(now, key, "our certificate has been renewed");
             return;
         }
         self.dirty_legs.insert(key);
@@ -89,6 +93,20 @@ impl Node {
                 leg.state = LegState::Waiting { until: now + super::backoff::MAX };
                 self.warn(e);
             }
+        }
+    }
+
+    /// Connects to a leg's relay anew, at once. Nothing has failed, so nothing is told.
+    fn replace_leg(&mut self, now: Instant, key: usize, why: &str) {
+        if let Some(leg) = self.legs.get_mut(key) {
+            leg.told = true;
+        }
+        self.drop_leg(now, key, why, false);
+        if let Some(leg) = self.legs.get_mut(key).filter(|l| matches!(l.state, LegState::Waiting { .. })) {
+            leg.backoff.reset();
+            leg.state = LegState::Waiting { until: now };
+            leg.replacing = true;
+            self.dirty_legs.insert(key);
         }
     }
 
@@ -177,6 +195,7 @@ impl Node {
                 leg.ever_ready = true;
                 leg.last_error = None;
                 if self.is_agent {
+                    leg.replacing = false;
                     leg.backoff.reset();
                 } else {
                     self.bind(key);
@@ -314,6 +333,7 @@ impl Node {
         if leg.bind == Some(stream) {
             if ok {
                 leg.bound = true;
+                leg.replacing = false;
                 leg.backoff.reset();
             } else {
                 let error = refusal(status, fields, DeniedBy::Relay);

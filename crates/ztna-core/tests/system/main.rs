@@ -17,6 +17,7 @@ mod hostile_relay;
 mod io;
 mod last_bytes;
 mod path_schedules;
+mod renewed;
 mod replaced;
 mod restarted;
 mod rng;

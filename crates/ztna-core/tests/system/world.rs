@@ -58,6 +58,8 @@ pub struct World {
     policy: String,
     /// Of the snapshots that are made from now on.
     pub version: u64,
+    /// Of the certificates that are issued from now on.
+    pub life: Duration,
     nodes: BTreeMap<SocketAddr, Node>,
     relays: BTreeMap<SocketAddr, Arc<Shared>>,
     pub outcomes: BTreeMap<FlowId, Outcome>,
@@ -116,6 +118,7 @@ impl World {
             network,
             policy: POLICY.into(),
             version: 1,
+            life: HOUR,
             nodes: BTreeMap::new(),
             relays: BTreeMap::new(),
             outcomes: BTreeMap::new(),
@@ -146,7 +149,7 @@ impl World {
         let mut leaves = self.leaves.borrow_mut();
         let leaf = leaves
             .entry(id.clone())
-            .or_insert_with(|| self.ca.issue(&LeafSpec::node(&id, SystemTime::now(), HOUR)).unwrap());
+            .or_insert_with(|| self.ca.issue(&LeafSpec::node(&id, SystemTime::now(), self.life)).unwrap());
         let files = NodeFiles {
             cert_pem: leaf.cert_pem.clone(),
             key_pem: Secret::new(leaf.key_pem.expose().to_owned()),
@@ -281,6 +284,14 @@ impl World {
             let snapshot = self.snapshot(role, &name);
             self.nodes.get_mut(&at).unwrap().machine().handle_snapshot(Instant::now(), snapshot);
         }
+    }
+
+    /// Gives a running node another certificate; the one it had stays good until its end.
+    pub fn renew(&mut self, at: SocketAddr, role: Role, name: &str) {
+        self.leaves.borrow_mut().remove(&SpiffeId::new(DOMAIN, role, name).unwrap());
+        self.version += 1;
+        let snapshot = self.snapshot(role, name);
+        self.machine(at).handle_snapshot(Instant::now(), snapshot);
     }
 
     pub fn open(&mut self, at: SocketAddr, service: &str, protocol: Protocol, timeout: Duration) -> FlowId {
