@@ -353,3 +353,30 @@ test('what was written and ended just before close() arrives whole, though the s
   await ended
   expect(bytes).toBe(size)
 })
+
+test('events that a busy program does not take are counted and warned of once', async () => {
+  const WAITING = 65_536
+  const MORE = 2_000
+  for (const role of [relay, agent]) {
+    const lost = (): number => Number(/^ztna_drops_total\{queue="events"\} (\d+)$/m.exec(role.metrics())?.[1])
+    expect(lost()).toBe(0)
+    const warnings: ZtnaError[] = []
+    role.on('warning', (error) => warnings.push(error))
+    // Each has an event for an answer. Nothing below yields until the last of them is there.
+    for (let i = 0; i < WAITING + MORE; i += 1) role.turn(() => {})
+    const deadline = performance.now() + 30_000
+    while (lost() < MORE) expect(performance.now()).toBeLessThan(deadline)
+    // The first one that finds room again brings the warning.
+    await expect
+      .poll(() => {
+        role.turn(() => {})
+        return warnings
+      })
+      .toHaveLength(1)
+    const count = lost()
+    expect(warnings[0]).toMatchObject({ code: 'ERR_ZTNA_LIMIT', message: expect.stringContaining(` ${count} events were lost`) as string })
+    // Others of its events may have been in the way.
+    expect(count).toBeGreaterThanOrEqual(MORE)
+    expect(count).toBeLessThan(MORE + 100)
+  }
+})

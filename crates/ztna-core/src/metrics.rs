@@ -33,7 +33,7 @@ pub const BYTES: Family = Family {
     ..counter("ztna_bytes", "Bytes of inner packets, by direction and by the path that they took.")
 };
 pub const DROPS: Family =
-    counter("ztna_drops", "Packets, datagrams or flows dropped, by the queue or limit that was full.");
+    counter("ztna_drops", "Packets, datagrams, flows or events dropped, by the queue or limit that was full.");
 pub const DENIED: Family = counter("ztna_denied", "Requests and flows denied, by the end that denied them and why.");
 pub const RECONNECTS: Family = counter("ztna_reconnects", "Connections to relays that were made again.");
 pub const HANDSHAKES: Family = counter("ztna_handshakes", "Handshakes, by how they ended.");

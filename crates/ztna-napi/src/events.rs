@@ -15,8 +15,10 @@ use ztna_core::role::{Answer, Notice};
 use ztna_core::trust::Snapshot;
 
 use crate::dto;
+use crate::lost::Lost;
 
-/// Events that wait for JavaScript. An event is under 1 KB; a program that does not take 65,536 of them has hung.
+/// Events that wait for JavaScript. An event is under 1 KB; a program that does not take 65,536 of them has hung. More are lost, and
+/// counted.
 const WAITING: usize = 65_536;
 
 pub type Callback = ThreadsafeFunction<String, (), String, Status, false, true, WAITING>;
@@ -37,6 +39,7 @@ pub fn settle<T: napi::bindgen_prelude::ToNapiValue + Send + 'static>(deferred: 
 /// What the loops of one role and its JavaScript object share.
 pub struct Bridge {
     callback: Callback,
+    pub lost: Lost,
     pub snapshot: RwLock<Option<Arc<Snapshot>>>,
     /// UDP flows announced and not yet taken.
     pub datagrams: Mutex<BTreeMap<u64, NodeDatagram>>,
@@ -58,6 +61,7 @@ impl Bridge {
             .build()?;
         Ok(Arc::new(Bridge {
             callback,
+            lost: Lost::default(),
             snapshot: RwLock::new(None),
             datagrams: Mutex::new(BTreeMap::new()),
             answers: Mutex::new(BTreeMap::new()),
@@ -77,8 +81,22 @@ impl Bridge {
         *lock(&self.ended)
     }
 
+    /// `false`: it is lost.
     pub fn emit(&self, event: &Value) -> bool {
-        self.callback.call(event.to_string(), ThreadsafeFunctionCallMode::NonBlocking) == Status::Ok
+        let status = self.call(event);
+        if status == Status::Ok {
+            self.lost.tell(|n| {
+                let error = Error::Limit(format!("{n} events were lost: the program did not take them in time"));
+                self.call(&json!({ "event": "warning", "error": dto::error(&error) })) == Status::Ok
+            });
+        } else if status == Status::QueueFull {
+            self.lost.one_more();
+        }
+        status == Status::Ok
+    }
+
+    fn call(&self, event: &Value) -> Status {
+        self.callback.call(event.to_string(), ThreadsafeFunctionCallMode::NonBlocking)
     }
 
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {

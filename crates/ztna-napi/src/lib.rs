@@ -5,6 +5,7 @@ mod dto;
 mod events;
 mod host;
 mod log;
+mod lost;
 mod options;
 mod role;
 mod running;

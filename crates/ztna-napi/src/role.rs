@@ -131,8 +131,9 @@ impl NativeRole {
                     .iter()
                     .map(|s| json!({ "id": s.id.to_string(), "agent": s.agent, "connector": s.connector, "rxBytes": s.rx_bytes, "txBytes": s.tx_bytes }))
                     .collect();
+                let events = ("events", self.bridge.lost.total());
                 let drops: serde_json::Map<String, serde_json::Value> =
-                    stats.drops.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
+                    stats.drops.iter().chain([&events]).map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
                 json!({
                     "name": status.name, "state": status.state.as_str(), "listen": s.listen, "connectors": connectors,
                     "agents": status.agents, "sessions": status.sessions, "sessionList": sessions,
@@ -149,16 +150,19 @@ impl NativeRole {
     #[napi(catch_unwind)]
     pub fn metrics(&self) -> Result<String> {
         let started = lock(&self.started);
+        let events = ("events", self.bridge.lost.total());
         match &started.as_ref().ok_or_else(closed)?.running {
-            Running::Agent(h) => ok(h.call(|d| {
-                let (now, local) = (d.now(), [("local", d.local_drops()), ("descriptors", d.descriptor_drops())]);
+            Running::Agent(h) => ok(h.call(move |d| {
+                let local = [("local", d.local_drops()), ("descriptors", d.descriptor_drops()), events];
+                let now = d.now();
                 ztna_core::metrics::node(d.machine().node(), now, &local)
             })),
-            Running::Connector(h) => ok(h.call(|d| {
-                let (now, local) = (d.now(), [("local", d.local_drops()), ("descriptors", d.descriptor_drops())]);
+            Running::Connector(h) => ok(h.call(move |d| {
+                let local = [("local", d.local_drops()), ("descriptors", d.descriptor_drops()), events];
+                let now = d.now();
                 ztna_core::metrics::node(d.machine().node(), now, &local)
             })),
-            Running::Relay { shared, .. } => Ok(shared.metrics_text(SystemTime::now())),
+            Running::Relay { shared, .. } => Ok(shared.metrics_text(SystemTime::now(), &[events])),
         }
     }
 

@@ -94,8 +94,8 @@ impl Shared {
         self.registry.sessions().iter().map(|s| view(s)).collect()
     }
 
-    /// OpenMetrics text (contract.md, Metrics). `now` is the wall clock's.
-    pub fn metrics_text(&self, now: SystemTime) -> String {
+    /// OpenMetrics text (contract.md, Metrics). `now` is the wall clock's, `local` are drops that are counted elsewhere, by queue.
+    pub fn metrics_text(&self, now: SystemTime, local: &[(&'static str, u64)]) -> String {
         let c = &self.counters;
         let mut out = String::new();
         let up = u8::from(!self.draining.load(Ordering::Relaxed));
@@ -112,7 +112,9 @@ impl Shared {
             ("direction=\"tx\",path=\"tunnel\"", c.tunnel_bytes.get()),
         ];
         family(&mut out, &metrics::BYTES, &bytes);
-        let drops = c.drops.all().map(|(queue, n)| (format!("queue=\"{queue}\""), n));
+        let drops = c.drops.all();
+        let drops: Vec<(String, u64)> =
+            drops.iter().chain(local).map(|(queue, n)| (format!("queue=\"{queue}\""), *n)).collect();
         family(&mut out, &metrics::DROPS, &drops);
         let denied = Denial::ALL.map(|d| {
             (
@@ -151,13 +153,14 @@ mod tests {
     fn metrics_are_openmetrics_text() {
         let shared = Shared::new(RelayConfig::new(Vec::new()), 1, Arc::new(|_| ()));
         shared.counters().drops.stray.add(3);
-        let text = shared.metrics_text(SystemTime::UNIX_EPOCH);
+        let text = shared.metrics_text(SystemTime::UNIX_EPOCH, &[("events", 7)]);
         assert!(
             text.starts_with("# TYPE ztna_up gauge\n# HELP ztna_up Whether the role is online: 1, or 0.\nztna_up 1\n"),
             "{text}"
         );
         assert!(text.contains("\n# TYPE ztna_bytes counter\n# UNIT ztna_bytes bytes\n# HELP ztna_bytes "), "{text}");
         assert!(text.contains("\nztna_drops_total{queue=\"stray\"} 3\n"), "{text}");
+        assert!(text.contains("\nztna_drops_total{queue=\"events\"} 7\n"), "{text}");
         assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -67,7 +67,7 @@ fn what_is_tunnelled_counts_too_and_another_session_has_its_own_rate() {
     assert_eq!(net.shared.counters().drops.rate.get(), gone);
     assert!(
         net.shared
-            .metrics_text(std::time::SystemTime::now())
+            .metrics_text(std::time::SystemTime::now(), &[])
             .contains(&format!("ztna_drops_total{{queue=\"rate\"}} {gone}"))
     );
 }
