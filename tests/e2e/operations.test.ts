@@ -1,4 +1,4 @@
-import { cpSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
 import { once } from 'node:events'
 import { join } from 'node:path'
@@ -23,13 +23,17 @@ beforeAll(async () => {
 })
 afterAll(() => void echo.close())
 
-/** Copies a folder; the call puts it back whole, snapshot.json last, as an operator or somebody in their place would. */
+/** Copies a folder; the call puts it back whole. */
 function putBackLater(folder: string, kept: string): () => void {
   cpSync(folder, kept, { recursive: true })
-  return () => {
-    const files = readdirSync(kept).filter((file) => file !== 'snapshot.json')
-    for (const file of [...files, 'snapshot.json']) cpSync(join(kept, file), join(folder, file))
-  }
+  return () => deliver(kept, folder)
+}
+
+/** Puts a folder in the place of another, snapshot.json last, as an operator or somebody in their place would. */
+function deliver(from: string, to: string): void {
+  const files = readdirSync(from).filter((file) => file !== 'snapshot.json')
+  for (const file of readdirSync(to)) if (!existsSync(join(from, file))) rmSync(join(to, file))
+  for (const file of [...files, 'snapshot.json']) cpSync(join(from, file), join(to, file))
 }
 
 test('all three roles run from their ztna.toml and carry traffic', async () => {
@@ -132,6 +136,31 @@ test('an older folder that is put back is refused while the role runs, and publi
       () => false,
     ),
   )
+})
+
+test('a folder that has become that of another role is refused, and flows go on', async () => {
+  await using operator = await Operator.create()
+  const { relay, connector, agent, forward } = await operator.startAll(target)
+  const { trust } = operator.lab
+  const flow = await open(forward)
+  expect(await ask(flow, 'one')).toBe('one')
+  const folders = [trust.out('relay', 'r1'), trust.out('connector', 'c1'), trust.out('agent', 'alice')]
+  const kept = folders.map((folder, i) => join(operator.lab.dir, `kept-${i}`))
+  for (const [i, folder] of folders.entries()) cpSync(folder, kept[i] ?? '', { recursive: true })
+  for (const [i, started] of [relay, connector, agent].entries()) {
+    const from = started.proc.mark
+    const next = (i + 1) % folders.length
+    deliver(kept[next] ?? '', folders[i] ?? '')
+    const [line] = await started.proc.waitFor(/^.*"message":"not reloaded: .*$/, { from })
+    expect(JSON.parse(line)).toMatchObject({ level: 'warn', code: 'ERR_ZTNA_IDENTITY' })
+    expect(line).toMatch(/the folder now holds the certificate of `spiffe:\S+`, and `spiffe:\S+` runs on/)
+    started.proc.signal('SIGHUP')
+    await started.proc.waitFor(/"level":"error".*not reloaded: /, { from })
+    expect(started.proc.lines.slice(from).filter((l) => l.includes('"message":"reloaded"'))).toEqual([])
+  }
+  expect(await ask(flow, 'two')).toBe('two')
+  expect(await sayThrough(forward, 'a new flow')).toBe('a new flow')
+  flow.destroy()
 })
 
 test('a relay says once what is wrong with its folder, whatever the number of its loops', async () => {
