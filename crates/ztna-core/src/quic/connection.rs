@@ -7,6 +7,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use boring::ssl::SslRef;
+use zeroize::Zeroizing;
+
 use super::account::{Account, size_of_fields};
 pub use super::event::{Closed, Event, Wrote};
 use super::h3::{Fields, Http3};
@@ -484,6 +487,21 @@ impl Connection {
     }
     pub fn is_established(&self) -> bool {
         self.identity.is_some()
+    }
+    /// Fills `out` with key material that both ends derive alike from the handshake (RFC 8446 §7.5), other for every label and
+    /// context. Errors: `Internal` until the connection is established and the peer's identity accepted, once it is closed, and where
+    /// BoringSSL refuses; `out` is then left as it was.
+    pub fn export(&mut self, label: &str, context: &[u8], out: &mut [u8]) -> Result<()> {
+        if self.identity.is_none() || !self.q.is_established() || self.is_closed() {
+            return Err(Error::Internal(format!("key material `{label}`: the connection's peer is not known")));
+        }
+        let ssl: &mut SslRef = self.q.as_mut();
+        // Wiped: where the export fails, and when it is dropped.
+        let mut material = Zeroizing::new(vec![0; out.len()]);
+        ssl.export_keying_material(&mut material, label, Some(context))
+            .map_err(|e| Error::Internal(format!("key material `{label}`: {e}")))?;
+        out.copy_from_slice(&material);
+        Ok(())
     }
     pub fn is_ready(&self) -> bool {
         self.ready && !self.goaway_received

@@ -5,8 +5,8 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::{
-    authority, capsule, connect_ip, connect_udp, host, http_connect, icmp, percent, proxy_status, quic_header, socks5,
-    stun, traceparent, varint,
+    authority, capsule, check, connect_ip, connect_udp, host, http_connect, icmp, percent, proxy_status, quic_header,
+    socks5, stun, traceparent, varint,
 };
 use super::{base64, structured};
 
@@ -18,6 +18,7 @@ pub const TARGETS: &[(&str, Entry)] = &[
     ("authority", authority),
     ("base64", base64),
     ("capsule", capsule),
+    ("check", check),
     ("connect_ip", connect_ip),
     ("connect_udp", connect_udp),
     ("http_connect", http_connect),
@@ -74,6 +75,33 @@ fn read_capsules(stream: &[u8], piece: usize) -> (Vec<capsule::Capsule>, Result<
         }
     }
     (read, Ok(()))
+}
+
+/// The key of the corpus.
+const CHECK_KEY: [u8; 32] = [7; 32];
+
+pub fn check(data: &[u8]) {
+    let key = check::CheckKey::new(CHECK_KEY);
+    let Some(opened) = check::open(data, &key) else { return };
+    let token = check::token_of(data).unwrap_or(check::Token([0; 8]));
+    let mut out = Vec::new();
+    let written = match opened {
+        check::Check::Request { tid, counter, len } => check::request(tid, token, counter, Some(len), &key, &mut out),
+        check::Check::Success { tid, counter, mapped } => check::success(tid, token, counter, mapped, &key, &mut out),
+    };
+    assert!(written && check::token_of(&out) == Some(token));
+    let same = match (opened, check::open(&out, &key)) {
+        // One without PADDING is shorter than any that we write.
+        (check::Check::Request { tid, counter, .. }, Some(check::Check::Request { tid: t, counter: c, len })) => {
+            (t, c) == (tid, counter) && len == data.len().max(check::REQUEST_LEN)
+        }
+        (
+            check::Check::Success { tid, counter, mapped },
+            Some(check::Check::Success { tid: t, counter: c, mapped: m }),
+        ) => (t, c) == (tid, counter) && m == SocketAddr::new(mapped.ip().to_canonical(), mapped.port()),
+        (check::Check::Request { .. } | check::Check::Success { .. }, _) => false,
+    };
+    assert!(same, "{opened:?}");
 }
 
 pub fn connect_ip(data: &[u8]) {

@@ -6,6 +6,7 @@
 
 pub mod authority;
 pub mod capsule;
+pub mod check;
 pub mod cid;
 pub mod connect_ip;
 pub mod connect_udp;
@@ -17,6 +18,7 @@ pub mod icmp;
 pub mod password;
 pub mod proxy_status;
 pub mod quic_header;
+pub mod replay;
 pub mod socks5;
 pub mod stun;
 pub mod traceparent;
