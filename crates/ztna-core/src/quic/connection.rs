@@ -492,8 +492,10 @@ impl Connection {
     /// context. Errors: `Internal` until the connection is established and the peer's identity accepted, once it is closed, and where
     /// BoringSSL refuses; `out` is then left as it was.
     pub fn export(&mut self, label: &str, context: &[u8], out: &mut [u8]) -> Result<()> {
-        if self.identity.is_none() || !self.q.is_established() || self.is_closed() {
-            return Err(Error::Internal(format!("key material `{label}`: the connection's peer is not known")));
+        let ended = self.is_closed() || self.is_draining() || self.q.local_error().is_some();
+        if self.identity.is_none() || !self.q.is_established() || ended {
+            let why = if ended { "the connection has ended" } else { "the connection's peer is not known yet" };
+            return Err(Error::Internal(format!("key material `{label}`: {why}")));
         }
         let ssl: &mut SslRef = self.q.as_mut();
         // Wiped: where the export fails, and when it is dropped.

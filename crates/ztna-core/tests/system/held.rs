@@ -1,72 +1,15 @@
 //! What a connection says that it holds is what it holds, however long it lives.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use ztna_core::Role;
 use ztna_core::io::heap;
-use ztna_core::quic::endpoint::random_cid;
-use ztna_core::quic::{Connection, Event, Fields, Kind, StreamId, TlsConfig, Wrote};
+use ztna_core::quic::{Fields, StreamId, Wrote};
 use ztna_core::trust::Protocol;
 
+use super::pair::{End, Pair};
 use super::world::{Outcome, World, node_at};
 
-const HERE: &str = "[100::1]:1";
-const THERE: &str = "[100::2]:2";
-
-struct End {
-    conn: Connection,
-    tls: TlsConfig,
-    address: SocketAddr,
-    events: Vec<Event>,
-}
-
-impl End {
-    fn turn(&mut self, to: &mut End) -> bool {
-        self.conn.on_timeout();
-        self.conn.process(&mut self.tls);
-        while let Some(event) = self.conn.poll_event() {
-            self.events.push(event);
-        }
-        let mut packet = Vec::new();
-        let mut busy = false;
-        while self.conn.send_burst(&mut packet, 1).is_some() {
-            busy = true;
-            to.conn.recv(&mut packet, self.address);
-            packet.clear();
-        }
-        busy
-    }
-}
-
-struct Pair {
-    client: End,
-    server: End,
-}
-
 impl Pair {
-    fn new() -> Pair {
-        let w = World::new(1, &["c1"]);
-        let (here, there) = (HERE.parse().unwrap(), THERE.parse().unwrap());
-        let mut tls = TlsConfig::new(Kind::InnerClient, &w.snapshot(Role::Agent, "alice")).unwrap();
-        let name = "c1.connector.example.test";
-        let conn = Connection::connect(&mut tls, random_cid(None), name, here, there).unwrap();
-        let client = End { conn, tls, address: here, events: Vec::new() };
-        let mut tls = TlsConfig::new(Kind::InnerServer, &w.snapshot(Role::Connector, "c1")).unwrap();
-        let conn = Connection::accept(&mut tls, random_cid(None), None, None, there, here).unwrap();
-        let server = End { conn, tls, address: there, events: Vec::new() };
-        let mut pair = Pair { client, server };
-        pair.settle();
-        assert!(pair.client.conn.is_ready() && pair.server.conn.is_ready());
-        pair
-    }
-
-    fn settle(&mut self) {
-        while self.client.turn(&mut self.server) | self.server.turn(&mut self.client) {}
-        self.client.events.clear();
-        self.server.events.clear();
-    }
-
     fn ask(&mut self) -> StreamId {
         let fields: Fields =
             [(":method", "CONNECT"), (":authority", "web:80")].map(|(n, v)| (n.to_owned(), v.to_owned())).to_vec();

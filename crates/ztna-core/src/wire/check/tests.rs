@@ -5,6 +5,9 @@ use proptest::prelude::*;
 use super::*;
 
 const TID: TransactionId = TransactionId([7; 12]);
+/// An attribute's type and value.
+type Extra = (u16, &'static [u8]);
+
 const TOKEN: Token = Token([0, 0x1b, 0xc4, 0xde, 0xf0, 0x12, 0x34, 0xff]);
 
 #[test]
@@ -106,7 +109,7 @@ fn only_a_fingerprint_may_follow_the_integrity_and_it_must() {
 
 #[test]
 fn attributes_that_are_missing_twice_there_misshapen_or_not_understood_are_refused_under_a_good_integrity() {
-    let with = |ty: u16, extra: &[(u16, &[u8])]| {
+    let with = |ty: u16, extra: &[Extra]| {
         let mut out = Vec::new();
         header(ty, TID, &mut out);
         attribute(USERNAME, TOKEN.to_string().as_bytes(), &mut out);
@@ -114,13 +117,13 @@ fn attributes_that_are_missing_twice_there_misshapen_or_not_understood_are_refus
         assert!(seal(&mut out, 0, &key(1)));
         open(&out, &key(1))
     };
-    let counter: (u16, &[u8]) = (COUNTER, &[0; 8]);
-    let (v4, v6) = (xored("192.0.2.1:1".parse().unwrap(), TID), xored("[::1]:1".parse().unwrap(), TID));
-    let mapped: (u16, &[u8]) = (XOR_MAPPED_ADDRESS, &v4);
+    let counter: Extra = (COUNTER, &[0; 8]);
+    let [v4, v6] = ["192.0.2.1:1", "[::1]:1"].map(|a| &*xored(a.parse().unwrap(), TID).leak());
+    let mapped: Extra = (XOR_MAPPED_ADDRESS, v4);
     assert!(with(BINDING_REQUEST, &[counter]).is_some());
     assert!(with(BINDING_REQUEST, &[counter, (PADDING, &[0; 3]), (0x8022, b"later version")]).is_some());
     assert!(with(BINDING_SUCCESS, &[mapped, counter]).is_some());
-    let refused: [(u16, &[(u16, &[u8])]); 13] = [
+    let refused: [(u16, &[Extra]); 13] = [
         (BINDING_REQUEST, &[]),
         (BINDING_REQUEST, &[counter, counter]),
         (BINDING_REQUEST, &[(COUNTER, &[0; 7])]),
@@ -131,7 +134,7 @@ fn attributes_that_are_missing_twice_there_misshapen_or_not_understood_are_refus
         (BINDING_REQUEST, &[counter, (0x0024, &[0; 4])]),
         (BINDING_SUCCESS, &[counter]),
         (BINDING_SUCCESS, &[mapped]),
-        (BINDING_SUCCESS, &[counter, mapped, (XOR_MAPPED_ADDRESS, &v6)]),
+        (BINDING_SUCCESS, &[counter, mapped, (XOR_MAPPED_ADDRESS, v6)]),
         (BINDING_SUCCESS, &[counter, mapped, (PADDING, &[0; 4])]),
         (BINDING_SUCCESS, &[counter, (XOR_MAPPED_ADDRESS, &[0, 3, 0, 0, 0, 0, 0, 0])]),
     ];
