@@ -7,6 +7,7 @@ export interface Impairment {
   readonly delay?: string
   readonly jitter?: string
   readonly loss?: string
+  readonly burst?: string
   readonly reorder?: string
   readonly 'reorder-by'?: string
   readonly rate?: string

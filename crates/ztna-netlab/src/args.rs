@@ -18,7 +18,8 @@ ends, for a and for b:
 settings, for both directions, or for one with --a-to-b-SETTING or --b-to-a-SETTING:
   --delay 50ms       one-way delay, added to every packet
   --jitter 5ms       uniform variation of the delay, packets stay in order
-  --loss 2%          independent random loss
+  --loss 2%          random loss
+  --burst 4          packets lost in a row, on average; the share stays that of --loss (default 1: independent losses)
   --reorder 1%       share held back and overtaken
   --reorder-by 5ms   for how long (default 5ms)
   --rate 200mbit     link rate, or off (default)

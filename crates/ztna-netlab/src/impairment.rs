@@ -11,8 +11,10 @@ pub struct Impairment {
     pub delay: Duration,
     /// Uniform variation of `delay`, plus or minus; keeps packets in order, as one physical path does. Default 0.
     pub jitter: Duration,
-    /// Share of packets lost, in parts per million, independent of one another. Default 0.
+    /// Share of packets lost, in parts per million. Default 0.
     pub loss: u32,
+    /// Mean number of packets lost in a row; the share stays `loss`. Default 1: losses are independent of one another.
+    pub burst: u32,
     /// Share of packets that are held back by `reorder_by` and overtaken, in parts per million. Default 0.
     pub reorder: u32,
     /// How long a reordered packet is held back. Default 5 ms, several packets' worth at any rate a test uses.
@@ -33,6 +35,7 @@ impl Default for Impairment {
             delay: Duration::ZERO,
             jitter: Duration::ZERO,
             loss: 0,
+            burst: 1,
             reorder: 0,
             reorder_by: Duration::from_millis(5),
             rate: None,
@@ -45,7 +48,7 @@ impl Default for Impairment {
 
 /// Names that [`Impairment::set`] accepts.
 pub const SETTINGS: &[&str] =
-    &["delay", "jitter", "loss", "reorder", "reorder-by", "rate", "queue", "mtu", "mtu-signal"];
+    &["delay", "jitter", "loss", "burst", "reorder", "reorder-by", "rate", "queue", "mtu", "mtu-signal"];
 
 impl Impairment {
     /// Changes the setting called `name` to the value written as `text` (see [`units`]). On an error nothing changes.
@@ -54,6 +57,12 @@ impl Impairment {
             "delay" => self.delay = units::duration(name, text)?,
             "jitter" => self.jitter = units::duration(name, text)?,
             "loss" => self.loss = units::percent(name, text)?,
+            "burst" => {
+                self.burst = match text.parse() {
+                    Ok(n @ 1..=1_000) => n,
+                    _ => return Err(Error::invalid(name, text, "1 to 1000 packets")),
+                }
+            }
             "reorder" => self.reorder = units::percent(name, text)?,
             "reorder-by" => self.reorder_by = units::duration(name, text)?,
             "rate" => self.rate = units::rate(name, text)?,
@@ -70,7 +79,7 @@ impl Impairment {
                 return Err(Error::invalid(
                     "setting",
                     name,
-                    "delay, jitter, loss, reorder, reorder-by, rate, queue, mtu or mtu-signal",
+                    "delay, jitter, loss, burst, reorder, reorder-by, rate, queue, mtu or mtu-signal",
                 ));
             }
         }
@@ -95,7 +104,7 @@ mod tests {
 
     #[test]
     fn every_listed_setting_can_be_set() {
-        let values = ["1ms", "1ms", "1%", "1%", "1ms", "1mbit", "1KB", "1280", "on"];
+        let values = ["1ms", "1ms", "1%", "4", "1%", "1ms", "1mbit", "1KB", "1280", "on"];
         let mut impairment = Impairment::default();
         for (name, value) in SETTINGS.iter().zip(values) {
             let before = impairment;

@@ -8,6 +8,9 @@
 //!  └─────────┘      └──────────────────────────────────────┘      └─────────┘
 //! ```
 //!
+//! [`nat`] is what routers do to flows, [`link`] what a line does to packets. [`sim`] puts both together to a network in memory,
+//! on virtual time, for machines that do no I/O.
+//!
 //! [`wire`] decides what happens to each packet; it has no sockets, no clock and a seeded generator, so the same packets at
 //! the same times fare the same. [`io`] owns the two TUN devices, the terminal and the clock.
 //!
@@ -18,7 +21,12 @@ pub mod args;
 pub mod command;
 pub mod icmp;
 pub mod impairment;
+#[cfg(target_os = "linux")]
 pub mod io;
+pub mod link;
+pub mod nat;
+pub mod random;
+pub mod sim;
 pub mod units;
 pub mod wire;
 

@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
+use ztna_netlab::Error;
 use ztna_netlab::args::{self, Invocation};
-use ztna_netlab::{Error, io};
+#[cfg(target_os = "linux")]
+use ztna_netlab::io::run;
 
 /// EX_USAGE of sysexits.h, as the other commands of this repository use it.
 const USAGE: u8 = 64;
@@ -16,7 +18,7 @@ fn main() -> ExitCode {
             print!("{}", args::HELP);
             return ExitCode::SUCCESS;
         }
-        Ok(Invocation::Wire(wire)) => io::run(&wire),
+        Ok(Invocation::Wire(wire)) => run(&wire),
         Err(error) => Err(error),
     };
     match outcome {
@@ -29,4 +31,9 @@ fn main() -> ExitCode {
             })
         }
     }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn run(_: &args::WireArgs) -> ztna_netlab::Result<()> {
+    Err(Error::Io { what: "TUN devices in network namespaces".into(), source: std::io::ErrorKind::Unsupported.into() })
 }

@@ -9,6 +9,10 @@ use std::time::Duration;
 
 use crate::icmp;
 use crate::impairment::Impairment;
+use crate::link::{Fate, Link};
+use crate::random::Random;
+
+pub use crate::link::{IN_FLIGHT_LIMIT, Stats};
 
 /// Which way a packet travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,40 +44,11 @@ impl Direction {
     }
 }
 
-/// What happened to the packets of one direction. Each packet that came in is delivered, in flight or in one of `lost_*`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Packets handed to the wire.
-    pub packets_in: u64,
-    /// Bytes handed to the wire.
-    pub bytes_in: u64,
-    /// Packets delivered, ICMP of the wire's own not counted.
-    pub packets_out: u64,
-    /// Bytes delivered.
-    pub bytes_out: u64,
-    /// Packets held back so that others overtake them.
-    pub reordered: u64,
-    /// Lost by the `loss` setting.
-    pub lost_random: u64,
-    /// Lost because the queue was full.
-    pub lost_queue: u64,
-    /// Lost because they were larger than the MTU.
-    pub lost_mtu: u64,
-    /// Lost because the wire was down.
-    pub lost_down: u64,
-    /// Lost because [`IN_FLIGHT_LIMIT`] was reached.
-    pub lost_overflow: u64,
-}
-
-/// Bytes that may be under way in one direction, whatever the settings: 256 MB is 10 Gbit/s for 200 ms.
-pub const IN_FLIGHT_LIMIT: u64 = 256_000_000;
-
 /// Two directions, each with its own [`Impairment`], queue and random sequence.
 #[derive(Debug)]
 pub struct Wire {
     a_to_b: Link,
     b_to_a: Link,
-    up: bool,
     in_flight: BinaryHeap<Reverse<InFlight>>,
     next_seq: u64,
 }
@@ -82,9 +57,8 @@ impl Wire {
     /// A wire that is up. The same `seed`, packets and times give the same outcome.
     pub fn new(seed: u64, a_to_b: Impairment, b_to_a: Impairment) -> Self {
         Self {
-            a_to_b: Link::new(a_to_b, Random(seed)),
-            b_to_a: Link::new(b_to_a, Random(seed ^ 0x5bd1_e995_9d1b_54f1)),
-            up: true,
+            a_to_b: Link::new(a_to_b, Random::new(seed)),
+            b_to_a: Link::new(b_to_a, Random::new(seed ^ 0x5bd1_e995_9d1b_54f1)),
             in_flight: BinaryHeap::new(),
             next_seq: 0,
         }
@@ -92,13 +66,15 @@ impl Wire {
 
     /// Takes one IP packet at one end.
     pub fn handle_packet(&mut self, now: Duration, direction: Direction, packet: Vec<u8>) {
-        let up = self.up;
         let link = self.link_mut(direction);
-        match link.admit(now, &packet, up) {
+        match link.admit(now, packet.len() as u64) {
             Fate::Lost => {}
-            Fate::TooBig { answer } => {
-                let Some(answer) = answer else { return };
-                let at = now + self.link(direction.reverse()).impairment.delay;
+            Fate::TooBig { mtu } => {
+                if !link.impairment().mtu_signal {
+                    return;
+                }
+                let Some(answer) = icmp::too_big(&packet, mtu) else { return };
+                let at = now + self.link(direction.reverse()).impairment().delay;
                 self.push(at, direction.reverse(), answer, true);
             }
             Fate::Delivered { at } => self.push(at, direction, packet, false),
@@ -112,11 +88,7 @@ impl Wire {
         }
         let InFlight { direction, packet, own, .. } = self.in_flight.pop()?.0;
         if !own {
-            let len = packet.len() as u64;
-            let link = self.link_mut(direction);
-            link.in_flight_bytes = link.in_flight_bytes.saturating_sub(len);
-            link.stats.packets_out += 1;
-            link.stats.bytes_out += len;
+            self.link_mut(direction).complete(packet.len() as u64);
         }
         Some((direction, packet))
     }
@@ -128,39 +100,36 @@ impl Wire {
 
     /// The settings of one direction.
     pub fn impairment(&self, direction: Direction) -> Impairment {
-        self.link(direction).impairment
+        self.link(direction).impairment()
     }
 
     /// New settings for one direction. Packets under way keep the time they were given.
     pub fn set_impairment(&mut self, direction: Direction, impairment: Impairment) {
-        self.link_mut(direction).impairment = impairment;
+        self.link_mut(direction).set_impairment(impairment);
     }
 
     /// Takes the wire down or brings it up. Going down loses what is under way, as a cut cable does.
     pub fn set_up(&mut self, up: bool) {
-        self.up = up;
+        self.a_to_b.set_up(up);
+        self.b_to_a.set_up(up);
         if up {
             return;
         }
         for Reverse(InFlight { direction, packet, own, .. }) in std::mem::take(&mut self.in_flight) {
             if !own {
-                let link = self.link_mut(direction);
-                link.stats.lost_down += 1;
-                link.in_flight_bytes = link.in_flight_bytes.saturating_sub(packet.len() as u64);
+                self.link_mut(direction).cut(packet.len() as u64);
             }
         }
-        self.a_to_b.busy_until = Duration::ZERO;
-        self.b_to_a.busy_until = Duration::ZERO;
     }
 
     /// Whether packets pass.
     pub fn is_up(&self) -> bool {
-        self.up
+        self.a_to_b.is_up() && self.b_to_a.is_up()
     }
 
     /// Counters since the start.
     pub fn stats(&self, direction: Direction) -> Stats {
-        self.link(direction).stats
+        self.link(direction).stats()
     }
 
     fn push(&mut self, at: Duration, direction: Direction, packet: Vec<u8>, own: bool) {
@@ -192,116 +161,6 @@ struct InFlight {
     direction: Direction,
     packet: Vec<u8>,
     own: bool,
-}
-
-#[derive(Debug)]
-struct Link {
-    impairment: Impairment,
-    random: Random,
-    /// When the link has sent all it was given.
-    busy_until: Duration,
-    /// Delivery time of the latest packet in order; jitter never passes it.
-    last_at: Duration,
-    in_flight_bytes: u64,
-    stats: Stats,
-}
-
-enum Fate {
-    Lost,
-    TooBig { answer: Option<Vec<u8>> },
-    Delivered { at: Duration },
-}
-
-impl Link {
-    fn new(impairment: Impairment, random: Random) -> Self {
-        Self {
-            impairment,
-            random,
-            busy_until: Duration::ZERO,
-            last_at: Duration::ZERO,
-            in_flight_bytes: 0,
-            stats: Stats::default(),
-        }
-    }
-
-    fn admit(&mut self, now: Duration, packet: &[u8], up: bool) -> Fate {
-        let len = packet.len() as u64;
-        self.stats.packets_in += 1;
-        self.stats.bytes_in += len;
-        // Three draws for every packet, so that changing one setting does not shift the fate that another deals out.
-        let (loss, reorder, jitter) = (self.random.per_million(), self.random.per_million(), self.random.signed_unit());
-
-        if !up {
-            self.stats.lost_down += 1;
-            return Fate::Lost;
-        }
-        if let Some(mtu) = self.impairment.mtu.filter(|mtu| len > u64::from(*mtu)) {
-            self.stats.lost_mtu += 1;
-            let answer = if self.impairment.mtu_signal { icmp::too_big(packet, mtu) } else { None };
-            return Fate::TooBig { answer };
-        }
-        let Some(sent) = self.transmit(now, len) else {
-            self.stats.lost_queue += 1;
-            return Fate::Lost;
-        };
-        // After transmission: a packet lost on the way has used the link.
-        if loss < self.impairment.loss {
-            self.stats.lost_random += 1;
-            return Fate::Lost;
-        }
-        if self.in_flight_bytes + len > IN_FLIGHT_LIMIT {
-            self.stats.lost_overflow += 1;
-            return Fate::Lost;
-        }
-        self.in_flight_bytes += len;
-
-        let jitter_nanos = (self.impairment.jitter.as_nanos() as f64 * jitter) as i64;
-        let shift = Duration::from_nanos(jitter_nanos.unsigned_abs());
-        let delay =
-            if jitter_nanos < 0 { self.impairment.delay.saturating_sub(shift) } else { self.impairment.delay + shift };
-        if reorder < self.impairment.reorder {
-            self.stats.reordered += 1;
-            // `last_at` stays: those behind overtake.
-            return Fate::Delivered { at: sent + delay + self.impairment.reorder_by };
-        }
-        let at = if self.impairment.jitter.is_zero() { sent + delay } else { (sent + delay).max(self.last_at) };
-        self.last_at = at;
-        Fate::Delivered { at }
-    }
-
-    /// When the last bit has been sent, or `None` when the queue has no room.
-    fn transmit(&mut self, now: Duration, len: u64) -> Option<Duration> {
-        let Some(rate) = self.impairment.rate else { return Some(now) };
-        let start = self.busy_until.max(now);
-        let waiting = (start - now).as_nanos() * u128::from(rate) / 8_000_000_000;
-        if waiting + u128::from(len) > u128::from(self.impairment.queue) && start > now {
-            return None;
-        }
-        self.busy_until = start + Duration::from_nanos(len.saturating_mul(8_000_000_000) / rate);
-        Some(self.busy_until)
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): enough for coin tosses, and one line to repeat elsewhere.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn per_million(&mut self) -> u32 {
-        (self.next() % 1_000_000) as u32
-    }
-
-    /// Uniform in [-1, 1).
-    fn signed_unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-    }
 }
 
 #[cfg(test)]
