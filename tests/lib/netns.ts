@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process'
 import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Net, type NetSpec } from './net.ts'
 import { Proc, run, type Place, type ProcOptions, type RunResult } from './proc.ts'
 import { Wire, type WireSettings } from './wire.ts'
 
@@ -96,6 +97,11 @@ export class Lab implements AsyncDisposable {
   async wire(a: End, b: End, settings: WireSettings): Promise<Wire> {
     const wire = await Wire.start(this, a, b, settings)
     return wire
+  }
+
+  /** Routers between namespaces: NATs, firewalls and carriers, with the wire's impairments on every link. */
+  async net(spec: NetSpec): Promise<Net> {
+    return await Net.start(this, spec)
   }
 
   async route(netns: Netns, destination: string, via: string): Promise<void> {

@@ -1,6 +1,6 @@
 import { builtBinary } from './binary.ts'
+import { Console } from './console.ts'
 import type { End, Lab } from './netns.ts'
-import type { Proc } from './proc.ts'
 
 /** What a wire does to packets, in the words of `ztna-netlab wire --help`: `{ delay: '50ms', loss: '2%' }`. */
 export interface Impairment {
@@ -34,18 +34,13 @@ export interface WireStats {
   readonly aToB: DirectionStats
   readonly bToA: DirectionStats
 }
-interface Answer {
-  readonly ok: boolean
-  readonly error?: string
-}
 
 /** A running user-space wire. */
 export class Wire {
-  #proc: Proc
-  #queue: Promise<unknown> = Promise.resolve()
+  #console: Console
 
-  private constructor(proc: Proc) {
-    this.#proc = proc
+  private constructor(console: Console) {
+    this.#console = console
   }
 
   static async start(lab: Lab, a: End, b: End, settings: WireSettings): Promise<Wire> {
@@ -69,41 +64,26 @@ export class Wire {
     if (ifMtu !== undefined) args.push('--if-mtu', String(ifMtu))
     const proc = lab.spawn(null, netlabBinary(), args, { label: `wire ${a.netns.name} ${b.netns.name}` })
     await proc.waitFor(/^ready$/)
-    return new Wire(proc)
+    return new Wire(new Console(proc))
   }
 
   set(direction: 'both' | 'a-to-b' | 'b-to-a', impairment: Impairment): Promise<void> {
     return Object.entries(impairment).reduce<Promise<void>>(
-      (before, [name, value]) => before.then(async () => void (await this.#ask(`set ${direction} ${name} ${String(value)}`))),
+      (before, [name, value]) => before.then(async () => void (await this.#console.ask(`set ${direction} ${name} ${String(value)}`))),
       Promise.resolve(),
     )
   }
   async down(): Promise<void> {
-    await this.#ask('down')
+    await this.#console.ask('down')
   }
   async up(): Promise<void> {
-    await this.#ask('up')
+    await this.#console.ask('up')
   }
   async stats(): Promise<WireStats> {
-    return (await this.#ask('stats')) as unknown as WireStats
+    return (await this.#console.ask('stats')) as unknown as WireStats
   }
   async close(): Promise<void> {
-    this.#proc.endInput()
-    await this.#proc.exited
-  }
-
-  /** One command at a time, so that each answer belongs to its question. */
-  #ask(command: string): Promise<Answer> {
-    const asked = this.#queue.then(async () => {
-      const from = this.#proc.mark
-      this.#proc.write(`${command}\n`)
-      const [line] = await this.#proc.waitFor(/^\{.*\}$/, { from, timeoutMs: 5_000 })
-      const answer = JSON.parse(line) as Answer
-      if (!answer.ok) throw new Error(`wire: ${command}: ${answer.error ?? 'refused'}`)
-      return answer
-    })
-    this.#queue = asked.catch(() => undefined)
-    return asked
+    await this.#console.close()
   }
 }
 

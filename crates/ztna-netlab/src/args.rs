@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use crate::impairment::{Impairment, SETTINGS};
 use crate::{Error, Result};
 
@@ -7,7 +9,8 @@ use crate::{Error, Result};
 pub const HELP: &str = "\
 Joins two network namespaces by a wire of two TUN devices, and spoils what passes.
 
-usage: ztna-netlab wire --a-netns NAME --a-if NAME --a-addr IP/LEN --b-netns NAME --b-if NAME --b-addr IP/LEN [setting]...
+usage: ztna-netlab net --config FILE      (routers between several namespaces: see ztna-netlab net --help)
+       ztna-netlab wire --a-netns NAME --a-if NAME --a-addr IP/LEN --b-netns NAME --b-if NAME --b-addr IP/LEN [setting]...
 
 ends, for a and for b:
   --a-netns NAME     namespace of `ip netns`, a path such as /proc/1/ns/net, or `-` for this process's own
@@ -41,8 +44,12 @@ example:
 pub enum Invocation {
     /// Print [`HELP`].
     Help,
+    /// Print [`crate::lab::HELP`].
+    NetHelp,
     /// Run a wire.
     Wire(Box<WireArgs>),
+    /// Run the network that this file describes.
+    Net(PathBuf),
 }
 
 /// Everything a wire needs.
@@ -69,7 +76,7 @@ pub struct End {
     pub netns: String,
     /// Interface name, at most 15 bytes.
     pub interface: String,
-    /// At most one address of each family.
+    /// Its addresses; of a wire at most one of each family.
     pub addresses: Vec<Address>,
 }
 
@@ -88,7 +95,8 @@ pub fn parse(args: &[String]) -> Result<Invocation> {
     match args.next() {
         None | Some("--help" | "-h" | "help") => return Ok(Invocation::Help),
         Some("wire") => {}
-        Some(other) => return Err(Error::invalid("command", other, "wire or --help")),
+        Some("net") => return net(args),
+        Some(other) => return Err(Error::invalid("command", other, "wire, net or --help")),
     }
     let mut wire = WireArgs {
         a: End { netns: String::new(), interface: "eth0".into(), addresses: Vec::new() },
@@ -119,6 +127,21 @@ pub fn parse(args: &[String]) -> Result<Invocation> {
     Ok(Invocation::Wire(Box::new(wire)))
 }
 
+fn net<'a>(mut args: impl Iterator<Item = &'a str>) -> Result<Invocation> {
+    let mut config = None;
+    while let Some(option) = args.next() {
+        match option {
+            "--help" | "-h" => return Ok(Invocation::NetHelp),
+            "--config" => match args.next() {
+                Some(file) if !file.is_empty() => config = Some(PathBuf::from(file)),
+                Some(_) | None => return Err(Error::invalid(option, "", "the name of a file")),
+            },
+            _ => return Err(Error::invalid("option", option, "--config FILE or --help")),
+        }
+    }
+    config.map(Invocation::Net).ok_or(Error::Missing("--config"))
+}
+
 fn apply(wire: &mut WireArgs, option: &str, value: &str) -> Result<()> {
     match option {
         "--a-netns" => wire.a.netns = netns(option, value)?,
@@ -127,12 +150,7 @@ fn apply(wire: &mut WireArgs, option: &str, value: &str) -> Result<()> {
         "--b-if" => wire.b.interface = interface(option, value)?,
         "--a-addr" => add_address(&mut wire.a, option, value)?,
         "--b-addr" => add_address(&mut wire.b, option, value)?,
-        "--if-mtu" => {
-            wire.if_mtu = match value.parse() {
-                Ok(n @ 68..=65_521) => n,
-                _ => return Err(Error::invalid(option, value, "68 to 65521")),
-            }
-        }
+        "--if-mtu" => wire.if_mtu = if_mtu(option, value)?,
         "--seed" => {
             wire.seed =
                 value.parse().map_err(|_| Error::invalid(option, value, "a whole number of at most 64 bits"))?;
@@ -158,7 +176,16 @@ fn apply(wire: &mut WireArgs, option: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-fn netns(option: &str, value: &str) -> Result<String> {
+/// The MTU of an interface, in bytes.
+pub(crate) fn if_mtu(option: &str, value: &str) -> Result<u16> {
+    match value.parse() {
+        Ok(n @ 68..=65_521) => Ok(n),
+        _ => Err(Error::invalid(option, value, "68 to 65521")),
+    }
+}
+
+/// The name of a namespace.
+pub(crate) fn netns(option: &str, value: &str) -> Result<String> {
     let plain = !value.is_empty() && !value.contains('/') && value != "." && value != "..";
     if plain || value.starts_with('/') {
         return Ok(value.into());
@@ -166,7 +193,8 @@ fn netns(option: &str, value: &str) -> Result<String> {
     Err(Error::invalid(option, value, "a name of `ip netns list`, an absolute path, or -"))
 }
 
-fn interface(option: &str, value: &str) -> Result<String> {
+/// The name of an interface.
+pub(crate) fn interface(option: &str, value: &str) -> Result<String> {
     // IFNAMSIZ is 16 with the closing zero; `%` would make the kernel pick a number.
     let fine = (1..=15).contains(&value.len())
         && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
@@ -176,17 +204,22 @@ fn interface(option: &str, value: &str) -> Result<String> {
 }
 
 fn add_address(end: &mut End, option: &str, value: &str) -> Result<()> {
-    const ACCEPTED: &str = "IP/LEN, as 10.0.0.1/24 or fd00::1/64, at most one of each family";
-    let invalid = || Error::invalid(option, value, ACCEPTED);
+    let address = address(option, value)?;
+    if end.addresses.iter().any(|have| have.ip.is_ipv4() == address.ip.is_ipv4()) {
+        return Err(Error::invalid(option, value, "at most one address of each family"));
+    }
+    end.addresses.push(address);
+    Ok(())
+}
+
+/// An address with its prefix length.
+pub(crate) fn address(option: &str, value: &str) -> Result<Address> {
+    let invalid = || Error::invalid(option, value, "IP/LEN, as 10.0.0.1/24 or fd00::1/64");
     let (ip, prefix) = value.split_once('/').ok_or_else(invalid)?;
     let ip: std::net::IpAddr = ip.parse().map_err(|_| invalid())?;
     let prefix: u8 = prefix.parse().map_err(|_| invalid())?;
     let longest = if ip.is_ipv4() { 32 } else { 128 };
-    if prefix > longest || end.addresses.iter().any(|have| have.ip.is_ipv4() == ip.is_ipv4()) {
-        return Err(invalid());
-    }
-    end.addresses.push(Address { ip, prefix });
-    Ok(())
+    if prefix <= longest { Ok(Address { ip, prefix }) } else { Err(invalid()) }
 }
 
 #[cfg(test)]
@@ -229,17 +262,26 @@ mod tests {
     }
 
     #[test]
+    fn a_network_is_described_by_a_file() {
+        assert_eq!(parse(&words("net --config x.json")).unwrap(), Invocation::Net("x.json".into()));
+        for text in ["net", "net --config", "net --confg x.json"] {
+            assert!(parse(&words(text)).unwrap_err().to_string().contains("conf"), "{text}");
+        }
+    }
+
+    #[test]
     fn help_is_given_when_asked_or_without_arguments() {
         for text in ["", "--help", "wire --help"] {
             assert_eq!(parse(&words(text)).unwrap(), Invocation::Help);
         }
+        assert_eq!(parse(&words("net --config x.json --help")).unwrap(), Invocation::NetHelp);
         assert!(SETTINGS.iter().all(|name| HELP.contains(&format!("--{name} "))));
     }
 
     fn wire(text: &str) -> Result<WireArgs> {
         match parse(&words(text))? {
             Invocation::Wire(wire) => Ok(*wire),
-            Invocation::Help => panic!("asked for help"),
+            Invocation::Help | Invocation::NetHelp | Invocation::Net(_) => panic!("no wire"),
         }
     }
 

@@ -7,7 +7,12 @@ use crate::{Error, Result};
 
 /// Carries out one line and returns the answer, without a line end: `{"ok":true,…}` or `{"ok":false,"error":"…"}`.
 pub fn answer(wire: &mut Wire, line: &str) -> String {
-    match execute(wire, line) {
+    json_line(execute(wire, line))
+}
+
+/// An outcome as one line.
+pub(crate) fn json_line(outcome: Result<Value>) -> String {
+    match outcome {
         Ok(value) => value.to_string(),
         Err(error) => json!({ "ok": false, "error": error.to_string() }).to_string(),
     }
@@ -57,7 +62,8 @@ fn directions(text: &str) -> Result<&'static [Direction]> {
     }
 }
 
-fn stats(s: Stats) -> Value {
+/// Counters of one way, in the order in which things happen.
+pub(crate) fn stats(s: Stats) -> Value {
     json!({
         "packetsIn": s.packets_in,
         "bytesIn": s.bytes_in,

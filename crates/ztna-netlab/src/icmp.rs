@@ -1,5 +1,7 @@
 //! ICMP "too big" for a packet that does not fit (RFC 792 type 3 code 4 with RFC 1191's next-hop MTU; RFC 4443 §3.2).
 
+use crate::checksum::{fold, put, sum};
+
 /// The message to send back for `packet`, or `None` when it is not one that may be answered: no IP, IPv4 without DF
 /// (a router would fragment it; this wire drops it), or an ICMP message itself (RFC 1122 §3.2.2 forbids answering those).
 pub fn too_big(packet: &[u8], mtu: u16) -> Option<Vec<u8>> {
@@ -62,31 +64,6 @@ fn v6(packet: &[u8], mtu: u16) -> Option<Vec<u8>> {
     out.extend_from_slice(destination);
     out.extend_from_slice(&icmp);
     Some(out)
-}
-
-fn put(bytes: &mut [u8], at: usize, value: u16) {
-    if let Some(slot) = bytes.get_mut(at..at + 2) {
-        slot.copy_from_slice(&value.to_be_bytes());
-    }
-}
-
-/// RFC 1071, without the final fold; 64 KB can't overflow 32 bits.
-fn sum(bytes: &[u8]) -> u32 {
-    bytes
-        .chunks(2)
-        .map(|pair| match *pair {
-            [high, low] => u32::from(u16::from_be_bytes([high, low])),
-            [high] => u32::from(u16::from_be_bytes([high, 0])),
-            _ => 0,
-        })
-        .sum()
-}
-
-fn fold(mut sum: u32) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@
 //! [`nat`] is what routers do to flows, [`link`] what a line does to packets. [`sim`] puts both together to a network in memory,
 //! on virtual time, for machines that do no I/O.
 //!
+//! [`lab`] does the same between network namespaces, with a description and commands.
+//!
 //! [`wire`] decides what happens to each packet; it has no sockets, no clock and a seeded generator, so the same packets at
 //! the same times fare the same. [`io`] owns the two TUN devices, the terminal and the clock.
 //!
@@ -18,11 +20,14 @@
 //! cuts super-packets before it hands them to a TUN device that asks for none.
 
 pub mod args;
+pub mod checksum;
 pub mod command;
 pub mod icmp;
 pub mod impairment;
 #[cfg(target_os = "linux")]
 pub mod io;
+pub mod ip;
+pub mod lab;
 pub mod link;
 pub mod nat;
 pub mod random;
@@ -43,6 +48,9 @@ pub enum Error {
         /// What would have been accepted.
         accepted: &'static str,
     },
+    /// The description of a network is not one.
+    #[error("{0}")]
+    Config(String),
     /// A required option is absent.
     #[error("{0} is missing; see ztna-netlab --help")]
     Missing(&'static str),
@@ -59,6 +67,11 @@ pub enum Error {
 impl Error {
     pub(crate) fn invalid(what: impl Into<String>, got: impl Into<String>, accepted: &'static str) -> Self {
         Self::Invalid { what: what.into(), got: got.into(), accepted }
+    }
+
+    /// The same, said of one part.
+    pub(crate) fn within(self, part: &str) -> Self {
+        Self::Config(format!("{part}: {self}"))
     }
 
     pub(crate) fn io(what: impl Into<String>, source: std::io::Error) -> Self {

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use ztna_netlab::Error;
 use ztna_netlab::args::{self, Invocation};
 #[cfg(target_os = "linux")]
-use ztna_netlab::io::run;
+use ztna_netlab::io::{run, run_net};
+use ztna_netlab::{Error, lab};
 
 /// EX_USAGE of sysexits.h, as the other commands of this repository use it.
 const USAGE: u8 = 64;
@@ -18,7 +18,12 @@ fn main() -> ExitCode {
             print!("{}", args::HELP);
             return ExitCode::SUCCESS;
         }
+        Ok(Invocation::NetHelp) => {
+            print!("{}", lab::HELP);
+            return ExitCode::SUCCESS;
+        }
         Ok(Invocation::Wire(wire)) => run(&wire),
+        Ok(Invocation::Net(config)) => run_net(&config),
         Err(error) => Err(error),
     };
     match outcome {
@@ -26,7 +31,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("ztna-netlab: {error}");
             ExitCode::from(match error {
-                Error::Invalid { .. } | Error::Missing(_) => USAGE,
+                Error::Invalid { .. } | Error::Missing(_) | Error::Config(_) => USAGE,
                 Error::Io { .. } => FAILED,
             })
         }
@@ -35,5 +40,15 @@ fn main() -> ExitCode {
 
 #[cfg(not(target_os = "linux"))]
 fn run(_: &args::WireArgs) -> ztna_netlab::Result<()> {
-    Err(Error::Io { what: "TUN devices in network namespaces".into(), source: std::io::ErrorKind::Unsupported.into() })
+    Err(unsupported())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn run_net(_: &std::path::Path) -> ztna_netlab::Result<()> {
+    Err(unsupported())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unsupported() -> Error {
+    Error::Io { what: "TUN devices in network namespaces".into(), source: std::io::ErrorKind::Unsupported.into() }
 }

@@ -1,12 +1,24 @@
 //! Devices, namespaces, the terminal and the clock. The only room with `unsafe`.
 #![allow(unsafe_code, reason = "namespaces, tun devices and signals are system calls without a safe wrapper here")]
 
+mod net;
 mod netns;
+mod poll;
 mod run;
 mod signals;
+mod terminal;
 mod tun;
 
+pub use net::run_net;
 pub use run::run;
+
+/// Packets taken from one device before the others have their turn: short enough to keep the delays of all exact.
+const BATCH: usize = 64;
+
+/// IPv6 to a multicast address: the kernel's own chatter (router solicitations, multicast listeners) is no traffic of a test's.
+fn is_link_chatter(packet: &[u8]) -> bool {
+    packet.first().is_some_and(|first| first >> 4 == 6) && packet.get(24) == Some(&0xff)
+}
 
 /// Turns the usual -1 of a system call into the error that `errno` holds.
 fn check(what: &str, result: libc::c_int) -> crate::Result<libc::c_int> {

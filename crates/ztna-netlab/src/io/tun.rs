@@ -42,9 +42,9 @@ impl Tun {
             let mut request = named(&end.interface);
             request.ifr_ifru.ifru_metric = TX_QUEUE_LEN;
             ioctl(&v4, "set interface queue length", libc::SIOCSIFTXQLEN as libc::c_ulong, &mut request)?;
-            for Address { ip, prefix } in &end.addresses {
+            for (index, Address { ip, prefix }) in end.addresses.iter().enumerate() {
                 match ip {
-                    IpAddr::V4(ip) => set_v4(&v4, &end.interface, *ip, *prefix)?,
+                    IpAddr::V4(ip) => set_v4(&v4, &label(end, index), *ip, *prefix)?,
                     IpAddr::V6(ip) => set_v6(&end.interface, *ip, *prefix)?,
                 }
             }
@@ -83,6 +83,12 @@ struct In6Request {
     address: [u8; 16],
     prefix: u32,
     index: libc::c_int,
+}
+
+/// An interface has one IPv4 address for each of its labels (`eth0`, `eth0:1`, …).
+fn label(end: &End, index: usize) -> String {
+    let before = end.addresses.iter().take(index).filter(|address| address.ip.is_ipv4()).count();
+    if before == 0 { end.interface.clone() } else { format!("{}:{before}", end.interface) }
 }
 
 fn set_v4(socket: &OwnedFd, interface: &str, ip: Ipv4Addr, prefix: u8) -> Result<()> {
@@ -130,7 +136,7 @@ fn inet(ip: Ipv4Addr) -> libc::sockaddr {
     unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) }
 }
 
-/// A request for `interface`, which `args` has checked to be shorter than IFNAMSIZ.
+/// A request for `interface`, cut to IFNAMSIZ; `args` has checked that a name is shorter.
 fn named(interface: &str) -> libc::ifreq {
     // SAFETY: `ifreq` is plain data for which zeroes are valid.
     let mut request: libc::ifreq = unsafe { zeroed() };

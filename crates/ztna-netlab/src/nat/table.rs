@@ -197,6 +197,18 @@ impl Nat {
         entry.filter(|entry| entry.is_live(now) && entry.knows(now, remote)).map(|entry| entry.inside).next_back()
     }
 
+    /// What [`Nat::outbound`] would give, without touching it; `None` when it would make a mapping.
+    pub fn peek_outbound(
+        &self,
+        now: Duration,
+        protocol: Protocol,
+        inside: SocketAddr,
+        remote: SocketAddr,
+    ) -> Option<SocketAddr> {
+        let entry = self.mappings.get(self.by_flow.get(&self.flow(protocol, inside, remote))?)?;
+        entry.is_live(now).then_some(entry.external)
+    }
+
     /// Whether `ip` is one of the external addresses.
     pub fn owns(&self, ip: IpAddr) -> bool {
         self.translation.as_ref().is_some_and(|translation| translation.external.contains(&ip))

@@ -14,6 +14,7 @@
 //! caller's. The same seed and calls give the same deliveries. [`oracle`] says what two nodes can reach, from rules and not
 //! from this code; [`kinds`] names the usual places a node can be in and builds two of them around a relay.
 
+mod forwarding;
 pub mod kinds;
 mod network;
 pub mod oracle;
@@ -91,7 +92,7 @@ pub enum Policy {
     Nat(NatConfig),
 }
 
-/// Which packets a router drops whatever its policy says, in both directions.
+/// Which UDP packets a router drops whatever its policy says, in both directions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Block {
     /// None.
@@ -125,10 +126,10 @@ pub struct RouterConfig {
 pub struct Delivery {
     /// Where.
     pub host: HostId,
-    /// The source that the receiver sees.
+    /// The source that the receiver sees. Of [`Network::send_ip`] the ports may be those of [`crate::ip::Header`].
     pub from: SocketAddr,
     /// The receiver's own address and port.
     pub to: SocketAddr,
-    /// The UDP payload.
+    /// The UDP payload, or the whole packet of [`Network::send_ip`].
     pub payload: Vec<u8>,
 }

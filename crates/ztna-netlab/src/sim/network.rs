@@ -4,34 +4,31 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::topology::{Owner, Plane, Topology, is_global, is_link_local};
-use super::{Block, Delivery, HostId, INTERNET, LinkId, RealmId, RouterConfig, RouterId, Way};
+use super::forwarding::{Body, End, Lane, Packet, Pipe, Transit};
+use super::topology::{Plane, Topology};
+use super::{Block, Delivery, HostId, LinkId, RealmId, RouterConfig, RouterId, Way};
 use crate::impairment::Impairment;
-use crate::link::{Fate, Link, Stats};
-use crate::nat::{Counters, Protocol, Refusal};
+use crate::ip::{self, Header, Transport};
+use crate::link::Stats;
+use crate::nat::{Counters, Protocol};
 use crate::random::Random;
 use crate::{Error, Result};
 
-/// Routers that a packet may pass; what goes in circles ends here. No topology of a test is half as deep.
-const MAX_HOPS: u8 = 16;
-/// IP and UDP header.
-const HEADERS_V4: usize = 28;
-const HEADERS_V6: usize = 48;
 /// The largest UDP payload of IPv4 (65,535 bytes with headers).
 const MAX_PAYLOAD: usize = 65_507;
 
 /// Packets that no link lost and that still arrived nowhere.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Drops {
-    /// Sent from an address that the host has not, or to the other family, or larger than UDP can be.
+    /// Sent from an address that the host has not, or to the other family, larger than UDP can be, or no IP packet.
     pub unsendable: u64,
     /// Nobody has the destination, or it is for private use and the packet is on the Internet.
     pub unroutable: u64,
-    /// Refused by a router's [`Block`].
+    /// UDP refused by a router's [`Block`].
     pub blocked: u64,
     /// Refused by the filter of a NAT or firewall.
     pub filtered: u64,
-    /// To an external port that no mapping has.
+    /// To an external port that no mapping has; an ICMP error about no flow; what has no ports, at a router that needs them.
     pub unmapped: u64,
     /// From inside to the router's own external address, and it does not hairpin.
     pub hairpin: u64,
@@ -51,86 +48,12 @@ pub struct Drops {
 pub struct Network {
     now: Duration,
     random: Random,
-    topology: Topology,
-    links: BTreeMap<LinkId, Pipe>,
+    pub(super) topology: Topology,
+    pub(super) links: BTreeMap<LinkId, Pipe>,
     /// By time, then by order of creation.
-    under_way: BTreeMap<(Duration, u64), Transit>,
-    next_seq: u64,
-    drops: Drops,
-}
-
-/// A link's two ways.
-#[derive(Debug)]
-struct Pipe {
-    up: Lane,
-    down: Lane,
-}
-
-#[derive(Debug)]
-struct Lane {
-    link: Link,
-    /// Counts how often it was cut: what set out before the last time does not arrive.
-    cuts: u64,
-}
-
-#[derive(Debug)]
-struct Packet {
-    from: SocketAddr,
-    to: SocketAddr,
-    payload: Vec<u8>,
-    hops: u8,
-}
-
-/// A packet on a link, and where the link ends.
-#[derive(Debug)]
-struct Transit {
-    /// None for a host that sends to itself.
-    link: Option<(LinkId, Way, u64)>,
-    end: End,
-    packet: Packet,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum End {
-    Realm(RealmId),
-    Router(RouterId),
-    Host(HostId),
-}
-
-/// Where a packet that is in a realm has come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Came {
-    FromBelow,
-    /// Out of the router above; it does not go back there.
-    FromAbove,
-}
-
-impl Packet {
-    fn len(&self) -> u64 {
-        let headers = if self.to.is_ipv4() { HEADERS_V4 } else { HEADERS_V6 };
-        (self.payload.len() + headers) as u64
-    }
-}
-
-impl Pipe {
-    fn new(up: Impairment, down: Impairment, random: &mut Random) -> Self {
-        let mut lane = |impairment| Lane { link: Link::new(impairment, random.split()), cuts: 0 };
-        Self { up: lane(up), down: lane(down) }
-    }
-
-    fn lane(&self, way: Way) -> &Lane {
-        match way {
-            Way::Up => &self.up,
-            Way::Down => &self.down,
-        }
-    }
-
-    fn lane_mut(&mut self, way: Way) -> &mut Lane {
-        match way {
-            Way::Up => &mut self.up,
-            Way::Down => &mut self.down,
-        }
-    }
+    pub(super) under_way: BTreeMap<(Duration, u64), Transit>,
+    pub(super) next_seq: u64,
+    pub(super) drops: Drops,
 }
 
 /// Building.
@@ -196,8 +119,30 @@ impl Network {
             return;
         };
         // Without an IPv6 scope: two equal addresses have to compare equal.
-        let packet = Packet { from, to: SocketAddr::new(to.ip(), to.port()), payload, hops: 0 };
-        if self.topology.addresses(host).any(|ip| ip == to.ip()) {
+        let to = SocketAddr::new(to.ip(), to.port());
+        let header = Header { from, to, transport: Transport::Flow(Protocol::Udp) };
+        let packet = Packet { header, body: Body::Datagram(payload), hops: 0 };
+        self.set_out(host, interface, realm, packet);
+    }
+
+    /// Sends one IP packet. The payload of its [`Delivery`] is a whole packet too, rewritten by the routers between. Fragments and
+    /// what is not UDP, TCP or ICMP pass where nothing is translated or filtered only.
+    pub fn send_ip(&mut self, now: Duration, host: HostId, packet: Vec<u8>) {
+        self.now = self.now.max(now);
+        let header = ip::parse(&packet).filter(|header| !header.from.ip().is_unspecified());
+        let source = header.and_then(|header| {
+            let (interface, realm, _) = self.topology.source(host, header.from, header.to.ip())?;
+            Some((header, interface, realm))
+        });
+        let Some((header, interface, realm)) = source else {
+            self.drops.unsendable += 1;
+            return;
+        };
+        self.set_out(host, interface, realm, Packet { header, body: Body::Ip(packet), hops: 0 });
+    }
+
+    fn set_out(&mut self, host: HostId, interface: usize, realm: RealmId, packet: Packet) {
+        if self.topology.addresses(host).any(|ip| ip == packet.header.to.ip()) {
             self.push(self.now, Transit { link: None, end: End::Host(host), packet });
             return;
         }
@@ -229,6 +174,12 @@ impl Network {
     /// What was dropped outside links.
     pub fn drops(&self) -> Drops {
         self.drops
+    }
+
+    /// The settings of one way over a link.
+    pub fn link(&self, link: impl Into<LinkId>, way: Way) -> Result<Impairment> {
+        let id = link.into();
+        self.links.get(&id).map(|pipe| pipe.lane(way).link.impairment()).ok_or_else(|| unknown_link(id))
     }
 
     /// Counters of one way over a link.
@@ -298,160 +249,10 @@ impl Network {
     }
 
     fn lane(&mut self, link: LinkId, way: Way) -> Result<&mut Lane> {
-        let pipe = self.links.get_mut(&link);
-        pipe.map(|pipe| pipe.lane_mut(way))
-            .ok_or_else(|| Error::invalid("link", format!("{link:?}"), "one of this network"))
+        self.links.get_mut(&link).map(|pipe| pipe.lane_mut(way)).ok_or_else(|| unknown_link(link))
     }
 }
 
-/// Hops.
-impl Network {
-    /// Puts a packet on a link.
-    fn cross(&mut self, now: Duration, id: LinkId, way: Way, end: End, packet: Packet) {
-        let Some(pipe) = self.links.get_mut(&id) else { return };
-        let lane = pipe.lane_mut(way);
-        let cuts = lane.cuts;
-        match lane.link.admit(now, packet.len()) {
-            // Counted by the link; this network sends no ICMP.
-            Fate::Lost | Fate::TooBig { .. } => {}
-            Fate::Delivered { at } => self.push(at, Transit { link: Some((id, way, cuts)), end, packet }),
-        }
-    }
-
-    fn push(&mut self, at: Duration, transit: Transit) {
-        self.under_way.insert((at, self.next_seq), transit);
-        self.next_seq += 1;
-    }
-
-    fn arrive(&mut self, now: Duration, Transit { link, end, packet }: Transit) -> Option<Delivery> {
-        if let Some((id, way, cuts)) = link {
-            let lane = self.links.get_mut(&id)?.lane_mut(way);
-            if lane.cuts != cuts {
-                lane.link.cut(packet.len());
-                return None;
-            }
-            lane.link.complete(packet.len());
-        }
-        match end {
-            End::Realm(realm) => self.route(now, realm, Came::FromBelow, packet),
-            End::Router(router) => self.inward(now, router, packet),
-            End::Host(host) => {
-                if self.topology.addresses(host).any(|ip| ip == packet.to.ip()) {
-                    let Packet { from, to, payload, hops: _ } = packet;
-                    return Some(Delivery { host, from, to, payload });
-                }
-                self.drops.moved += 1;
-            }
-        }
-        None
-    }
-
-    /// A packet in a realm: to its owner there, to a router below that does not hide it, or up.
-    fn route(&mut self, now: Duration, realm: RealmId, came: Came, mut packet: Packet) {
-        packet.hops += 1;
-        if packet.hops > MAX_HOPS {
-            self.drops.looped += 1;
-            return;
-        }
-        let to = packet.to.ip();
-        if realm == INTERNET && !(is_global(packet.from.ip()) && is_global(to)) {
-            self.drops.unroutable += 1;
-            return;
-        }
-        match self.topology.owner(realm, to) {
-            Some(Owner::Host(host, index)) => {
-                self.cross(now, LinkId::Host(host, index), Way::Down, End::Host(host), packet);
-                return;
-            }
-            Some(Owner::Router(router)) => {
-                self.cross(now, router.into(), Way::Down, End::Router(router), packet);
-                return;
-            }
-            None => {}
-        }
-        if let Some(router) = self.topology.below(realm, to) {
-            self.cross(now, router.into(), Way::Down, End::Router(router), packet);
-        } else if let Some(router) = self.topology.above(realm).filter(|_| came == Came::FromBelow) {
-            self.outward(now, router, packet);
-        } else {
-            self.drops.unroutable += 1;
-        }
-    }
-
-    /// From a router's inner realm to its outer one.
-    fn outward(&mut self, now: Duration, id: RouterId, mut packet: Packet) {
-        let Ok(router) = self.topology.router(id) else { return };
-        if is_link_local(packet.to.ip()) || is_link_local(packet.from.ip()) {
-            self.drops.unroutable += 1;
-            return;
-        }
-        if !router.block.permits(packet.to) {
-            self.drops.blocked += 1;
-            return;
-        }
-        let outer = router.outer;
-        match router.plane(packet.to.ip()) {
-            Plane::NoRoute => {
-                self.drops.unroutable += 1;
-                return;
-            }
-            Plane::Open => {}
-            Plane::Stateful(nat) => {
-                match nat.outbound(now, Protocol::Udp, packet.from, packet.to) {
-                    Ok(external) => packet.from = external,
-                    Err(refusal) => return self.refused(refusal),
-                }
-                if nat.owns(packet.to.ip()) {
-                    if nat.hairpins() {
-                        self.inward(now, id, packet);
-                    } else {
-                        self.drops.hairpin += 1;
-                    }
-                    return;
-                }
-            }
-        }
-        self.cross(now, id.into(), Way::Up, End::Realm(outer), packet);
-    }
-
-    /// From a router's outer realm, or back from itself, to its inner one.
-    fn inward(&mut self, now: Duration, id: RouterId, mut packet: Packet) {
-        let Ok(router) = self.topology.router(id) else { return };
-        if !router.block.permits(packet.from) {
-            self.drops.blocked += 1;
-            return;
-        }
-        let inner = router.inner;
-        match router.plane(packet.to.ip()) {
-            Plane::NoRoute => {
-                self.drops.unroutable += 1;
-                return;
-            }
-            Plane::Open => {}
-            Plane::Stateful(nat) => match nat.inbound(now, Protocol::Udp, packet.to, packet.from) {
-                Ok(inside) => packet.to = inside,
-                Err(refusal) => return self.refused(refusal),
-            },
-        }
-        self.route(now, inner, Came::FromAbove, packet);
-    }
-
-    fn refused(&mut self, refusal: Refusal) {
-        match refusal {
-            Refusal::Filtered => self.drops.filtered += 1,
-            Refusal::NoMapping => self.drops.unmapped += 1,
-            Refusal::Full | Refusal::NoPort => self.drops.exhausted += 1,
-        }
-    }
-}
-
-impl Block {
-    /// Whether packets to or from this remote pass.
-    pub fn permits(&self, remote: SocketAddr) -> bool {
-        match self {
-            Self::Nothing => true,
-            Self::AllExcept(permitted) => permitted.contains(&remote),
-            Self::All => false,
-        }
-    }
+fn unknown_link(link: LinkId) -> Error {
+    Error::invalid("link", format!("{link:?}"), "one of this network")
 }

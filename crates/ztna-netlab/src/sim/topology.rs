@@ -199,6 +199,11 @@ impl Topology {
         })
     }
 
+    /// The realm that an interface is in.
+    pub(super) fn realm_of(&self, id: HostId, index: usize) -> Option<RealmId> {
+        Some(self.hosts.get(id.0)?.interfaces.get(index)?.realm)
+    }
+
     /// The router above a realm.
     pub(super) fn above(&self, realm: RealmId) -> Option<RouterId> {
         self.realms.get(realm.0).copied().flatten()
