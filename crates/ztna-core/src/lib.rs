@@ -15,6 +15,7 @@ pub mod agent;
 pub mod connector;
 pub mod error;
 pub mod id;
+pub mod interface;
 pub mod io;
 pub mod metrics;
 pub mod node;

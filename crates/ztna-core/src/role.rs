@@ -10,11 +10,16 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::id::FlowId;
+use crate::interface::Interface;
 use crate::quic::Wrote;
 use crate::trust::{PeerIdentity, Protocol, Snapshot};
 
 /// Index of one of the loop's UDP sockets, in the order in which they were given to it.
 pub type SocketIndex = usize;
+
+/// Most sockets that one [`Action::OpenSockets`] gets: as many as the hard side of a port burst needs to succeed (256 against 1,024
+/// probes). The loop keeps at most twice as many open, so that those that won earlier bursts leave room for one.
+pub const MORE_SOCKETS: usize = 256;
 
 /// One received burst: datagrams of `stride` bytes (the last may be shorter) from one sender.
 #[derive(Debug, Clone, Copy)]
@@ -141,6 +146,14 @@ pub enum Action {
     Answer { op: u64, result: Result<Answer, Error> },
     /// Something the embedding program hears about.
     Notice(Notice),
+    /// Bind `count` more UDP sockets, at most [`MORE_SOCKETS`], of one address family, each on a port that the system picks.
+    /// `sockets_opened` follows at once.
+    OpenSockets { id: u64, family_v4: bool, count: usize },
+    /// Close those of the sockets from `first` on that `OpenSockets` made: their indices may come again. Those that the loop was
+    /// started with stay.
+    CloseSockets { first: SocketIndex, count: usize },
+    /// A socket that `OpenSockets` made is to carry bulk: its kernel buffers become as large as the others'.
+    EnlargeSocket(SocketIndex),
     /// The role has drained, or has died: the loop ends.
     End(Result<(), Error>),
 }
@@ -281,6 +294,13 @@ pub trait Machine {
     }
     /// About so many were dropped for it.
     fn handle_shed(&mut self, _count: u64) {}
+    /// The local addresses of the sockets that the loop was started with, by index. Called once, before anything else.
+    fn handle_sockets(&mut self, _now: Instant, _local: &[SocketAddr]) {}
+    /// The local addresses of the sockets of an [`Action::OpenSockets`], whose indices are `first` and those that follow. Empty: all
+    /// were refused, for want of descriptors or over the limit.
+    fn sockets_opened(&mut self, _now: Instant, _id: u64, _first: SocketIndex, _local: &[SocketAddr]) {}
+    /// The host's addresses: once at the start, and again before every `handle_network_change`. Not called where the system won't tell.
+    fn handle_interfaces(&mut self, _now: Instant, _interfaces: &[Interface]) {}
     /// The host's addresses or routes changed.
     fn handle_network_change(&mut self, _now: Instant) {}
     /// Stop taking new work, finish what runs, then `Action::End`; at once when `within` is zero.

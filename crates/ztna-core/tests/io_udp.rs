@@ -9,12 +9,18 @@
     reason = "a test says what it expects, and is its own host and clock"
 )]
 
+#[path = "io_support/namespace.rs"]
+mod namespace;
+
 use std::collections::VecDeque;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+#[cfg(target_os = "linux")]
+use namespace::{in_a_namespace, ip};
+use ztna_core::interface::{Interface, InterfaceKind};
 use ztna_core::io::{Driver, Handle, Socket};
 use ztna_core::role::{Action, Arrival, Machine, State, Transmit};
 use ztna_core::trust::Snapshot;
@@ -22,6 +28,14 @@ use ztna_core::trust::Snapshot;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 type Burst = (Transmit, Vec<u8>);
+
+/// What the loop tells of its host.
+#[derive(Debug, Clone, PartialEq)]
+enum Told {
+    Sockets(Vec<SocketAddr>),
+    Interfaces(Vec<Interface>),
+    Change,
+}
 
 /// Sends what it is given and reports each datagram that arrives; a timer reports when it fired.
 struct Wire {
@@ -31,7 +45,7 @@ struct Wire {
     pass: Option<SocketAddr>,
     timer: Option<Instant>,
     fired: Arc<Mutex<Vec<Instant>>>,
-    changes: Arc<Mutex<usize>>,
+    told: Arc<Mutex<Vec<Told>>>,
     end: bool,
 }
 
@@ -62,8 +76,14 @@ impl Machine for Wire {
         Some(transmit)
     }
     fn handle_snapshot(&mut self, _: Instant, _: Arc<Snapshot>) {}
+    fn handle_sockets(&mut self, _: Instant, local: &[SocketAddr]) {
+        self.told.lock().unwrap().push(Told::Sockets(local.to_vec()));
+    }
+    fn handle_interfaces(&mut self, _: Instant, interfaces: &[Interface]) {
+        self.told.lock().unwrap().push(Told::Interfaces(interfaces.to_vec()));
+    }
     fn handle_network_change(&mut self, _: Instant) {
-        *self.changes.lock().unwrap() += 1;
+        self.told.lock().unwrap().push(Told::Change);
     }
     fn shut_down(&mut self, _: Instant, _: Duration) {
         self.end = true;
@@ -76,29 +96,31 @@ impl Machine for Wire {
 struct Node {
     handle: Handle<Wire>,
     address: SocketAddr,
+    /// Of all its sockets.
+    addresses: Vec<SocketAddr>,
     got: Receiver<(Arrival, Vec<u8>)>,
     fired: Arc<Mutex<Vec<Instant>>>,
-    changes: Arc<Mutex<usize>>,
+    told: Arc<Mutex<Vec<Told>>>,
 }
 
 impl Node {
     fn new(binds: &[&str]) -> Node {
         let sockets: Vec<Socket> = binds.iter().map(|a| Socket::bind(a.parse().unwrap(), false).unwrap()).collect();
-        let address = sockets[0].local_addr();
+        let addresses: Vec<SocketAddr> = sockets.iter().map(Socket::local_addr).collect();
         let (tx, got) = channel();
         let fired = Arc::<Mutex<Vec<Instant>>>::default();
-        let changes = Arc::<Mutex<usize>>::default();
+        let told = Arc::<Mutex<Vec<Told>>>::default();
         let machine = Wire {
             out: VecDeque::new(),
             pass: None,
             got: tx,
             timer: None,
             fired: fired.clone(),
-            changes: changes.clone(),
+            told: told.clone(),
             end: false,
         };
         let handle = Driver::spawn("wire", sockets, move || Ok(machine), Box::new(|_| {})).unwrap();
-        Node { handle, address, got, fired, changes }
+        Node { handle, address: addresses[0], addresses, got, fired, told }
     }
     fn send(&self, bursts: Vec<Burst>) {
         self.handle.post(Box::new(move |d| d.machine().out.extend(bursts)));
@@ -113,25 +135,6 @@ impl Drop for Node {
         self.handle.post(Box::new(|d| d.shut_down(Duration::ZERO)));
         self.handle.join();
     }
-}
-
-/// Runs `test` in a network namespace of its own, with loopback up: it goes away with the thread. Needs root.
-#[cfg(target_os = "linux")]
-fn in_a_namespace(test: impl FnOnce() + Send + 'static) {
-    let body = move || {
-        // SAFETY: moves this thread, which has no sockets yet, into a new network namespace; nothing is passed.
-        #[allow(unsafe_code, reason = "the standard library knows no namespaces")]
-        let entered = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-        assert_eq!(entered, 0, "a network namespace needs root: {}", std::io::Error::last_os_error());
-        ip(&["link", "set", "lo", "up"]);
-        test();
-    };
-    std::thread::spawn(body).join().unwrap();
-}
-
-#[cfg(target_os = "linux")]
-fn ip(arguments: &[&str]) {
-    assert!(std::process::Command::new("ip").args(arguments).status().unwrap().success());
 }
 
 fn burst(to: SocketAddr, segment: usize, bytes: Vec<u8>) -> Burst {
@@ -300,10 +303,61 @@ fn changes_of_the_hosts_addresses_are_told_once_for_a_swarm() {
     in_a_namespace(|| {
         let a = Node::new(&["127.0.0.1:0"]);
         std::thread::sleep(Duration::from_millis(300));
-        *a.changes.lock().unwrap() = 0;
+        a.told.lock().unwrap().clear();
         let batch = "printf 'address add 192.0.2.1/32 dev lo\naddress add 192.0.2.2/32 dev lo\n' | ip -batch -";
         assert!(std::process::Command::new("sh").args(["-c", batch]).status().unwrap().success());
         std::thread::sleep(Duration::from_millis(500));
-        assert_eq!(*a.changes.lock().unwrap(), 1);
+        let told = a.told.lock().unwrap();
+        let [Told::Interfaces(all), Told::Change] = &told[..] else { panic!("{told:?}") };
+        assert!(
+            ["192.0.2.1", "192.0.2.2"].iter().all(|a| all.iter().any(|i| i.address == a.parse::<IpAddr>().unwrap()))
+        );
+    });
+}
+
+#[test]
+fn a_machine_first_hears_of_its_sockets_and_of_the_hosts_interfaces() {
+    let a = Node::new(&["127.0.0.1:0", "[::1]:0"]);
+    a.handle.call(|_| ()).unwrap();
+    let told = a.told.lock().unwrap();
+    let [Told::Sockets(sockets), Told::Interfaces(all), ..] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(sockets, &a.addresses);
+    assert!(all.iter().any(|i| i.kind == InterfaceKind::Loopback));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_wildcard_socket_sends_from_the_address_that_it_is_told_and_tells_which_was_used() {
+    in_a_namespace(|| {
+        for address in
+            ["192.0.2.1/32", "192.0.2.2/32", "2001:db8::1/128", "2001:db8::2/128", "fe80::1/64", "fe80::2/64"]
+        {
+            ip(&["address", "add", address, "dev", "lo"]);
+        }
+        let wildcards = ["0.0.0.0:0", "[::]:0"];
+        let (a, b) = (Node::new(&wildcards), Node::new(&wildcards));
+        for (to, from, scope) in
+            [("192.0.2.1", "192.0.2.2", ""), ("2001:db8::1", "2001:db8::2", ""), ("fe80::1", "fe80::2", "%1")]
+        {
+            let (to, from): (IpAddr, IpAddr) = (to.parse().unwrap(), from.parse().unwrap());
+            let index = usize::from(to.is_ipv6());
+            let port = |node: &Node| node.addresses[index].port();
+            let place: SocketAddr = match to {
+                IpAddr::V4(to) => SocketAddr::new(to.into(), port(&b)),
+                IpAddr::V6(to) => format!("[{to}{scope}]:{}", port(&b)).parse().unwrap(),
+            };
+            let from_first = |to, segment, bytes: Vec<u8>, from| (Transmit { socket: None, to, from, segment }, bytes);
+            a.send(vec![from_first(place, 100, vec![1; 300], Some(from))]);
+            for _ in 0..3 {
+                let (arrival, datagram) = b.next();
+                assert_eq!(datagram, [1; 100]);
+                assert_eq!((arrival.socket, arrival.from.ip(), arrival.from.port()), (index, from, port(&a)));
+                assert_eq!(arrival.to, Some(to));
+                // Back to where it came from, zone included, and from where it came to.
+                b.send(vec![from_first(arrival.from, 10, vec![2; 10], arrival.to)]);
+                let (answer, _) = a.next();
+                assert_eq!((answer.from.ip(), answer.to), (to, Some(from)));
+            }
+        }
     });
 }

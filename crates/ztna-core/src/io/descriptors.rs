@@ -48,6 +48,11 @@ pub(super) fn keep<T: AsRawFd>(fd: T) -> io::Result<T> {
     if is_below(&fd, ceiling()) { Ok(fd) } else { Err(Errno::MFILE.into()) }
 }
 
+/// As [`keep`] for what can be done without: only while half of the flows' descriptors are free.
+pub(super) fn keep_spare<T: AsRawFd>(fd: T) -> io::Result<T> {
+    if is_below(&fd, ceiling() / 2) { Ok(fd) } else { Err(Errno::MFILE.into()) }
+}
+
 /// Whether one more descriptor would be kept: for what can wait where it is, such as a connection in a listener's backlog.
 pub(super) fn has_room(any: &impl AsFd) -> bool {
     rustix::io::fcntl_dupfd_cloexec(any, 0).is_ok_and(|fd| is_below(&fd, ceiling()))

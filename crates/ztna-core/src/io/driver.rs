@@ -9,11 +9,11 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use mio::{Events, Poll, Token};
+use mio::{Events, Interest, Poll, Token};
 
 use super::event::{LocalEvent, Observer};
 use super::handle::{Handle, Post, Queue, Wake};
-use super::interfaces::{Monitor, SWARM};
+use super::interfaces::{Monitor, SWARM, interfaces};
 use super::listener::{Destination, ForwardId, ForwardSpec, LocalAddress};
 use super::local::{Flow, Local, Opener, Source};
 use super::node_flow::NodeStream;
@@ -66,8 +66,12 @@ impl<M: Machine + 'static> Driver<M> {
         let registry = poll.registry().try_clone().map_err(no_room)?;
         let (queue, posts) = Queue::new(wake.clone());
         let mut local = Local::new(registry, wake.clone(), observer);
-        let mut sockets = SocketSet::new(sockets);
-        sockets.register(poll.registry(), |i| Token(local.sources.insert(Source::Socket(i)))).map_err(no_room)?;
+        let mut registered = Vec::new();
+        for (index, socket) in sockets.into_iter().enumerate() {
+            let token = local.register(&socket, Source::Socket(index), Interest::READABLE).map_err(no_room)?;
+            registered.push((socket, token));
+        }
+        let sockets = SocketSet::new(registered);
         let (started, starts) = channel();
         let closing = queue.clone();
         let body = move || {
@@ -115,10 +119,6 @@ impl<M: Machine + 'static> Driver<M> {
     /// Flows refused for want of a file descriptor, or of their peer's share in them.
     pub fn descriptor_drops(&self) -> u64 {
         self.local.descriptors.refused
-    }
-    /// The loop's UDP sockets, in the machine's order.
-    pub fn sockets(&self) -> &[Socket] {
-        self.sockets.sockets()
     }
 
     /// Opens a stream for the program; `reply` is called once, on the loop's thread. `op` must not be in use.
@@ -202,6 +202,8 @@ impl<M: Machine + 'static> Driver<M> {
         let mut events = Events::with_capacity(EVENTS);
         let mut busy = true;
         let mut fired = false;
+        self.machine.handle_sockets(self.now, &self.sockets.own_addrs());
+        self.tell_interfaces();
         loop {
             if let Err(e) = poll.poll(&mut events, self.patience(busy, fired))
                 && e.kind() != std::io::ErrorKind::Interrupted
@@ -327,7 +329,7 @@ impl<M: Machine + 'static> Driver<M> {
     fn settle(&mut self) {
         self.machine.process(self.now);
         while let Some(action) = self.machine.poll_action() {
-            self.local.perform(&mut self.machine, self.now, action);
+            self.local.perform(&mut self.machine, &mut self.sockets, self.now, action);
         }
         while let Some(host) = self.machine.poll_resolve() {
             if self.local.resolver.ask(Asker::Machine { host: host.clone() }, host.clone()).is_err() {
@@ -343,7 +345,7 @@ impl<M: Machine + 'static> Driver<M> {
         self.monitor = Monitor::new().ok();
         #[cfg(target_os = "linux")]
         if let Some(monitor) = &self.monitor
-            && self.local.register(monitor.fd(), Source::Network, mio::Interest::READABLE).is_err()
+            && self.local.register(monitor.fd(), Source::Network, Interest::READABLE).is_err()
         {
             self.monitor = None;
         }
@@ -366,7 +368,15 @@ impl<M: Machine + 'static> Driver<M> {
                 return;
             }
         }
+        self.tell_interfaces();
         self.machine.handle_network_change(self.now);
+    }
+
+    fn tell_interfaces(&mut self) {
+        match interfaces() {
+            Ok(all) => self.machine.handle_interfaces(self.now, &all),
+            Err(e) => tracing::debug!(reason = %e, "the system does not tell its interfaces"),
+        }
     }
 
     // ---- the end

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::interface::Interface;
+
 /// Changes come in swarms (an interface, its addresses, its routes): one word for all that come within this time.
 #[cfg(target_os = "linux")]
 pub(super) const SWARM: Duration = Duration::from_millis(100);
@@ -10,48 +12,30 @@ pub(super) const SWARM: Duration = Duration::from_millis(100);
 #[cfg(not(target_os = "linux"))]
 pub(super) const SWARM: Duration = Duration::from_secs(2);
 
+#[cfg(any(not(target_os = "linux"), test))]
+mod by_name;
+mod ifaddrs;
+#[cfg(target_os = "linux")]
+mod netlink;
+
+/// Every address of every interface that is up and running, loopback included, by index and address. Errors: the system won't tell.
+pub fn interfaces() -> std::io::Result<Vec<Interface>> {
+    #[cfg(target_os = "linux")]
+    let mut found = netlink::interfaces()?;
+    #[cfg(not(target_os = "linux"))]
+    let mut found: Vec<Interface> = ifaddrs::list()?.into_iter().filter_map(by_name::interface).collect();
+    found.sort();
+    Ok(found)
+}
+
 /// Addresses of all interfaces that are up, loopback included, sorted, each once. Empty where the system won't tell.
 pub fn addresses() -> Vec<IpAddr> {
-    let mut list: *mut libc::ifaddrs = std::ptr::null_mut();
-    // SAFETY: `list` is a valid place for the result; it is freed below exactly when the call succeeded.
-    if unsafe { libc::getifaddrs(&raw mut list) } != 0 {
-        return Vec::new();
-    }
-    let mut found = Vec::new();
-    let mut next = list;
-    while !next.is_null() {
-        // SAFETY: `next` is a non-null element of the list that getifaddrs made and that is not freed yet.
-        let entry = unsafe { &*next };
-        if entry.ifa_flags & libc::IFF_UP as libc::c_uint != 0 && !entry.ifa_addr.is_null() {
-            // SAFETY: `ifa_addr` is non-null and points to a socket address of the family that it names, which `ip_of` reads.
-            found.extend(unsafe { ip_of(entry.ifa_addr) });
-        }
-        next = entry.ifa_next;
-    }
-    // SAFETY: `list` came from getifaddrs and nothing borrows it any more.
-    unsafe { libc::freeifaddrs(list) };
+    let listed = ifaddrs::list().unwrap_or_default();
+    let up = listed.iter().filter(|l| l.flags & libc::IFF_UP as libc::c_uint != 0);
+    let mut found: Vec<IpAddr> = up.map(|l| l.address).collect();
     found.sort();
     found.dedup();
     found
-}
-
-/// # Safety
-/// `address` must point to a whole socket address of the family that it names.
-unsafe fn ip_of(address: *const libc::sockaddr) -> Option<IpAddr> {
-    // SAFETY: by the caller's promise; the wider reads happen only for the family that is that wide.
-    unsafe {
-        match i32::from((*address).sa_family) {
-            libc::AF_INET => {
-                let v4 = address.cast::<libc::sockaddr_in>().read_unaligned();
-                Some(IpAddr::V4(u32::from_be(v4.sin_addr.s_addr).into()))
-            }
-            libc::AF_INET6 => {
-                let v6 = address.cast::<libc::sockaddr_in6>().read_unaligned();
-                Some(IpAddr::V6(v6.sin6_addr.s6_addr.into()))
-            }
-            _ => None,
-        }
-    }
 }
 
 /// Hears of changes.
@@ -118,9 +102,18 @@ impl Monitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::interface::InterfaceKind;
 
     #[test]
     fn the_loopback_address_is_among_the_hosts() {
         assert!(addresses().contains(&IpAddr::from([127, 0, 0, 1])));
+    }
+
+    #[test]
+    fn the_loopback_interface_is_among_the_hosts_and_known_as_such() {
+        let all = interfaces().unwrap();
+        let lo = all.iter().find(|i| i.address == IpAddr::from([127, 0, 0, 1])).unwrap();
+        assert_eq!((lo.kind, lo.prefix_len, lo.scope_id), (InterfaceKind::Loopback, 8, 0));
+        assert!(lo.index > 0);
     }
 }

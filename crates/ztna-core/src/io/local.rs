@@ -23,6 +23,7 @@ use super::socks::Client;
 use super::splice::{Kind, Splice, TURN, Turn};
 use super::sys;
 use super::timers::Timers;
+use super::udp::SocketSet;
 use super::udp_flow::UdpFlow;
 use super::udp_local::{Port, PortFlow};
 use crate::error::Error;
@@ -244,7 +245,7 @@ impl Local {
     }
 
     /// Does what the machine asks.
-    pub fn perform(&mut self, machine: &mut dyn Machine, now: Instant, action: Action) {
+    pub fn perform(&mut self, machine: &mut dyn Machine, sockets: &mut SocketSet, now: Instant, action: Action) {
         match action {
             Action::Dial { flow, target, info, timeout } => self.dial(machine, now, flow, target, info, timeout),
             Action::Opened { flow, info } => self.opened(machine, now, flow, info),
@@ -271,6 +272,11 @@ impl Local {
                 }
             }
             Action::Notice(notice) => (self.observer)(LocalEvent::Notice(notice)),
+            Action::OpenSockets { id, family_v4, count } => {
+                self.open_sockets(machine, sockets, now, id, family_v4, count);
+            }
+            Action::CloseSockets { first, count } => self.close_sockets(sockets, first, count),
+            Action::EnlargeSocket(index) => sockets.enlarge(index),
             Action::End(result) => self.ended = Some(result),
         }
     }

@@ -81,6 +81,7 @@ mod tests {
         let wake = Wake::new(mio::Waker::new(poll.registry(), mio::Token(0)).expect("a waker"));
         let mut local = Local::new(registry, wake, Box::new(|_| {}));
         let mut window = Window::default();
+        let mut sockets = super::super::udp::SocketSet::new(Vec::new());
         let (bulk, sparse) = (FlowId(1), FlowId(2));
         let fill = |local: &mut Local, flow, bytes: usize| {
             let (ours, theirs) = sys::pair().expect("a pair");
@@ -95,8 +96,8 @@ mod tests {
         let _sparse_end = fill(&mut local, sparse, 1);
         local.run_ready(&mut window, Instant::now());
         window.left = 10_000;
-        local.perform(&mut window, Instant::now(), Action::Writable(bulk));
-        local.perform(&mut window, Instant::now(), Action::Writable(sparse));
+        local.perform(&mut window, &mut sockets, Instant::now(), Action::Writable(bulk));
+        local.perform(&mut window, &mut sockets, Instant::now(), Action::Writable(sparse));
         local.run_ready(&mut window, Instant::now());
         assert_eq!(window.taken, [(bulk, 10_000), (sparse, 1), (bulk, 9_999)]);
     }

@@ -1,8 +1,9 @@
 //! The UDP sockets of a role: whole bursts in (recvmmsg and GRO), whole bursts out (GSO).
 
 use std::io::{ErrorKind, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Instant;
 
 use mio::unix::SourceFd;
@@ -17,6 +18,8 @@ use crate::role::{Arrival, Machine, SocketIndex, Transmit};
 
 /// Kernel buffer of each socket and direction, bytes. At 1 MB a burst that meets a busy loop loses 0.4 % of its packets.
 const KERNEL_BUFFER: usize = 8 << 20;
+/// Kernel buffer of each socket that a machine asks for, and direction, bytes: checks are small, and there are hundreds of sockets.
+const SMALL_BUFFER: usize = 64 << 10;
 /// Room for one GRO super-packet, bytes: the kernel builds none larger.
 const BURST: usize = 65_536;
 /// Bursts in one recvmmsg.
@@ -40,22 +43,34 @@ impl Socket {
     /// Binds `address` (port 0: any). With `reuse_port` several loops share it and the kernel spreads senders over them: every one
     /// of the group must ask for it. Errors: `Config` or `Permission`, naming the address.
     pub fn bind(address: SocketAddr, reuse_port: bool) -> Result<Self, Error> {
-        let bind = || -> std::io::Result<Self> {
-            let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-            if address.is_ipv6() {
-                socket.set_only_v6(true)?;
-            }
-            if reuse_port {
-                socket.set_reuse_port(true)?;
-            }
-            socket.bind(&address.into())?;
-            let receive_buffer = enlarge(&socket);
-            let socket = UdpSocket::from(socket);
-            let state = UdpSocketState::new((&socket).into())?;
-            let local = socket.local_addr()?;
-            Ok(Socket { socket, state, local, receive_buffer, readable: true, sieve: Sieve::default() })
-        };
-        bind().map_err(|e| listen_error(&format!("udp {address}"), &e))
+        Self::make(address, reuse_port, KERNEL_BUFFER).map_err(|e| listen_error(&format!("udp {address}"), &e))
+    }
+
+    /// Binds every address of one family, on a port that the system picks, with little room in the kernel. Errors: the system's.
+    pub(super) fn small(v4: bool) -> std::io::Result<Self> {
+        let any = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        Self::make(SocketAddr::new(any, 0), false, SMALL_BUFFER)
+    }
+
+    fn make(address: SocketAddr, reuse_port: bool, buffer: usize) -> std::io::Result<Self> {
+        let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        if reuse_port {
+            socket.set_reuse_port(true)?;
+        }
+        socket.bind(&address.into())?;
+        let receive_buffer = set_buffers(&socket, buffer);
+        let socket = UdpSocket::from(socket);
+        let state = UdpSocketState::new((&socket).into())?;
+        let local = socket.local_addr()?;
+        Ok(Socket { socket, state, local, receive_buffer, readable: true, sieve: Sieve::default() })
+    }
+
+    /// Gives a [`small`](Self::small) one the room of the others.
+    pub(super) fn enlarge(&mut self) {
+        self.receive_buffer = set_buffers(&socket2::SockRef::from(&self.socket), KERNEL_BUFFER);
     }
 
     /// Binds `address` as the first of a group with `reuse_port`. Errors: also when the port is another's, whose group `reuse_port`
@@ -133,14 +148,20 @@ impl Socket {
     }
 }
 
-/// Grows both buffers, past the system's limit where we may; returns the receive buffer's size in bytes.
-fn enlarge(socket: &socket2::Socket) -> usize {
-    let _ = socket.set_recv_buffer_size(KERNEL_BUFFER);
-    let _ = socket.set_send_buffer_size(KERNEL_BUFFER);
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// Sets both buffers, past the system's limit where we may; returns the receive buffer's size in bytes.
+fn set_buffers(socket: &socket2::Socket, size: usize) -> usize {
+    let _ = socket.set_recv_buffer_size(size);
+    let _ = socket.set_send_buffer_size(size);
     #[cfg(target_os = "linux")]
     {
-        let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, KERNEL_BUFFER);
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(socket, KERNEL_BUFFER);
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, size);
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(socket, size);
     }
     let reported = socket.recv_buffer_size().unwrap_or(0);
     // Linux reports twice the usable size (socket(7)).
@@ -166,14 +187,21 @@ pub struct UdpCounters {
 
 /// All sockets of one loop.
 pub(super) struct SocketSet {
-    sockets: Vec<Socket>,
-    tokens: Vec<Token>,
+    /// By index: those that the loop was started with, then those that its machine asked for. `None` is free.
+    slots: Vec<Option<Box<Slot>>>,
+    /// How many the loop was started with.
+    own: usize,
     buffers: Vec<Vec<u8>>,
     meta: [RecvMeta; BURSTS],
     /// The burst being filled or, while `blocked`, the one that waits.
     out: Vec<u8>,
     blocked: Option<Blocked>,
     pub counters: UdpCounters,
+}
+
+struct Slot {
+    socket: Socket,
+    token: Token,
 }
 
 /// A burst whose rest waits for the kernel's buffer.
@@ -190,56 +218,116 @@ enum Sent {
 }
 
 impl SocketSet {
-    pub fn new(sockets: Vec<Socket>) -> Self {
-        let buffers = if sockets.is_empty() { 0 } else { BURSTS.min(BATCH_SIZE) };
-        SocketSet {
-            sockets,
-            tokens: Vec::new(),
-            buffers: (0..buffers).map(|_| vec![0; BURST]).collect(),
+    /// Sockets that are registered under their tokens, by index.
+    pub fn new(sockets: Vec<(Socket, Token)>) -> Self {
+        let mut set = SocketSet {
+            slots: Vec::new(),
+            own: sockets.len(),
+            buffers: Vec::new(),
             meta: [RecvMeta::default(); BURSTS],
             out: Vec::with_capacity(BURST),
             blocked: None,
             counters: UdpCounters::default(),
+        };
+        for (index, (socket, token)) in sockets.into_iter().enumerate() {
+            set.put(index, socket, token);
+        }
+        set
+    }
+
+    /// The local addresses of the sockets that the loop was started with.
+    pub fn own_addrs(&self) -> Vec<SocketAddr> {
+        self.local_addrs(0..self.own)
+    }
+
+    /// The local addresses of the sockets at these indices, where there are any.
+    pub fn local_addrs(&self, indices: Range<SocketIndex>) -> Vec<SocketAddr> {
+        let slots = self.slots.get(indices).unwrap_or_default();
+        slots.iter().flatten().map(|slot| slot.socket.local).collect()
+    }
+
+    /// One more than the highest index in use.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many the machine asked for and has.
+    pub fn more(&self) -> usize {
+        self.slots.iter().skip(self.own).flatten().count()
+    }
+
+    /// The first `count` free indices in a row, beyond those that the loop was started with.
+    pub fn free_run(&self, count: usize) -> Range<SocketIndex> {
+        let mut first = self.own;
+        for (index, slot) in self.slots.iter().enumerate().skip(self.own) {
+            if slot.is_some() {
+                first = index + 1;
+            } else if index + 1 - first == count {
+                break;
+            }
+        }
+        first..first + count
+    }
+
+    /// Takes a socket in at a free index; it is registered under its token.
+    pub fn put(&mut self, index: SocketIndex, socket: Socket, token: Token) {
+        if self.buffers.is_empty() {
+            self.buffers = (0..BURSTS.min(BATCH_SIZE)).map(|_| vec![0; BURST]).collect();
+        }
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        if let Some(slot) = self.slots.get_mut(index) {
+            *slot = Some(Box::new(Slot { socket, token }));
         }
     }
 
-    pub fn sockets(&self) -> &[Socket] {
-        &self.sockets
+    /// Gives up a socket that the machine asked for; what waits to leave by it is lost. `None`: there is none at this index.
+    pub fn take(&mut self, index: SocketIndex) -> Option<(Socket, Token)> {
+        let slot = self.slots.get_mut(index).filter(|_| index >= self.own)?.take()?;
+        self.blocked.take_if(|b| b.socket == index);
+        while self.slots.len() > self.own && matches!(self.slots.last(), Some(None)) {
+            self.slots.pop();
+        }
+        Some((slot.socket, slot.token))
     }
 
-    /// Registers every socket, in order, under the token that `next` gives for it.
-    pub fn register(&mut self, registry: &Registry, mut next: impl FnMut(SocketIndex) -> Token) -> std::io::Result<()> {
-        for (index, socket) in self.sockets.iter().enumerate() {
-            let token = next(index);
-            registry.register(&mut SourceFd(&socket.socket.as_raw_fd()), token, Interest::READABLE)?;
-            self.tokens.push(token);
+    /// Gives a socket that the machine asked for as much room in the kernel as the others have.
+    pub fn enlarge(&mut self, index: SocketIndex) {
+        if let Some(socket) = self.get_mut(index) {
+            socket.enlarge();
         }
-        Ok(())
     }
 
     pub fn on_readable(&mut self, index: SocketIndex) {
-        if let Some(socket) = self.sockets.get_mut(index) {
+        if let Some(socket) = self.get_mut(index) {
             socket.readable = true;
         }
+    }
+
+    fn get_mut(&mut self, index: SocketIndex) -> Option<&mut Socket> {
+        self.slots.get_mut(index)?.as_mut().map(|slot| &mut slot.socket)
     }
 
     /// Feeds what has arrived, a bounded share of it. `true`: more waits.
     pub fn receive(&mut self, now: Instant, machine: &mut dyn Machine) -> bool {
         let mut more = false;
-        for index in 0..self.sockets.len() {
+        for index in 0..self.slots.len() {
             for _ in 0..CALLS_PER_TURN {
                 if !self.receive_batch(index, now, machine) {
                     break;
                 }
             }
-            more |= self.sockets.get(index).is_some_and(|s| s.readable);
+            more |= self.get_mut(index).is_some_and(|s| s.readable);
         }
         more
     }
 
     /// One recvmmsg. `true`: the socket may have more.
     fn receive_batch(&mut self, index: SocketIndex, now: Instant, machine: &mut dyn Machine) -> bool {
-        let Some(socket) = self.sockets.get_mut(index).filter(|s| s.readable) else { return false };
+        // Not by `get_mut`: the buffers are borrowed beside it.
+        let slot = self.slots.get_mut(index).and_then(Option::as_mut);
+        let Some(socket) = slot.map(|slot| &mut slot.socket).filter(|s| s.readable) else { return false };
         let asked = self.buffers.len();
         let mut slices = self.buffers.iter_mut().map(|b| IoSliceMut::new(b));
         let mut slices: [IoSliceMut<'_>; BURSTS] =
@@ -272,11 +360,12 @@ impl SocketSet {
                 machine.handle_packets(now, arrival, burst);
                 continue;
             };
-            let Some(way_out) = transmit.socket.and_then(|i| self.sockets.get_mut(i)) else {
+            let way_out = transmit.socket.and_then(|i| self.slots.get_mut(i)).and_then(Option::as_mut);
+            let Some(way_out) = way_out else {
                 self.counters.no_socket += 1;
                 continue;
             };
-            if let Sent::UpTo(sent) = way_out.send(burst, &transmit, 0, &mut self.counters) {
+            if let Sent::UpTo(sent) = way_out.socket.send(burst, &transmit, 0, &mut self.counters) {
                 // The rest waits as any other burst does.
                 self.counters.blocked += 1;
                 self.out.clear();
@@ -302,9 +391,7 @@ impl SocketSet {
         for _ in 0..SENDS_PER_TURN {
             self.out.clear();
             let Some(transmit) = machine.poll_transmit(now, &mut self.out) else { return false };
-            let v4 = transmit.to.is_ipv4();
-            let index = transmit.socket.or_else(|| self.sockets.iter().position(|s| s.local.is_ipv4() == v4));
-            let Some(index) = index.filter(|i| *i < self.sockets.len()) else {
+            let Some(index) = transmit.socket.or_else(|| self.own_for(transmit.to)).filter(|i| self.is_open(*i)) else {
                 self.counters.no_socket += 1;
                 continue;
             };
@@ -321,7 +408,7 @@ impl SocketSet {
     /// Holds the first Initials that arrive at each socket to the machine's budget.
     pub fn shed(&mut self, now: Instant, machine: &mut dyn Machine) {
         let Some(budget) = machine.initial_budget() else { return };
-        for socket in &mut self.sockets {
+        for socket in self.slots.iter_mut().flatten().map(|slot| &mut slot.socket) {
             let Some(verdict) = socket.sieve.judge(now, budget) else { continue };
             if verdict.shed > 0 {
                 machine.handle_shed(verdict.shed);
@@ -336,7 +423,17 @@ impl SocketSet {
 
     /// When [`shed`](Self::shed) has to run even if nothing arrives.
     pub fn shed_deadline(&self) -> Option<Instant> {
-        self.sockets.iter().filter_map(|s| s.sieve.deadline()).min()
+        self.slots.iter().flatten().filter_map(|slot| slot.socket.sieve.deadline()).min()
+    }
+
+    fn is_open(&self, index: SocketIndex) -> bool {
+        self.slots.get(index).is_some_and(Option::is_some)
+    }
+
+    /// Of those that the loop was started with, the one of this address' family.
+    fn own_for(&self, to: SocketAddr) -> Option<SocketIndex> {
+        let mut own = self.slots.iter().take(self.own);
+        own.position(|slot| slot.as_ref().is_some_and(|slot| slot.socket.local.is_ipv4() == to.is_ipv4()))
     }
 
     /// Whether a burst waits for room.
@@ -346,14 +443,15 @@ impl SocketSet {
 
     /// Asked for only while a burst waits: otherwise every packet that leaves the host would wake the loop.
     fn want_writable(&self, registry: &Registry, index: SocketIndex, on: bool) {
-        let (Some(socket), Some(token)) = (self.sockets.get(index), self.tokens.get(index)) else { return };
+        let Some(slot) = self.slots.get(index).and_then(Option::as_ref) else { return };
         let interest = if on { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         // Where this fails the burst is tried again by time.
-        let _ = registry.reregister(&mut SourceFd(&socket.socket.as_raw_fd()), *token, interest);
+        let _ = registry.reregister(&mut SourceFd(&slot.socket.as_raw_fd()), slot.token, interest);
     }
 
     fn send(&mut self, index: SocketIndex, transmit: &Transmit, from: usize) -> Sent {
-        let Some(socket) = self.sockets.get_mut(index) else { return Sent::All };
+        let slot = self.slots.get_mut(index).and_then(Option::as_mut);
+        let Some(Slot { socket, .. }) = slot.map(AsMut::as_mut) else { return Sent::All };
         socket.send(&self.out, transmit, from, &mut self.counters)
     }
 }

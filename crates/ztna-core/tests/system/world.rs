@@ -507,6 +507,9 @@ impl World {
                 Action::Writable(_) => {}
                 Action::Answer { op, result } => drop(self.answers.insert(op, result)),
                 Action::Notice(n) => self.notices.push((at, n)),
+                // Each node has one socket here.
+                Action::OpenSockets { id, .. } => m.sockets_opened(now, id, 1, &[]),
+                Action::CloseSockets { .. } | Action::EnlargeSocket(_) => {}
                 Action::End(result) => {
                     // A role's last words are sent before its loop ends.
                     let mut last = Vec::new();
