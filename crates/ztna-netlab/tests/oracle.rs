@@ -9,10 +9,12 @@ use std::time::Duration;
 use ztna_netlab::impairment::Impairment;
 use ztna_netlab::sim::kinds::{Kind, NodeKind, Pair, Place, relay_endpoints};
 use ztna_netlab::sim::oracle::{Relation, Verdict, verdict};
-use ztna_netlab::sim::{Delivery, HostId, Network};
+use ztna_netlab::sim::{Delivery, Network};
 
 const PORT: u16 = 5000;
 const ROUNDS: u32 = 8;
+/// Longer than any round trip here.
+const STEP: Duration = Duration::from_millis(200);
 
 #[test]
 fn every_pair_of_the_matrix_connects_as_the_oracle_says() {
@@ -96,21 +98,23 @@ fn connect(Pair { mut network, relay, a, b }: Pair) -> Verdict {
     for _ in 0..ROUNDS {
         for node in &nodes {
             for remote in &node.remotes {
-                // With its sender's name: homes have the same addresses, so that a node may meet itself.
-                send(&mut network, now, node, *remote, check(node.place.host));
+                send(&mut network, now, node, *remote, format!("check {:?} {remote}", node.place.host).into_bytes());
             }
         }
-        for Delivery { host, from, to, payload } in drain(&mut network, &mut now) {
+        now += STEP;
+        // Each check is answered before the next packet is looked at, as nodes do.
+        while let Some(at) = network.poll_timeout().filter(|at| *at <= now) {
+            let Some(Delivery { host, from, to, payload }) = network.poll_delivery(at) else { continue };
             let Some(node) = nodes.iter_mut().find(|node| node.place.host == host) else { continue };
-            if payload == check(host) || payload == answer(host) {
-                continue;
-            }
-            match payload.first() {
-                Some(b'c') => {
-                    network.send(now, host, to, from, answer(host));
-                    node.remotes.insert(from);
-                }
-                _ => node.answered = true,
+            let text = String::from_utf8(payload).unwrap();
+            let [kind, sender, checked] = text.split(' ').collect::<Vec<_>>()[..] else { panic!("{text}") };
+            // Homes have the same addresses, so that a node may meet itself.
+            if kind == "check" && sender != format!("{host:?}") {
+                network.send(at, host, to, from, format!("answer {sender} {checked}").into_bytes());
+                node.remotes.insert(from);
+            } else if kind == "answer" && sender == format!("{host:?}") {
+                // RFC 8445 §7.2.5.2.1: an answer from elsewhere is none.
+                node.answered |= checked == from.to_string();
             }
         }
     }
@@ -138,16 +142,8 @@ fn send(network: &mut Network, now: Duration, node: &Node, to: SocketAddr, paylo
     }
 }
 
-fn check(host: HostId) -> Vec<u8> {
-    format!("check {host:?}").into_bytes()
-}
-
-fn answer(host: HostId) -> Vec<u8> {
-    format!("answer {host:?}").into_bytes()
-}
-
-/// All that arrives within 200 ms.
+/// All that arrives within a step.
 fn drain(network: &mut Network, now: &mut Duration) -> Vec<Delivery> {
-    *now += Duration::from_millis(200);
+    *now += STEP;
     std::iter::from_fn(|| network.poll_delivery(*now)).collect()
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ztna_netlab::impairment::Impairment;
 use ztna_netlab::nat::{Filtering, FirewallConfig, Mapping, NatConfig, Ports};
+use ztna_netlab::random::Random;
 use ztna_netlab::sim::{Block, Delivery, HostId, INTERNET, Network, Policy, RealmId, RouterConfig, RouterId, Way};
 
 const MAPPINGS: [Mapping; 3] =
@@ -267,6 +268,31 @@ fn a_host_with_two_interfaces_sends_by_the_one_that_has_the_source_address() {
     lab.network.set_cut(cable, Way::Up, true).unwrap();
     lab.send(lab.host, "203.0.113.50:5000", server(0, 0));
     assert_eq!(lab.received(), []);
+}
+
+#[test]
+fn a_burst_of_guesses_finds_one_of_many_ports_of_a_dependent_mapping() {
+    let guess = |seed, sockets: u16, probes: u32| {
+        let hard = NatConfig::new(MAPPINGS[2], FILTERINGS[2], Ports::Random);
+        let mut lab = Lab::seeded(seed, hard);
+        let (_, realm) = router(&mut lab.network, INTERNET, "203.0.113.9", NatConfig::default());
+        let easy = lab.network.add_host(realm, &[ip("192.168.1.10")]).unwrap();
+        lab.send(easy, INSIDE, server(0, 0));
+        let known = lab.received().pop().unwrap().from;
+        for port in 0..sockets {
+            lab.network.send(lab.now, lab.host, SocketAddr::new(ip("192.168.1.10"), 10_000 + port), known, vec![0]);
+        }
+        let mut random = Random::new(seed);
+        for _ in 0..probes {
+            let port = 1024 + random.below(64_512) as u16;
+            lab.network.send(lab.now, easy, addr(INSIDE), SocketAddr::new(ip("203.0.113.1"), port), vec![0]);
+        }
+        lab.received().iter().any(|delivery| delivery.host == lab.host)
+    };
+    let found = |sockets, probes| (0..100).filter(|seed| guess(*seed, sockets, probes)).count();
+    // 1 - (1 - 256/64512)^1024 is 98 %, with 84 and 800 it is 65 %.
+    assert!(found(256, 1024) >= 93);
+    assert!((50..80).contains(&found(84, 800)));
 }
 
 #[test]

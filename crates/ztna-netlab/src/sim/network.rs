@@ -14,6 +14,8 @@ use crate::nat::{Counters, Protocol};
 use crate::random::Random;
 use crate::{Error, Result};
 
+/// Packets under way at a time, whatever the links: a thousand hosts with a thousand each.
+const MAX_UNDER_WAY: usize = 1_000_000;
 /// The largest UDP payload of IPv4 (65,535 bytes with headers).
 const MAX_PAYLOAD: usize = 65_507;
 
@@ -32,7 +34,7 @@ pub struct Drops {
     pub unmapped: u64,
     /// From inside to the router's own external address, and it does not hairpin.
     pub hairpin: u64,
-    /// No room in a router's table, or no free port.
+    /// No room in a router's table, no free port, or a million packets under way.
     pub exhausted: u64,
     /// Under way when the receiver moved to another address.
     pub moved: u64,
@@ -142,6 +144,10 @@ impl Network {
     }
 
     fn set_out(&mut self, host: HostId, interface: usize, realm: RealmId, packet: Packet) {
+        if self.under_way.len() >= MAX_UNDER_WAY {
+            self.drops.exhausted += 1;
+            return;
+        }
         if self.topology.addresses(host).any(|ip| ip == packet.header.to.ip()) {
             self.push(self.now, Transit { link: None, end: End::Host(host), packet });
             return;
