@@ -1,6 +1,6 @@
 //! The network in memory and the oracle agree: two nodes that try every candidate they know of get a direct path exactly where
 //! the rules say so.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test says what it expects")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test says what it expects")]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
