@@ -87,6 +87,17 @@ fn a_flow_too_many_is_refused_with_the_limit_and_the_remedy_while_the_rest_has_d
 }
 
 #[test]
+fn a_flow_whose_dial_took_the_last_descriptor_is_refused_and_counted_too() {
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _limited = Limited::new();
+    let rig = Rig::new(&[("web", at(service.local_addr().unwrap()))]);
+    let mut taken = fill(CEILING - 1);
+    taken.pop();
+    assert!(matches!(stream(&rig), Err(Error::Limit(_))));
+    assert_eq!(rig.handle.call(|d| d.descriptor_drops()).unwrap(), 1);
+}
+
+#[test]
 fn one_peers_flows_end_at_half_of_the_descriptors() {
     let service = UdpSocket::bind("127.0.0.1:0").unwrap();
     let _limited = Limited::new();

@@ -293,7 +293,7 @@ impl Local {
         match opener {
             Opener::Stream(op, reply) => {
                 self.ops.remove(&op);
-                self.opened_stream(machine, flow, info, reply);
+                self.opened_stream(machine, now, flow, info, reply);
             }
             Opener::Datagram(op, reply) => {
                 self.ops.remove(&op);

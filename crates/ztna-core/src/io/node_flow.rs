@@ -89,6 +89,7 @@ impl Local {
     pub(super) fn opened_stream(
         &mut self,
         machine: &mut dyn Machine,
+        now: Instant,
         flow: FlowId,
         info: FlowInfo,
         reply: StreamReply,
@@ -96,6 +97,8 @@ impl Local {
         match self.node_stream(flow) {
             Ok(fd) => reply(Ok(NodeStream { flow, fd, info })),
             Err(e) => {
+                let warning = self.descriptors.refuse(now);
+                self.warn(warning);
                 machine.stream_reset(flow);
                 reply(Err(e));
             }
