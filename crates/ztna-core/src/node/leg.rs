@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::accept::Dropped;
 use super::backoff::Backoff;
 use crate::quic::black_hole::BlackHole;
 use crate::quic::connection::HANDSHAKE;
@@ -57,6 +58,8 @@ pub struct Leg {
     /// Connector: sessions of the bind, and unfinished inner handshakes on them.
     pub sessions: usize,
     pub handshakes: usize,
+    /// Connector: of those, what found no place.
+    pub dropped: Dropped,
     pub last_sent: Instant,
     pub keep_alive: Duration,
     last_heard: usize,
@@ -95,6 +98,7 @@ impl Leg {
             streams: BTreeMap::new(),
             sessions: 0,
             handshakes: 0,
+            dropped: Dropped::default(),
             last_sent: now,
             keep_alive,
             last_heard: 0,

@@ -3,6 +3,7 @@
 //!
 //! A role feeds bursts and time in, calls `process`, and drains `poll_event`; then it acts through the methods here.
 
+pub mod accept;
 pub mod backoff;
 pub mod budget;
 pub mod finishing;

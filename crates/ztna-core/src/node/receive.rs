@@ -3,27 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::link::Link;
 use super::session::Slot;
 use super::{CONNECTOR_ADDRESS, Node, Owner};
 use crate::quic::Connection;
 use crate::quic::connection::Closed;
-use crate::quic::endpoint::random_cid;
-use crate::role::{Arrival, PathPolicy};
+use crate::role::Arrival;
 use crate::wire::cid::Cid;
 use crate::wire::connect_udp;
 use crate::wire::quic_header::{self, Header};
-
-/// Handshakes that one session may start in its life at a connector: an agent needs one, and one more for each key rollover
-/// or lost link. Past it the agent opens a new session, which the relay polices.
-const HANDSHAKES_PER_SESSION: u32 = 64;
-/// Unfinished handshakes of one session. One would do; a second is for an Initial that went astray.
-const UNFINISHED_PER_SESSION: usize = 2;
-/// Unfinished handshakes that one relay may have a connector hold: a thousand agents may come back at once, and one relay must
-/// not fill the connector for those of the others.
-const HANDSHAKES_PER_RELAY: usize = 1_024;
-/// Inner connections at a connector. Each costs about 40 KB (facts.md).
-const MAX_LINKS: usize = 16_384;
 
 impl Node {
     /// Feeds one burst from a socket. Everything that a node's socket receives comes from a relay: outer packets, or inner
@@ -162,15 +149,14 @@ impl Node {
                 return;
             }
         };
+        let mut begins = false;
         let (link, short) = match quic_header::parse(packet) {
             Some(Header::Short { dcid }) => (self.router.get(&dcid), true),
             Some(Header::Long { dcid, is_initial, .. }) => {
                 let dcid = dcid.to_vec();
                 let known = self.router.get_long(&dcid);
-                let link = known.or_else(|| {
-                    if is_initial && !self.is_agent { self.accept_link(now, session, &dcid) } else { None }
-                });
-                (link, false)
+                begins = known.is_none() && is_initial && !self.is_agent;
+                (if begins { self.accept_link(now, session, &dcid) } else { known }, false)
             }
             None => (None, false),
         };
@@ -191,8 +177,14 @@ impl Node {
             if !self.is_agent && self.sessions.get(session).is_some_and(|s| s.link != Some(key)) {
                 self.give_session(now, session, key, rtt);
             }
+            if begins {
+                self.give_up_former(now, session, key);
+            }
             let Some(link) = self.links.get_mut(key) else { return };
             link.path.handle_received(now, Self::path_id(session, false), short);
+        } else if begins {
+            self.remove_link(now, key, Closed::Local("its first packet could not be read".into()));
+            return;
         }
         self.dirty_links.insert(key);
     }
@@ -210,49 +202,6 @@ impl Node {
         }
         if let Some(link) = self.links.get_mut(key) {
             link.path.add(now, session, rtt);
-        }
-    }
-
-    /// Connector: a first Initial on a session opens an inner connection.
-    fn accept_link(&mut self, now: Instant, session: usize, dcid: &[u8]) -> Option<Owner> {
-        let s = self.sessions.get_mut(session)?;
-        let leg_key = s.slot.leg;
-        let leg = self.legs.get_mut(leg_key)?;
-        if s.handshakes >= HANDSHAKES_PER_SESSION
-            || leg.handshakes >= HANDSHAKES_PER_RELAY
-            || self.links.len() >= MAX_LINKS
-            || self.draining.is_some()
-        {
-            self.counters.drop_one("handshakes");
-            return None;
-        }
-        s.handshakes += 1;
-        let scid = random_cid(None);
-        let token = self.reset_keys.as_ref().and_then(|k| k.token(scid));
-        let conn =
-            Connection::accept(&mut self.inner_tls, scid, token, None, CONNECTOR_ADDRESS, super::AGENT_ADDRESS).ok()?;
-        let mut link = Link::new(conn, String::new(), PathPolicy::Auto, now);
-        link.initial_dcid = Some(dcid.to_vec());
-        link.pending_on = Some(leg_key);
-        leg.handshakes += 1;
-        let rtt = leg.rtt();
-        let key = self.links.insert(link);
-        self.give_session(now, session, key, rtt);
-        self.router.insert(scid, Owner::Link(key));
-        self.router.insert_initial(dcid, Owner::Link(key));
-        self.bound_begun(now, session, key, scid);
-        Some(Owner::Link(key))
-    }
-
-    /// A session has one connection: an agent that begins others has given up the first. So one agent can't fill the places of all.
-    fn bound_begun(&mut self, now: Instant, session: usize, key: usize, scid: Cid) {
-        let Some(s) = self.sessions.get_mut(session) else { return };
-        s.begun.push_back((key, scid));
-        let oldest = if s.begun.len() > UNFINISHED_PER_SESSION { s.begun.pop_front() } else { None };
-        if let Some((old, scid)) = oldest
-            && self.links.get(old).is_some_and(|l| l.is_unproven() && l.conn.scid() == scid)
-        {
-            self.remove_link(now, old, Closed::Local("its agent began another".into()));
         }
     }
 }

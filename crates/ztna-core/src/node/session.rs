@@ -1,5 +1,6 @@
 //! A session: one agent's way to one connector through one relay, as either end sees it.
 
+use super::accept::Begun;
 use crate::quic::StreamId;
 use crate::wire::cid::Cid;
 
@@ -23,10 +24,8 @@ pub struct Session {
     pub registered: Option<Cid>,
     /// The peer's connection ID that the relay said it forwards.
     pub forwards: Option<Cid>,
-    /// Connector: handshakes started on it, against a peer that only ever starts.
-    pub handshakes: u32,
-    /// Connector: the latest of them, each with the connection ID that tells it from a successor in its place.
-    pub begun: std::collections::VecDeque<(usize, Cid)>,
+    /// Connector: the handshakes begun on it, against a peer that only ever begins.
+    pub begun: Begun,
     /// Connector: when a stateless reset last went out on it.
     pub reset_at: Option<std::time::Instant>,
 }
@@ -39,8 +38,7 @@ impl Session {
             confirmed: slot.context != 0,
             registered: None,
             forwards: None,
-            handshakes: 0,
-            begun: std::collections::VecDeque::new(),
+            begun: Begun::default(),
             reset_at: None,
         }
     }

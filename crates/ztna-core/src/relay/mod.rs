@@ -84,6 +84,9 @@ pub struct Limits {
     /// Of those, sessions of one agent's identity, from all of its connections. Default 512: its 256 connections with one each, and
     /// as many that have not been given up yet.
     pub sessions_per_pair: usize,
+    /// Sessions a second that one agent's identity may begin to one connector, after `sessions_per_pair` and a second's worth at once.
+    /// Default 32: with four inner handshakes each an eighth of the connector's core (decision 0014).
+    pub session_rate_per_pair: u32,
     /// Inner bits a second of one session, both directions and both modes together; packets beyond it are dropped. At least
     /// [`MIN_BPS`]. Default: no limit.
     pub bps_per_session: Option<u64>,
@@ -114,6 +117,7 @@ impl Default for Limits {
             sessions_per_agent: 256,
             sessions_per_bind: 8_192,
             sessions_per_pair: 512,
+            session_rate_per_pair: 32,
             bps_per_session: None,
             handshakes_per_prefix: 200,
             handshakes: 2_000,

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::Limits;
 use super::counters::Count;
 use super::rate::Policer;
 use crate::id::SpiffeId;
+
+/// How often buckets that are full again are let go.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// A connector's live bind.
 #[derive(Debug, Clone)]
@@ -45,6 +48,9 @@ struct Tables {
     /// How many of them each agent has to each connector, and each connector in all.
     pairs: BTreeMap<(String, String), usize>,
     connectors: BTreeMap<String, usize>,
+    /// How fast each pair begins sessions: a token bucket, as the time at which it is full again.
+    begun: BTreeMap<(String, String), Instant>,
+    swept: Option<Instant>,
 }
 
 /// Why a session may not begin.
@@ -54,6 +60,8 @@ pub(super) enum Full {
     Connector,
     /// The agent has its share of the connector's.
     Pair,
+    /// The agent has begun too many lately.
+    Rate,
 }
 
 fn count_down<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
@@ -101,7 +109,7 @@ impl Registry {
     }
 
     /// Enters a session, if none of the limits is reached.
-    pub(super) fn begin(&self, session: std::sync::Arc<Session>, limits: &Limits) -> Result<(), Full> {
+    pub(super) fn begin(&self, now: Instant, session: std::sync::Arc<Session>, limits: &Limits) -> Result<(), Full> {
         let mut tables = self.lock();
         let pair = (session.agent.clone(), session.connector.clone());
         let has = |n: Option<&usize>| n.copied().unwrap_or_default();
@@ -113,6 +121,9 @@ impl Registry {
         }
         if tables.sessions.len() >= limits.sessions {
             return Err(Full::Relay);
+        }
+        if !tables.take_turn(now, &pair, limits) {
+            return Err(Full::Rate);
         }
         *tables.connectors.entry(pair.1.clone()).or_default() += 1;
         *tables.pairs.entry(pair).or_default() += 1;
@@ -146,6 +157,26 @@ impl Registry {
     }
 }
 
+impl Tables {
+    /// One more of the pair's `session_rate_per_pair` a second, after as many at once as it may have and a second's worth more.
+    fn take_turn(&mut self, now: Instant, pair: &(String, String), limits: &Limits) -> bool {
+        let rate = limits.session_rate_per_pair.max(1);
+        let depth = Duration::from_secs(1) * u32::try_from(limits.sessions_per_pair).unwrap_or(u32::MAX) / rate;
+        let each = Duration::from_secs(1) / rate;
+        if self.swept.is_none_or(|t| now >= t + SWEEP) {
+            // A bucket that is full says nothing.
+            self.begun.retain(|_, full_at| *full_at > now);
+            self.swept = Some(now);
+        }
+        let from = self.begun.get(pair).map_or(now, |t| (*t).max(now));
+        if from > now + depth + Duration::from_secs(1) - each {
+            return false;
+        }
+        self.begun.insert(pair.clone(), from + each);
+        true
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,5 +205,21 @@ mod tests {
         assert_eq!(r.find("c1").unwrap().id, 2);
         r.unbind("c1", 2);
         assert!(r.find("c1").is_none());
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "any moment does as the start")]
+    fn a_pair_begins_its_share_at_once_then_so_many_a_second_and_another_pair_is_not_hurt() {
+        let limits = Limits { sessions_per_pair: 10, session_rate_per_pair: 4, ..Limits::default() };
+        let start = Instant::now();
+        let mut tables = Tables::default();
+        let (alice, bob) = (("alice".into(), "c1".into()), ("bob".into(), "c1".into()));
+        let mut passed = |ms: u64, pair| {
+            let now = start + Duration::from_millis(ms);
+            (0..100).filter(|_| tables.take_turn(now, pair, &limits)).count()
+        };
+        assert_eq!([passed(0, &alice), passed(0, &alice), passed(0, &bob)], [14, 0, 14]);
+        assert_eq!([passed(250, &alice), passed(2_250, &alice), passed(60_000, &alice)], [1, 8, 14]);
+        assert_eq!(tables.begun.len(), 1, "a bucket that is full again is not kept");
     }
 }

@@ -198,10 +198,11 @@ impl Relay {
         if !self.shared.has_room(bind.owner) {
             return Err(limit("the relay is at its limit of sessions"));
         }
-        self.shared.registry.begin(session.clone(), &limits).map_err(|full| match full {
+        self.shared.registry.begin(self.now, session.clone(), &limits).map_err(|full| match full {
             Full::Relay => limit("the relay is at its limit of sessions"),
             Full::Connector => limit("the connector is at its limit of sessions"),
             Full::Pair => limit("the agent is at its limit of sessions to this connector"),
+            Full::Rate => limit("the agent begins sessions to this connector faster than it may"),
         })?;
         let Some(conn) = self.conns.get_mut(key.0) else { return Ok(()) };
         conn.quic.respond(stream, accepted(), false);

@@ -267,3 +267,15 @@ fn an_established_connection_whose_sessions_end_at_once_asks_again_with_patience
     let asked = w.hostile(1).ends_sessions.unwrap_or_default();
     assert!((1..=20).contains(&asked), "asked {asked} times in 2 s");
 }
+
+#[test]
+fn a_relay_that_sends_each_packet_of_the_connector_back_to_it_breaks_no_handshake() {
+    let mut w = with_hostile_relay(true, &["c1"]);
+    w.hostile(1).mangle = Box::new(|toward, packet| match toward {
+        Toward::Agent => vec![(Toward::Connector, packet.to_vec()), (toward, packet.to_vec())],
+        Toward::Connector => vec![(toward, packet.to_vec())],
+    });
+    let _ = w.opened(node_at(1), "web");
+    let node = w.connector(node_at(2)).node();
+    assert_eq!((node.links.len(), node.counters.handshakes.get("ok")), (1, Some(&2)), "one inner and one outer");
+}

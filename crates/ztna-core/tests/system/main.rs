@@ -10,6 +10,7 @@
 mod bounds;
 mod budget;
 mod chaos;
+mod crowd;
 mod denied;
 mod exporter;
 mod held;
@@ -19,6 +20,7 @@ mod io;
 mod last_bytes;
 mod pair;
 mod path_schedules;
+mod played;
 mod renewed;
 mod replaced;
 mod restarted;

@@ -1,6 +1,7 @@
 //! A whole network in memory: relays, connectors and agents as machines, packets handed from one to the other. Echo services are
 //! played by the connectors' side of this file. The only clock is the real one, which quiche reads.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use ztna_core::trust::{NodeFiles, Protocol, Secret, Snapshot};
 use ztna_core::{Error, FlowId, Role, SpiffeId};
 
 use super::hostile_relay::HostileRelay;
+use super::played::Played;
 
 const DOMAIN: &str = "example.test";
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -30,6 +32,7 @@ enum Node {
     Connector(Box<Connector>),
     Relay(Box<Relay>),
     Hostile(Box<HostileRelay>),
+    Played(Box<dyn Played>),
 }
 
 impl Node {
@@ -39,6 +42,7 @@ impl Node {
             Node::Connector(m) => m.as_mut(),
             Node::Relay(m) => m.as_mut(),
             Node::Hostile(m) => m.as_mut(),
+            Node::Played(m) => m.machine(),
         }
     }
 }
@@ -185,6 +189,18 @@ impl World {
         }
     }
 
+    /// Puts a machine of the test's own at an address.
+    pub fn play(&mut self, at: SocketAddr, machine: impl Played) {
+        self.nodes.insert(at, Node::Played(Box::new(machine)));
+    }
+
+    pub fn played<M: Played>(&mut self, at: SocketAddr) -> &mut M {
+        match self.nodes.get_mut(&at) {
+            Some(Node::Played(m)) => (m.as_mut() as &mut dyn Any).downcast_mut().unwrap(),
+            _ => panic!("nothing of this test's is at {at}"),
+        }
+    }
+
     pub fn start_connector_without_services(&mut self, at: SocketAddr, name: &str) {
         let c = Connector::new(self.snapshot(Role::Connector, name), false, Instant::now(), SystemTime::now()).unwrap();
         self.nodes.insert(at, Node::Connector(Box::new(c)));
@@ -223,7 +239,7 @@ impl World {
         match self.nodes.get_mut(&at) {
             Some(Node::Agent(a)) => a.set_receive_limit(limit),
             Some(Node::Connector(c)) => c.set_receive_limit(limit),
-            Some(Node::Relay(_) | Node::Hostile(_)) | None => panic!("no agent or connector at {at}"),
+            Some(Node::Relay(_) | Node::Hostile(_) | Node::Played(_)) | None => panic!("no agent or connector at {at}"),
         }
     }
 
@@ -232,7 +248,7 @@ impl World {
         let node = match self.nodes.get(&at) {
             Some(Node::Agent(a)) => a.node(),
             Some(Node::Connector(c)) => c.node(),
-            Some(Node::Relay(_) | Node::Hostile(_)) | None => panic!("no agent or connector at {at}"),
+            Some(Node::Relay(_) | Node::Hostile(_) | Node::Played(_)) | None => panic!("no agent or connector at {at}"),
         };
         node.links.iter().flat_map(|(_, l)| l.flows.keys().map(|s| l.conn.unread(*s))).sum()
     }
@@ -251,7 +267,9 @@ impl World {
     pub fn agent(&self, at: SocketAddr) -> &Agent {
         match self.nodes.get(&at) {
             Some(Node::Agent(a)) => a,
-            Some(Node::Connector(_) | Node::Relay(_) | Node::Hostile(_)) | None => panic!("no agent at {at}"),
+            Some(Node::Connector(_) | Node::Relay(_) | Node::Hostile(_) | Node::Played(_)) | None => {
+                panic!("no agent at {at}")
+            }
         }
     }
 
@@ -277,7 +295,7 @@ impl World {
                 Node::Relay(_) => {
                     Some((*at, Role::Relay, format!("r{}", at.ip().to_string().rsplit('.').next().unwrap())))
                 }
-                Node::Agent(_) | Node::Hostile(_) => None,
+                Node::Agent(_) | Node::Hostile(_) | Node::Played(_) => None,
             })
             .collect();
         for (at, role, name) in names {
