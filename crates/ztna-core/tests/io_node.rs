@@ -231,7 +231,7 @@ fn the_watch_is_asked_and_what_it_refuses_is_told() {
     rig.handle.post(Box::new(move |d| {
         d.set_watch(Box::new(move |_| {
             asked += 1;
-            (asked == 2).then(|| Err(Error::config("network.toml:3", "no such key")))
+            (asked == 2).then(|| Error::config("network.toml:3", "no such key"))
         }));
     }));
     let event = rig.events.recv_timeout(PATIENCE).unwrap();

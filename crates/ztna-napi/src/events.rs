@@ -10,6 +10,7 @@ use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Env, JsDeferred, Status};
 use serde_json::{Value, json};
 use ztna_core::error::{Error, Result};
+use ztna_core::io::folder::FolderReader;
 use ztna_core::io::{LocalEvent, NodeDatagram, Observer};
 use ztna_core::role::{Answer, Notice};
 use ztna_core::trust::Snapshot;
@@ -49,6 +50,7 @@ pub struct Bridge {
     pub closing: Mutex<Vec<Deferred<()>>>,
     left: AtomicUsize,
     ended: Mutex<bool>,
+    folder: Mutex<Option<FolderReader>>,
 }
 
 impl Bridge {
@@ -68,10 +70,13 @@ impl Bridge {
             closing: Mutex::new(Vec::new()),
             left: AtomicUsize::new(0),
             ended: Mutex::new(true),
+            folder: Mutex::new(None),
         }))
     }
 
-    pub fn begin(&self, loops: usize) {
+    /// `folder` ends with the last of the loops.
+    pub fn begin(&self, loops: usize, folder: Option<FolderReader>) {
+        *lock(&self.folder) = folder;
         self.left.store(loops, Ordering::SeqCst);
         *lock(&self.ended) = false;
     }
@@ -104,8 +109,8 @@ impl Bridge {
     }
 
     /// Takes a snapshot that is not older than the one in use. The event `reloaded` follows when it is newer: once, however
-    /// many loops bring it. Errors: [`Error::Config`] when it is older.
-    pub fn adopt(&self, snapshot: Arc<Snapshot>) -> Result<()> {
+    /// many bring it. `true`: its version is not the one in use. Errors: [`Error::Config`] when it is older.
+    pub fn adopt(&self, snapshot: Arc<Snapshot>) -> Result<bool> {
         let version = snapshot.version;
         let before = {
             let mut used = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
@@ -115,10 +120,18 @@ impl Bridge {
             used.replace(snapshot)
         };
         // The first one is what the role starts with.
-        if before.is_some_and(|before| before.version != version) {
+        let changed = before.as_ref().is_none_or(|before| before.version != version);
+        if changed && before.is_some() {
             self.emit(&json!({ "event": "reloaded", "version": version }));
         }
-        Ok(())
+        Ok(changed)
+    }
+
+    /// Tells that the folder holds what is not taken, or can't be read.
+    pub fn not_reloaded(&self, error: Error) {
+        if let Some(snapshot) = self.snapshot() {
+            self.emit(&dto::notice(&Notice::NotReloaded(error), &snapshot));
+        }
     }
 
     /// A start takes whatever version there is.
@@ -176,6 +189,9 @@ impl Bridge {
             return;
         }
         *lock(&self.ended) = true;
+        if let Some(folder) = lock(&self.folder).take() {
+            folder.end();
+        }
         self.emit(&json!({ "event": "closed" }));
         for (_, deferred) in std::mem::take(&mut *lock(&self.answers)) {
             settle(deferred, Err(Error::Closed("the role has closed".into())));

@@ -9,4 +9,3 @@ mod lost;
 mod options;
 mod role;
 mod running;
-mod watch;

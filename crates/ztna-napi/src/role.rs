@@ -13,7 +13,6 @@ use ztna_core::agent::Agent;
 use ztna_core::connector::{Connector, Serve};
 use ztna_core::error::Error;
 use ztna_core::id::FlowId;
-use ztna_core::io::folder::read_folder;
 use ztna_core::io::{Destination, Driver, ForwardId, ForwardSpec, Handle, Listen, LocalAddress};
 use ztna_core::role::{Open, Target};
 use ztna_core::trust::{Protocol, Snapshot};
@@ -22,7 +21,7 @@ use crate::datagram::NativeDatagram;
 use crate::dto;
 use crate::events::{Bridge, Deferred, lock, settle};
 use crate::options::{self, ConnectOptions, Files, ForwardOptions, RoleOptions, ServeOptions};
-use crate::running::{self, Running, Source, Started};
+use crate::running::{self, Running, Started};
 
 /// How long a local forward's flow may take to open, by default: as long as a `connect()` of the SDK, the handshake time of the
 /// protocol.
@@ -76,10 +75,12 @@ impl NativeRole {
         }
         let bridge = self.bridge.clone();
         let adopt: running::Adopt = Arc::new(move |snapshot| bridge.adopt(snapshot));
+        let bridge = self.bridge.clone();
+        let tell: running::Tell = Box::new(move |error| bridge.not_reloaded(error));
         self.bridge.forget_snapshot();
-        let started = running::start(self.role, &self.options, &adopt, |index| self.bridge.observer(index));
+        let started = running::start(self.role, &self.options, &adopt, tell, |index| self.bridge.observer(index));
         let result = started.map(|started| {
-            self.bridge.begin(started.running.loops());
+            self.bridge.begin(started.running.loops(), started.folder.clone());
             let own = started.snapshot.identity();
             let text = json!({ "identity": dto::peer(own, &started.snapshot), "listen": started.listen }).to_string();
             for e in &started.warnings {
@@ -141,7 +142,9 @@ impl NativeRole {
                 })
             }
         };
-        if let (Some(since), Some(status)) = (s.unreadable.since(), value.as_object_mut()) {
+        if let (Some(since), Some(status)) =
+            (s.folder.as_ref().and_then(|f| f.unreadable_since(Instant::now())), value.as_object_mut())
+        {
             status.insert("folderUnreadableSince".into(), json!(ztna_core::metrics::epoch_ms(since)));
         }
         Ok(value.to_string())
@@ -180,21 +183,18 @@ impl NativeRole {
     #[napi(catch_unwind, ts_return_type = "Promise<string>")]
     pub fn reload<'e>(&self, env: &'e Env) -> Result<Object<'e>> {
         let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
-        settle(deferred, self.reload_now());
-        Ok(promise)
-    }
-
-    fn reload_now(&self) -> std::result::Result<String, Error> {
         let started = lock(&self.started);
-        let s = started.as_ref().ok_or_else(|| Error::Closed("the role is not running".into()))?;
-        let Source::Folder(folder) = &s.source else {
-            return Err(Error::config("network", "it is held in memory: use update()"));
-        };
-        let snapshot = Arc::new(Snapshot::from_files(&read_folder(folder)?, SystemTime::now())?);
-        self.check_role(&snapshot)?;
-        let changed = self.bridge.snapshot().is_none_or(|old| old.version != snapshot.version);
-        self.adopt(s, snapshot.clone())?;
-        Ok(json!({ "version": snapshot.version, "changed": changed }).to_string())
+        match started.as_ref().map(|s| &s.folder) {
+            // The reader answers, on its thread, or ends.
+            Some(Some(folder)) => folder.reload(move |reloaded| {
+                settle(deferred, reloaded.map(|r| json!({ "version": r.version, "changed": r.changed }).to_string()));
+            }),
+            Some(None) => {
+                settle(deferred, Err(Error::config("network", "it is held in memory: use update()")));
+            }
+            None => settle(deferred, Err(Error::Closed("the role is not running".into()))),
+        }
+        Ok(promise)
     }
 
     fn check_role(&self, snapshot: &Snapshot) -> std::result::Result<(), Error> {
@@ -205,12 +205,6 @@ impl NativeRole {
         Err(Error::Identity(format!("`{id}` is not the identity of a role `{}`", self.role)))
     }
 
-    fn adopt(&self, s: &Started, snapshot: Arc<Snapshot>) -> std::result::Result<(), Error> {
-        self.bridge.adopt(snapshot.clone())?;
-        s.running.apply(&snapshot);
-        Ok(())
-    }
-
     #[napi(catch_unwind, ts_return_type = "Promise<void>")]
     pub fn update<'e>(&self, env: &'e Env, files_json: String) -> Result<Object<'e>> {
         let files: Files = parse(&files_json)?;
@@ -219,7 +213,9 @@ impl NativeRole {
             let started = lock(&self.started);
             let s = started.as_ref().ok_or_else(|| Error::Closed("the role is not running".into()))?;
             self.check_role(&snapshot)?;
-            self.adopt(s, snapshot)
+            self.bridge.adopt(snapshot.clone())?;
+            s.running.apply(&snapshot);
+            Ok(())
         });
         settle(deferred, result);
         Ok(promise)

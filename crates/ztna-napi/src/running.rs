@@ -1,7 +1,7 @@
 //! A role on its threads.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
@@ -10,8 +10,8 @@ use ztna_core::Role;
 use ztna_core::agent::Agent;
 use ztna_core::connector::{Connector, Serve};
 use ztna_core::error::{Error, Result};
-use ztna_core::io::folder::read_folder;
-use ztna_core::io::{Driver, Handle, Observer, Socket, Watch};
+use ztna_core::io::folder::{FolderReader, FolderWatch, IdleReader, read_folder};
+use ztna_core::io::{Driver, Handle, Observer, Socket};
 use ztna_core::node::{KeyLimit, ReceiveLimit};
 use ztna_core::relay::{MIN_BPS, Relay, RelayConfig, Shared};
 use ztna_core::role::Machine;
@@ -19,14 +19,6 @@ use ztna_core::trust::Snapshot;
 
 use crate::events::lock;
 use crate::options::{self, NetworkSource, RoleOptions};
-use crate::watch::{Unreadable, watch};
-
-/// Where snapshots come from.
-#[derive(Clone)]
-pub enum Source {
-    Folder(PathBuf),
-    Memory,
-}
 
 pub enum Running {
     Agent(Handle<Agent>),
@@ -38,23 +30,22 @@ pub enum Running {
 pub struct Started {
     pub running: Running,
     pub snapshot: Arc<Snapshot>,
-    pub source: Source,
+    /// `None`: the network is held in memory.
+    pub folder: Option<FolderReader>,
     pub listen: Vec<SocketAddr>,
     pub warnings: Vec<Error>,
-    pub unreadable: Arc<Unreadable>,
 }
 
 static MEMORY_VERSION: AtomicU64 = AtomicU64::new(1);
 
 /// The snapshot that a source holds now.
-fn load(source: &NetworkSource) -> Result<(Arc<Snapshot>, Source)> {
-    let now = SystemTime::now();
+fn load(source: &NetworkSource) -> Result<Arc<Snapshot>> {
     match source {
         NetworkSource::Folder { folder } => {
             let files = read_folder(Path::new(folder))?;
-            Ok((Arc::new(Snapshot::from_files(&files, now)?), Source::Folder(folder.into())))
+            Ok(Arc::new(Snapshot::from_files(&files, SystemTime::now())?))
         }
-        NetworkSource::Files { files } => Ok((from_memory(files.clone())?, Source::Memory)),
+        NetworkSource::Files { files } => from_memory(files.clone()),
     }
 }
 
@@ -63,9 +54,12 @@ pub fn from_memory(files: options::Files) -> Result<Arc<Snapshot>> {
     Ok(Arc::new(Snapshot::from_files(&files.into_node(version), SystemTime::now())?))
 }
 
-/// Hears of the snapshot that a role starts with and of every one that a loop takes from its folder. Errors: it is older than
-/// the one in use.
-pub type Adopt = Arc<dyn Fn(Arc<Snapshot>) -> Result<()> + Send + Sync>;
+/// Hears of the snapshot that a role starts with and of every one that it takes from its folder. `true`: its version is not the one
+/// in use. Errors: it is older than that.
+pub type Adopt = Arc<dyn Fn(Arc<Snapshot>) -> Result<bool> + Send + Sync>;
+
+/// Hears why the folder is not taken.
+pub type Tell = Box<dyn Fn(Error) + Send>;
 
 /// Errors: so low that the first window of two flows (512 KB each) would pass it.
 fn receive_limit(o: &RoleOptions) -> Result<ReceiveLimit> {
@@ -82,14 +76,19 @@ fn receive_limit(o: &RoleOptions) -> Result<ReceiveLimit> {
 }
 
 /// Starts the role that the options and the identity ask for. `observer` makes one observer for each loop.
-pub fn start(role: Role, o: &RoleOptions, adopt: &Adopt, observer: impl Fn(usize) -> Observer) -> Result<Started> {
-    let unreadable = Arc::new(Unreadable::default());
-    let folder_watch = match &o.network {
+pub fn start(
+    role: Role,
+    o: &RoleOptions,
+    adopt: &Adopt,
+    tell: Tell,
+    observer: impl Fn(usize) -> Observer,
+) -> Result<Started> {
+    let reader = match &o.network {
         // Made before the first read, so that no change in between is missed.
-        NetworkSource::Folder { folder } => Some(watch(0, Path::new(folder), adopt, &unreadable)),
+        NetworkSource::Folder { folder } => Some(IdleReader::spawn(FolderWatch::new(Path::new(folder)))?),
         NetworkSource::Files { .. } => None,
     };
-    let (snapshot, source) = load(&o.network)?;
+    let snapshot = load(&o.network)?;
     let own = snapshot.identity().id.role();
     if own != role {
         let article = if own == Role::Agent { "an" } else { "a" };
@@ -138,32 +137,19 @@ pub fn start(role: Role, o: &RoleOptions, adopt: &Adopt, observer: impl Fn(usize
         }
         Role::Relay => start_relay(o, &snapshot, &observer, &mut warnings)?,
     };
-    if let Some(first) = folder_watch {
-        set_watches(&running, first, &source, adopt, &unreadable);
+    let folder = reader.map(|reader| {
+        let (apply, adopt) = (running.applier(), adopt.clone());
+        let take = move |snapshot: Arc<Snapshot>| {
+            let changed = adopt(snapshot.clone())?;
+            apply(&snapshot);
+            Ok(changed)
+        };
+        reader.begin(snapshot.clone(), take, tell)
+    });
+    if let Some(folder) = &folder {
+        running.watch(folder);
     }
-    Ok(Started { running, snapshot, source, listen, warnings, unreadable })
-}
-
-fn set_watches(running: &Running, first: Watch, source: &Source, adopt: &Adopt, unreadable: &Arc<Unreadable>) {
-    match running {
-        Running::Agent(h) => {
-            h.post(Box::new(move |d| d.set_watch(first)));
-        }
-        Running::Connector(h) => {
-            h.post(Box::new(move |d| d.set_watch(first)));
-        }
-        Running::Relay { loops, .. } => {
-            let mut first = Some(first);
-            for (index, h) in loops.iter().enumerate() {
-                let next = match (first.take(), source) {
-                    (Some(w), _) => w,
-                    (None, Source::Folder(folder)) => watch(index, folder, adopt, unreadable),
-                    (None, Source::Memory) => continue,
-                };
-                h.post(Box::new(move |d| d.set_watch(next)));
-            }
-        }
-    }
+    Ok(Started { running, snapshot, folder, listen, warnings })
 }
 
 fn static_serve(s: &options::StaticService) -> Result<Serve> {
@@ -275,10 +261,43 @@ fn start_relay(
 impl Running {
     /// Applies a snapshot on every loop.
     pub fn apply(&self, snapshot: &Arc<Snapshot>) {
+        self.applier()(snapshot);
+    }
+
+    /// As [`apply`](Self::apply), for another thread.
+    fn applier(&self) -> Box<dyn Fn(&Arc<Snapshot>) + Send> {
         match self {
-            Running::Agent(h) => apply(h, snapshot),
-            Running::Connector(h) => apply(h, snapshot),
-            Running::Relay { loops, .. } => loops.iter().for_each(|h| apply(h, snapshot)),
+            Running::Agent(h) => {
+                let h = h.clone();
+                Box::new(move |snapshot| apply(&h, snapshot))
+            }
+            Running::Connector(h) => {
+                let h = h.clone();
+                Box::new(move |snapshot| apply(&h, snapshot))
+            }
+            Running::Relay { loops, .. } => {
+                let loops = loops.clone();
+                Box::new(move |snapshot| loops.iter().for_each(|h| apply(h, snapshot)))
+            }
+        }
+    }
+
+    /// Has one loop say when a look at the folder does not come to its end.
+    fn watch(&self, folder: &FolderReader) {
+        let folder = folder.clone();
+        let watch = Box::new(move |now| folder.overdue(now));
+        match self {
+            Running::Agent(h) => {
+                h.post(Box::new(move |d| d.set_watch(watch)));
+            }
+            Running::Connector(h) => {
+                h.post(Box::new(move |d| d.set_watch(watch)));
+            }
+            Running::Relay { loops, .. } => {
+                if let Some(h) = loops.first() {
+                    h.post(Box::new(move |d| d.set_watch(watch)));
+                }
+            }
         }
     }
 

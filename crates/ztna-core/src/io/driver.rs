@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 
@@ -31,15 +31,16 @@ const WAKE: Token = Token(usize::MAX);
 const EVENTS: usize = 1_024;
 /// Posted closures run in one turn.
 const POSTS_PER_TURN: usize = 256;
-/// How often the trust folder is looked at: a change must act within a second.
+/// How often the watch is asked.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
 /// A send that found the kernel's buffer full is tried again after this even if nobody says that there is room.
 const BLOCKED_RETRY: Duration = Duration::from_millis(5);
 /// How long an ended loop waits for the program to see that its streams were reset.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Looks for a new snapshot: `None` while nothing has changed, an error once for each bad state of the folder.
-pub type Watch = Box<dyn FnMut(SystemTime) -> Option<Result<Arc<Snapshot>, Error>> + Send>;
+/// Says what is wrong with the source of snapshots where that can't say it itself, as often as an operator should hear it. It runs on
+/// the loop's thread and must not wait.
+pub type Watch = Box<dyn FnMut(Instant) -> Option<Error> + Send>;
 
 /// A machine and everything that it runs on. Reached through [`Handle::post`].
 pub struct Driver<M: Machine> {
@@ -170,13 +171,13 @@ impl<M: Machine + 'static> Driver<M> {
         self.local.close_forward(&mut self.machine, id);
     }
 
-    /// Has `watch` asked every 200 ms from now on.
+    /// Has `watch` asked every 200 ms from now on; what it says is a [`Notice::NotReloaded`].
     pub fn set_watch(&mut self, watch: Watch) {
         if self.watch.replace(watch).is_none() {
             self.local.timers.set(self.now + WATCH_EVERY, Timer::Watch);
         }
     }
-    /// Applies a snapshot that came by another way than the watch.
+    /// Uses a snapshot from here on. It is built elsewhere: reading one takes time that packets don't have.
     pub fn apply(&mut self, snapshot: Arc<Snapshot>) {
         for forward in self.local.forwards.values_mut() {
             if let Destination::Socks5 { zone, .. } = &mut forward.spec.to {
@@ -317,10 +318,8 @@ impl<M: Machine + 'static> Driver<M> {
 
     fn run_watch(&mut self) {
         let Some(watch) = self.watch.as_mut() else { return };
-        match watch(SystemTime::now()) {
-            None => {}
-            Some(Ok(snapshot)) => self.apply(snapshot),
-            Some(Err(e)) => (self.local.observer)(LocalEvent::Notice(Notice::NotReloaded(e))),
+        if let Some(e) = watch(self.now) {
+            (self.local.observer)(LocalEvent::Notice(Notice::NotReloaded(e)));
         }
         self.local.timers.set(self.now + WATCH_EVERY, Timer::Watch);
     }

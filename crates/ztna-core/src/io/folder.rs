@@ -1,13 +1,17 @@
 //! A node's folder: read as a whole or not at all, and watched for the next version.
 
+mod reader;
+mod watch;
+
+pub use reader::{FolderReader, IdleReader, Reloaded};
+pub use watch::FolderWatch;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -25,13 +29,6 @@ pub const OPTIONAL: [&str; 2] = ["policy.cedar", "revoked.toml"];
 
 /// Largest file that is read, in bytes. 100,000 revoked serials or 40,000 agents fit.
 const FILE_MAX: u64 = 4 << 20;
-
-/// Pause before a folder that could not be read is tried again without its snapshot.json having changed: what is being
-/// copied in another order completes within this.
-const RETRY: Duration = Duration::from_millis(500);
-
-/// How often a folder that can't be read is spoken of: policy and revocations may be out of date all the while.
-const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// The content of snapshot.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +51,7 @@ pub fn read_folder(dir: &Path) -> Result<NodeFiles> {
 /// Why a folder was not taken.
 enum Fault {
     /// The system did not let us read it.
-    Unreadable(PathBuf, std::io::Error),
+    Unreadable(PathBuf, io::Error),
     /// Absent, half-written or wrong.
     Content(Error),
 }
@@ -128,144 +125,6 @@ fn manifest_of(dir: &Path) -> std::result::Result<Manifest, Fault> {
     })
 }
 
-/// How long the other files may differ from snapshot.json before that is reported: a publication writes them first.
-const SETTLE: Duration = Duration::from_secs(2);
-
-/// Notices new versions of a folder by the identity of its snapshot.json, and files that no snapshot.json belongs to.
-pub struct FolderWatch {
-    dir: PathBuf,
-    /// The snapshot.json that was last read, well or badly.
-    seen: Option<Stamp>,
-    /// The other files, as they were when last looked at.
-    others: Vec<Option<Stamp>>,
-    /// Set while they have changed and snapshot.json has not.
-    settle_at: Option<Instant>,
-    /// Set while the last read failed.
-    retry_at: Option<Instant>,
-    /// Since when the system has not let us read the folder.
-    unreadable: Option<Instant>,
-    /// When that is to be said again.
-    tell_at: Option<Instant>,
-    /// Given up to read the folder when the process has no descriptor left: a revocation must not wait for one.
-    spare: Option<File>,
-}
-
-#[derive(PartialEq, Eq, Clone, Copy)]
-struct Stamp {
-    inode: u64,
-    modified: (i64, i64),
-    len: u64,
-}
-
-impl FolderWatch {
-    /// Starts from the folder's present state: the first `poll` reports nothing unless something has changed since.
-    /// Make the watch before the first [`read_folder`], so that no change falls between the two.
-    pub fn new(dir: &Path) -> FolderWatch {
-        FolderWatch {
-            dir: dir.to_owned(),
-            seen: stamp(dir, SNAPSHOT).ok().flatten(),
-            others: others(dir),
-            settle_at: None,
-            retry_at: None,
-            unreadable: None,
-            tell_at: None,
-            spare: spare(),
-        }
-    }
-
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// How long the system has not let us read the folder: what is in use may be out of date. `None`: it can be read.
-    pub fn unreadable_for(&self, now: Instant) -> Option<Duration> {
-        self.unreadable.map(|since| now.saturating_duration_since(since))
-    }
-
-    /// A `stat` of each file, and a read when snapshot.json is another one. Call it at most every 200 ms.
-    ///
-    /// `Some(Err)` is given once per change: the old snapshot stays in use and the folder is tried again quietly until it
-    /// can be read (`Some(Ok)`) or changes again. A file that changes without snapshot.json is such a change too. A folder that
-    /// vanishes is no news. One that the system does not let us read is told at once and every 10 s while that lasts.
-    pub fn poll(&mut self, now: Instant) -> Option<Result<NodeFiles>> {
-        if self.spare.is_none() {
-            self.spare = spare();
-        }
-        let stamp = match stamp(&self.dir, SNAPSHOT) {
-            Ok(stamp) => stamp?,
-            Err(e) => return self.cannot_read(now, &self.dir.join(SNAPSHOT), &e),
-        };
-        let others = others(&self.dir);
-        if others != self.others {
-            self.others = others;
-            self.settle_at = Some(now + SETTLE);
-        }
-        let published = self.seen != Some(stamp);
-        let settled = self.settle_at.is_some_and(|at| now >= at);
-        if published || settled {
-            self.settle_at = None;
-        }
-        let changed = published || settled;
-        if !changed && self.retry_at.is_none_or(|at| now < at) {
-            return None;
-        }
-        self.seen = Some(stamp);
-        match self.read() {
-            Ok(files) => {
-                (self.retry_at, self.unreadable, self.tell_at) = (None, None, None);
-                Some(Ok(files))
-            }
-            Err(Fault::Unreadable(path, error)) => {
-                self.retry_at = Some(now + RETRY);
-                self.cannot_read(now, &path, &error)
-            }
-            Err(Fault::Content(error)) => {
-                // What was unreadable before is told as what it is now.
-                let changed = changed || self.unreadable.is_some();
-                (self.unreadable, self.tell_at) = (None, None);
-                self.retry_at = Some(now + RETRY);
-                changed.then_some(Err(error))
-            }
-        }
-    }
-
-    /// One file is open at a time, so that one spare descriptor is enough.
-    fn read(&mut self) -> std::result::Result<NodeFiles, Fault> {
-        match read_whole(&self.dir) {
-            Err(Fault::Unreadable(_, error)) if is_starved(&error) && self.spare.take().is_some() => {
-                let again = read_whole(&self.dir);
-                self.spare = spare();
-                again
-            }
-            other => other,
-        }
-    }
-
-    fn cannot_read(&mut self, now: Instant, path: &Path, error: &std::io::Error) -> Option<Result<NodeFiles>> {
-        let since = *self.unreadable.get_or_insert(now);
-        if self.tell_at.is_some_and(|at| now < at) {
-            return None;
-        }
-        self.tell_at = Some(now + TELL_AGAIN);
-        let text = format!(
-            "the trust folder has been unreadable for {} s: {}: {error}; changes of policy and revocations do not reach this node until it can be read",
-            now.saturating_duration_since(since).as_secs(),
-            path.display()
-        );
-        Some(Err(if is_starved(error) { Error::Limit(text) } else { Error::Permission(text) }))
-    }
-}
-
-/// Whether the process or the system has no descriptor left.
-fn is_starved(error: &std::io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
-}
-
-/// A descriptor of something that is always there.
-fn spare() -> Option<File> {
-    File::open("/dev/null").ok()
-}
-
 /// SHA-256 in lower-case hexadecimal.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     crate::trust::plain_hex(&Sha256::digest(bytes))
@@ -278,9 +137,9 @@ pub(crate) fn read_text(path: &Path) -> Result<Option<String>> {
 
 fn text_of(path: &Path) -> std::result::Result<Option<String>, Fault> {
     let unreadable = |e| Fault::Unreadable(path.to_owned(), e);
-    let file = match File::open(path) {
+    let file = match open_regular(path) {
         Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(unreadable(e)),
     };
     let mut bytes = Vec::new();
@@ -292,9 +151,31 @@ fn text_of(path: &Path) -> std::result::Result<Option<String>, Fault> {
     Ok(Some(text))
 }
 
+/// Opens what ends. A FIFO would keep the caller waiting for somebody who writes into it, a device may never run dry.
+fn open_regular(path: &Path) -> io::Result<File> {
+    refuse_special(fs::metadata(path)?.file_type())?;
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    // It may be another one by now.
+    refuse_special(file.metadata()?.file_type())?;
+    Ok(file)
+}
+
+/// Errors: `InvalidInput` for what is no regular file.
+fn refuse_special(kind: fs::FileType) -> io::Result<()> {
+    let what = match kind {
+        k if k.is_file() => return Ok(()),
+        k if k.is_dir() => "a directory",
+        k if k.is_fifo() => "a FIFO",
+        k if k.is_socket() => "a socket",
+        k if k.is_char_device() => "a character device",
+        _ => "a block device",
+    };
+    Err(io::Error::new(ErrorKind::InvalidInput, format!("is {what}, and only a regular file is accepted")))
+}
+
 /// What the operating system said about a file, as the error an operator can act on.
-pub(crate) fn file_error(path: &Path, error: &std::io::Error) -> Error {
-    if error.kind() == std::io::ErrorKind::PermissionDenied {
+pub(crate) fn file_error(path: &Path, error: &io::Error) -> Error {
+    if error.kind() == ErrorKind::PermissionDenied {
         return Error::Permission(format!("{}: {error}; run as the user who owns it", path.display()));
     }
     Error::config(path.display().to_string(), error.to_string())
@@ -313,7 +194,7 @@ fn check_key_mode(dir: &Path) -> std::result::Result<(), Fault> {
             );
             Err(Error::Permission(why).into())
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
         Err(e) => Err(Fault::Unreadable(path, e)),
     }
 }
@@ -322,21 +203,13 @@ fn half_written(at: &str, why: &str) -> Error {
     Error::config(at, format!("{why}: half-written or edited by hand; publish again"))
 }
 
-fn others(dir: &Path) -> Vec<Option<Stamp>> {
-    // Reading them says why one can't be looked at.
-    REQUIRED.into_iter().chain(OPTIONAL).map(|file| stamp(dir, file).ok().flatten()).collect()
-}
-
-fn stamp(dir: &Path, file: &str) -> std::io::Result<Option<Stamp>> {
-    match fs::metadata(dir.join(file)) {
-        Ok(meta) => Ok(Some(Stamp { inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()), len: meta.len() })),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
 
     #[test]
@@ -383,67 +256,35 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_reports_each_new_version_once() {
+    fn what_is_no_regular_file_is_refused_at_once_with_what_it_is() {
         let dir = folder(1);
-        let (mut watch, now) = (FolderWatch::new(dir.path()), Instant::now());
-        assert!(watch.poll(now).is_none());
-        write_folder(dir.path(), 2);
-        assert_eq!(watch.poll(now).unwrap().ok().unwrap().version, 2);
-        assert!(watch.poll(now).is_none());
-        assert!(watch.poll(now + RETRY * 4).is_none());
+        let path = dir.path().join("network.toml");
+        let refused = |what: &str| {
+            let error = read_folder(dir.path()).err().unwrap();
+            let text = error.to_string();
+            assert!(matches!(error, Error::Config { .. }) && text.contains("network.toml"), "{text}");
+            assert!(text.contains(what) && text.contains("only a regular file is accepted"), "{text}");
+            fs::remove_file(&path).unwrap();
+        };
+        fs::remove_file(&path).unwrap();
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        refused("a FIFO");
+        symlink("/dev/zero", &path).unwrap();
+        refused("a character device");
+        let _socket = UnixListener::bind(&path).unwrap();
+        refused("a socket");
+        fs::write(dir.path().join("elsewhere"), "network.toml 1").unwrap();
+        symlink("elsewhere", &path).unwrap();
+        assert_eq!(read_folder(dir.path()).unwrap().network_toml, "network.toml 1");
     }
 
-    #[test]
-    fn a_half_written_folder_is_reported_once_and_read_when_complete() {
-        let dir = folder(1);
-        let (mut watch, now) = (FolderWatch::new(dir.path()), Instant::now());
-        write_folder(dir.path(), 2);
-        fs::write(dir.path().join("ca.pem"), "ca.p").unwrap();
-        assert!(watch.poll(now).unwrap().is_err());
-        assert!(watch.poll(now + RETRY / 2).is_none());
-        assert!(watch.poll(now + RETRY * 2).is_none());
-        fs::write(dir.path().join("ca.pem"), "ca.pem 2").unwrap();
-        assert_eq!(watch.poll(now + RETRY * 4).unwrap().ok().unwrap().version, 2);
-    }
-
-    #[test]
-    fn a_file_that_changes_without_a_publication_is_reported_once_it_has_settled() {
-        let dir = folder(1);
-        let (mut watch, now) = (FolderWatch::new(dir.path()), Instant::now());
-        fs::write(dir.path().join("policy.cedar"), "forbid").unwrap();
-        assert!(watch.poll(now).is_none());
-        assert!(watch.poll(now + SETTLE / 2).is_none());
-        let error = watch.poll(now + SETTLE).unwrap().err().unwrap().to_string();
-        assert!(error.contains("policy.cedar"), "{error}");
-        assert!(watch.poll(now + SETTLE * 2).is_none());
-    }
-
-    #[test]
-    fn a_folder_that_the_system_refuses_to_read_is_told_at_once_and_every_ten_seconds() {
-        let dir = folder(1);
-        let (mut watch, now) = (FolderWatch::new(dir.path()), Instant::now());
-        // The superuser reads what has no mode; a directory in a file's place nobody reads.
-        fs::remove_file(dir.path().join(SNAPSHOT)).unwrap();
-        fs::create_dir(dir.path().join(SNAPSHOT)).unwrap();
-        let told = |at: Instant, watch: &mut FolderWatch| watch.poll(at).map(|r| r.err().unwrap().to_string());
-        assert!(told(now, &mut watch).unwrap().contains("unreadable for 0 s"));
-        assert_eq!(told(now + TELL_AGAIN / 2, &mut watch), None);
-        assert!(told(now + TELL_AGAIN, &mut watch).unwrap().contains("unreadable for 10 s"));
-        assert_eq!(told(now + TELL_AGAIN + RETRY, &mut watch), None);
-        assert_eq!(watch.unreadable_for(now + TELL_AGAIN), Some(TELL_AGAIN));
-        fs::remove_dir(dir.path().join(SNAPSHOT)).unwrap();
-        write_folder(dir.path(), 2);
-        assert_eq!(watch.poll(now + TELL_AGAIN * 2).unwrap().ok().unwrap().version, 2);
-        assert_eq!(watch.unreadable_for(now + TELL_AGAIN * 2), None);
-    }
-
-    fn folder(version: u64) -> tempfile::TempDir {
+    pub(super) fn folder(version: u64) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         write_folder(dir.path(), version);
         dir
     }
 
-    fn write_folder(dir: &Path, version: u64) {
+    pub(super) fn write_folder(dir: &Path, version: u64) {
         let mut hashes = BTreeMap::new();
         for file in REQUIRED {
             let text = format!("{file} {version}");

@@ -21,7 +21,7 @@ pub(super) enum Timer {
     NodeReset(FlowId),
     /// Accepting had to pause.
     Accept(ForwardId),
-    /// Look at the trust folder.
+    /// Ask after the trust folder.
     Watch,
     /// The host's addresses have been quiet long enough, or are due for a look.
     Network,

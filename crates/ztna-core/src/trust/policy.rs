@@ -17,7 +17,7 @@ use cedar_policy::{
 use crate::error::Error;
 use crate::id::NAME_MAX;
 use crate::trust::network::{Network, Service};
-use crate::trust::policy_load::{Loaded, LoadedPolicy, load};
+use crate::trust::policy_load::{Rules, load};
 use crate::trust::text::rfc3339;
 
 /// Most remembered decisions of one policy. At some 300 bytes each this is 5 MB; when full, all are forgotten at once,
@@ -29,14 +29,10 @@ const SLICES_MAX: usize = 4_096;
 
 /// A validated set of policies, bound to the agents and services of one network.
 pub struct Policy {
+    rules: Arc<Rules>,
     agents: BTreeMap<String, Principal>,
-    policies: Vec<LoadedPolicy>,
     services: BTreeMap<String, Target>,
     connectors: BTreeMap<String, Vec<String>>,
-    /// Long literals of all policies: between two of them no comparison with `context.port` changes its result.
-    literals: BTreeSet<i64>,
-    reads_path: bool,
-    reads_now: bool,
     warnings: Vec<String>,
     slices: Mutex<HashMap<(String, String), Arc<Slice>>>,
     decided: Mutex<HashMap<FlowKey, Decision>>,
@@ -156,15 +152,30 @@ impl Policy {
     /// Errors: [`Error::Config`] at `<at>:<line>` for what does not parse or validate, templates, and an `@id` that is
     /// used twice or can't stand in a log line.
     pub fn new(text: &str, network: &Network, at: &str) -> Result<Policy, Error> {
-        let Loaded { policies, literals, reads_path, reads_now, mut warnings, mentions } = load(text, at)?;
+        Policy::bind(Arc::new(load(text, at)?), network, at)
+    }
+
+    /// As [`new`](Self::new) where `self` may be of the same text: that is not parsed and validated again then, which is nearly all
+    /// that a new policy costs.
+    pub fn renew(&self, text: &str, network: &Network, at: &str) -> Result<Policy, Error> {
+        if self.is_of(text) { Policy::bind(self.rules.clone(), network, at) } else { Policy::new(text, network, at) }
+    }
+
+    /// Whether it was made from exactly this text.
+    pub fn is_of(&self, text: &str) -> bool {
+        self.rules.text == text
+    }
+
+    fn bind(rules: Arc<Rules>, network: &Network, at: &str) -> Result<Policy, Error> {
         let internal = |e: &dyn fmt::Display| Error::config(at, format!("can't be used: {e}"));
 
-        let strange = mentions.iter().filter(|(kind, id)| match kind.as_str() {
+        let strange = rules.mentions.iter().filter(|(kind, id)| match kind.as_str() {
             "Agent" => !network.agents.contains_key(id),
             "Group" => !network.agents.values().any(|a| a.groups.contains(id)),
             "Service" => network.service(id).is_none(),
             _ => false,
         });
+        let mut warnings = rules.warnings.clone();
         warnings.extend(
             strange.map(|(kind, id)| {
                 format!("{at}: names {kind}::\"{}\", which is not in network.toml", id.escape_debug())
@@ -191,13 +202,10 @@ impl Policy {
             .map(|c| (c.to_owned(), network.services_of_connector(c).map(|s| s.name.clone()).collect()))
             .collect();
         Ok(Policy {
+            rules,
             agents,
-            policies,
             services,
             connectors,
-            literals,
-            reads_path,
-            reads_now,
             warnings,
             slices: Mutex::default(),
             decided: Mutex::default(),
@@ -207,7 +215,7 @@ impl Policy {
 
     /// The connector's decision about one flow. Remembered when no policy reads `now`.
     pub fn decide(&self, agent: &str, flow: &FlowContext<'_>) -> Decision {
-        if self.reads_now || agent.len() > NAME_MAX || flow.service.len() > NAME_MAX {
+        if self.rules.reads_now || agent.len() > NAME_MAX || flow.service.len() > NAME_MAX {
             return self.evaluate(agent, flow);
         }
         let key = FlowKey {
@@ -245,11 +253,11 @@ impl Policy {
 
     /// Whether a change of path can change a decision.
     pub fn reads_path(&self) -> bool {
-        self.reads_path
+        self.rules.reads_path
     }
     /// Whether time alone can change a decision.
     pub fn reads_now(&self) -> bool {
-        self.reads_now
+        self.rules.reads_now
     }
     /// What the validator found odd without refusing it, one line each, with file and line.
     pub fn warnings(&self) -> &[String] {
@@ -274,7 +282,7 @@ impl Policy {
                 },
             );
         }
-        let now = self.reads_now.then_some(flow.now);
+        let now = self.rules.reads_now.then_some(flow.now);
         let slice = match self.slice(agent, principal, target) {
             Ok(slice) => slice,
             Err(why) => return deny(None, format!("the policies can't be put together: {why}")),
@@ -305,7 +313,7 @@ impl Policy {
             return deny(None, format!("no service is on connector `{}`", connector.escape_debug()));
         };
         let paths: &[PathClass] =
-            if self.reads_path { &[PathClass::Relay, PathClass::Direct] } else { &[PathClass::Relay] };
+            if self.rules.reads_path { &[PathClass::Relay, PathClass::Direct] } else { &[PathClass::Relay] };
         for target in services.iter().filter_map(|s| self.services.get(s)) {
             let slice = match self.slice(agent, principal, target) {
                 Ok(slice) => slice,
@@ -335,7 +343,7 @@ impl Policy {
             return Ok(known.clone());
         }
         let mut slice = Slice::default();
-        for policy in self.policies.iter().filter(|p| may_concern(&p.exact, principal, target)) {
+        for policy in self.rules.policies.iter().filter(|p| may_concern(&p.exact, principal, target)) {
             slice.exact.add(policy.exact.clone()).map_err(|e| e.to_string())?;
             if let Some(policy) = &policy.relaxed {
                 slice.relaxed.add(policy.clone()).map_err(|e| e.to_string())?;
@@ -358,7 +366,7 @@ impl Policy {
             for range in ranges {
                 flows.extend([(protocol, range.lo), (protocol, range.hi)]);
                 let near = (i64::from(range.lo) - 1)..=(i64::from(range.hi) + 1);
-                for literal in self.literals.range(near) {
+                for literal in self.rules.literals.range(near) {
                     let around = [literal - 1, *literal, literal + 1].into_iter().filter_map(|p| u16::try_from(p).ok());
                     flows.extend(around.filter(|p| range.contains(*p)).map(|p| (protocol, p)));
                 }
@@ -374,8 +382,8 @@ impl Policy {
 impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Policy")
-            .field("reads_path", &self.reads_path)
-            .field("reads_now", &self.reads_now)
+            .field("reads_path", &self.rules.reads_path)
+            .field("reads_now", &self.rules.reads_now)
             .finish_non_exhaustive()
     }
 }

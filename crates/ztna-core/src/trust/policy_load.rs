@@ -10,20 +10,29 @@ use std::str::FromStr;
 
 use cedar_policy::ffi::DetailedError;
 use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy_core::est;
+use cedar_policy_core::parser::parse_policyset_to_ests_and_pset;
 use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::trust::schema::SCHEMA;
-use crate::trust::text::line_of;
+use crate::trust::text::Lines;
 
 /// Longest `@id`, in bytes: it travels in a header field and stands in log lines.
 const ID_MAX: usize = 128;
 
+/// Most policies in one file: at 0.1 to 0.2 ms each they are read in some seconds, and a node takes a change while the folder's
+/// next one is not yet late.
+const POLICIES_MAX: usize = 20_000;
+
 /// Context attributes that admission tries out, one value after the other.
 const SETTLED: [&str; 3] = ["port", "protocol", "path"];
 
-pub(super) struct Loaded {
-    pub policies: Vec<LoadedPolicy>,
+/// What one text says, whatever the network.
+pub(super) struct Rules {
+    pub text: String,
+    pub policies: Vec<Rule>,
+    /// Long literals of all policies: between two of them no comparison with `context.port` changes its result.
     pub literals: BTreeSet<i64>,
     pub reads_path: bool,
     pub reads_now: bool,
@@ -32,16 +41,18 @@ pub(super) struct Loaded {
     pub mentions: BTreeSet<(String, String)>,
 }
 
-pub(super) struct LoadedPolicy {
+pub(super) struct Rule {
     pub exact: Policy,
     /// `None`: a `forbid` that can't be relied upon to apply.
     pub relaxed: Option<Policy>,
 }
 
-pub(super) fn load(text: &str, at: &str) -> Result<Loaded, Error> {
+/// Errors: [`Error::Config`] at `<at>:<line>`.
+pub(super) fn load(text: &str, at: &str) -> Result<Rules, Error> {
+    let lines = Lines::new(text);
     let set = PolicySet::from_str(text).map_err(|errors| {
         let first = errors.iter().next().map(DetailedError::from);
-        first.map_or_else(|| Error::config(at, errors.to_string()), |e| place(text, at, &e))
+        first.map_or_else(|| Error::config(at, errors.to_string()), |e| place(&lines, at, &e))
     })?;
     if let Some(template) = set.templates().next() {
         return Err(Error::config(
@@ -49,19 +60,30 @@ pub(super) fn load(text: &str, at: &str) -> Result<Loaded, Error> {
             format!("`{}` has a ?principal or ?resource slot; templates are not accepted", template.id()),
         ));
     }
+    let count = set.policies().count();
+    if count > POLICIES_MAX {
+        return Err(Error::config(
+            at,
+            format!(
+                "holds {count} policies, and {POLICIES_MAX} are accepted: put agents into groups and ports into `when`"
+            ),
+        ));
+    }
     let (schema, _) =
         Schema::from_cedarschema_str(SCHEMA).map_err(|e| Error::Internal(format!("the built-in schema: {e}")))?;
     let verdict = Validator::new(schema).validate(&set, ValidationMode::Strict);
-    let mut wrong: Vec<Error> = verdict.validation_errors().map(|e| place(text, at, &DetailedError::from(e))).collect();
+    let mut wrong: Vec<Error> =
+        verdict.validation_errors().map(|e| place(&lines, at, &DetailedError::from(e))).collect();
     wrong.sort_by_key(ToString::to_string);
     if let Some(error) = wrong.into_iter().next() {
         return Err(error);
     }
     let mut warnings: Vec<String> =
-        verdict.validation_warnings().map(|w| place(text, at, &DetailedError::from(w)).to_string()).collect();
+        verdict.validation_warnings().map(|w| place(&lines, at, &DetailedError::from(w)).to_string()).collect();
     warnings.sort();
 
-    let mut loaded = Loaded {
+    let mut loaded = Rules {
+        text: text.to_owned(),
         policies: Vec::new(),
         literals: BTreeSet::new(),
         reads_path: false,
@@ -69,9 +91,12 @@ pub(super) fn load(text: &str, at: &str) -> Result<Loaded, Error> {
         warnings,
         mentions: BTreeSet::new(),
     };
+    let mut written = as_written(text, at)?;
     for (id, policy) in named(&set, text, at)? {
         let unusable = |e: &dyn std::fmt::Display| Error::config(at, format!("policy `{id}`: {e}"));
-        let json = policy.to_json().map_err(|e| unusable(&e))?;
+        let json = written.remove(&policy.id().to_string()).ok_or_else(|| unusable(&"was lost while it was read"))?;
+        let json = serde_json::to_value(json).map_err(|e| unusable(&e))?;
+        let policy = policy.new_id(PolicyId::new(&id));
         collect_mentions(&json, &mut loaded.mentions);
         let conditions: Vec<Value> = json.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
         for condition in &conditions {
@@ -80,8 +105,9 @@ pub(super) fn load(text: &str, at: &str) -> Result<Loaded, Error> {
             loaded.reads_now |= reads(condition, "now");
         }
         let relaxed = match relax(policy.effect(), &conditions) {
-            None => None,
-            Some(conditions) => {
+            Relaxed::Unreliable => None,
+            Relaxed::Same => Some(policy.clone()),
+            Relaxed::To(conditions) => {
                 let mut json = json;
                 if let Some(object) = json.as_object_mut() {
                     object.insert("conditions".to_owned(), Value::Array(conditions));
@@ -89,21 +115,28 @@ pub(super) fn load(text: &str, at: &str) -> Result<Loaded, Error> {
                 Some(Policy::from_json(Some(policy.id().clone()), json).map_err(|e| unusable(&e))?)
             }
         };
-        loaded.policies.push(LoadedPolicy { exact: policy, relaxed });
+        loaded.policies.push(Rule { exact: policy, relaxed });
     }
     Ok(loaded)
 }
 
-/// Policies under their `@id`, or under Cedar's own `policyN`.
-fn named(set: &PolicySet, text: &str, at: &str) -> Result<BTreeMap<String, Policy>, Error> {
+/// Every policy as it is written, under Cedar's own `policyN`. `Policy::to_json` would parse each once more by itself, which costs
+/// half of a load.
+fn as_written(text: &str, at: &str) -> Result<BTreeMap<String, est::Policy>, Error> {
+    let (written, _) = parse_policyset_to_ests_and_pset(text).map_err(|e| Error::config(at, e.to_string()))?;
+    Ok(written.into_iter().map(|(id, policy)| (id.to_string(), policy)).collect())
+}
+
+/// Policies, still called `policyN`, under their `@id`, or under that.
+fn named<'a>(set: &'a PolicySet, text: &str, at: &str) -> Result<BTreeMap<String, &'a Policy>, Error> {
     let mut policies = BTreeMap::new();
     for policy in set.policies() {
-        let id = policy.annotation("id").map_or_else(|| policy.id().to_string(), str::to_owned);
-        let line = policy
-            .annotation("id")
-            .and_then(|id| text.find(&format!("\"{id}\"")))
-            .map_or(1, |offset| line_of(text, offset));
-        let wrong = |why: &str| Error::config(format!("{at}:{line}"), format!("@id(\"{}\") {why}", id.escape_debug()));
+        let annotation = policy.annotations().find_map(|(key, id)| (key == "id").then_some(id));
+        let id = annotation.map_or_else(|| policy.id().to_string(), str::to_owned);
+        let wrong = |why: &str| {
+            let line = text.find(&format!("\"{id}\"")).map_or(1, |offset| Lines::new(text).of(offset));
+            Error::config(format!("{at}:{line}"), format!("@id(\"{}\") {why}", id.escape_debug()))
+        };
         if id.is_empty()
             || id.len() > ID_MAX
             || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/ ".contains(&b))
@@ -113,12 +146,12 @@ fn named(set: &PolicySet, text: &str, at: &str) -> Result<BTreeMap<String, Polic
         if policies.contains_key(&id) {
             return Err(wrong("is used twice"));
         }
-        policies.insert(id.clone(), policy.new_id(PolicyId::new(&id)));
+        policies.insert(id, policy);
     }
     Ok(policies)
 }
 
-fn place(text: &str, at: &str, error: &DetailedError) -> Error {
+fn place(lines: &Lines, at: &str, error: &DetailedError) -> Error {
     let mut message = error.message.clone();
     if let Some(label) = error.source_locations.iter().find_map(|l| l.label.as_ref()) {
         message = format!("{message}: {label}");
@@ -126,20 +159,28 @@ fn place(text: &str, at: &str, error: &DetailedError) -> Error {
     if let Some(help) = &error.help {
         message = format!("{message} ({help})");
     }
-    let at = error
-        .source_locations
-        .first()
-        .map_or_else(|| at.to_owned(), |l| format!("{at}:{}", line_of(text, l.loc.start)));
+    let at =
+        error.source_locations.first().map_or_else(|| at.to_owned(), |l| format!("{at}:{}", lines.of(l.loc.start)));
     Error::config(at, message.replace('\n', " "))
 }
 
-/// The conditions that are left, or `None` when the policy must not take part in admission.
-fn relax(effect: Effect, conditions: &[Value]) -> Option<Vec<Value>> {
+/// How a policy takes part in admission.
+enum Relaxed {
+    /// A `forbid` that can't be relied upon to apply: not at all.
+    Unreliable,
+    /// As it is written.
+    Same,
+    /// A `permit` with the conditions that are left.
+    To(Vec<Value>),
+}
+
+fn relax(effect: Effect, conditions: &[Value]) -> Relaxed {
+    if conditions.iter().all(|c| c.get("body").is_some_and(transparent)) {
+        return Relaxed::Same;
+    }
     match effect {
-        Effect::Forbid => {
-            conditions.iter().all(|c| c.get("body").is_some_and(transparent)).then(|| conditions.to_vec())
-        }
-        Effect::Permit => Some(conditions.iter().filter_map(relax_condition).collect()),
+        Effect::Forbid => Relaxed::Unreliable,
+        Effect::Permit => Relaxed::To(conditions.iter().filter_map(relax_condition).collect()),
     }
 }
 

@@ -31,6 +31,28 @@ fn an_empty_policy_allows_nothing() {
 }
 
 #[test]
+fn a_renewed_policy_of_the_same_text_decides_by_the_new_network() {
+    let text = r#"permit(principal in Group::"eng", action, resource == Service::"web");"#;
+    let first = policy(text);
+    assert!(!first.decide("bob", &tcp("web", 80)).allowed);
+    let promoted = NETWORK.replace("name = \"bob\"", "name = \"bob\"\ngroups = [\"eng\"]");
+    let network = Network::parse(&promoted, "network.toml").unwrap();
+    let second = first.renew(text, &network, "policy.cedar").unwrap();
+    assert!(Arc::ptr_eq(&first.rules, &second.rules));
+    assert!(second.decide("bob", &tcp("web", 80)).allowed);
+    let third = second.renew("", &network, "policy.cedar").unwrap();
+    assert!(!third.decide("bob", &tcp("web", 80)).allowed);
+}
+
+#[test]
+fn more_policies_than_are_read_in_seconds_are_refused_with_their_number() {
+    let network = Network::parse(NETWORK, "network.toml").unwrap();
+    let error =
+        Policy::new(&"permit(principal,action,resource);".repeat(20_001), &network, "policy.cedar").unwrap_err();
+    assert!(error.to_string().starts_with("policy.cedar: holds 20001 policies, and 20000 are accepted"), "{error}");
+}
+
+#[test]
 fn a_group_is_let_in_and_others_are_not() {
     let policy = policy(
         r#"@id("eng-web") permit(principal in Group::"eng", action == Action::"connect", resource == Service::"web");"#,

@@ -46,6 +46,15 @@ impl Snapshot {
     ///
     /// Errors: [`Error::Config`] with file and line, [`Error::Identity`] for an unusable certificate.
     pub fn from_files(files: &NodeFiles, now: SystemTime) -> Result<Snapshot, Error> {
+        Snapshot::build(files, now, None)
+    }
+
+    /// As [`from_files`](Self::from_files), with what has not changed since `self`: a renewed certificate then costs no policies.
+    pub fn next(&self, files: &NodeFiles, now: SystemTime) -> Result<Snapshot, Error> {
+        Snapshot::build(files, now, Some(self))
+    }
+
+    fn build(files: &NodeFiles, now: SystemTime, used: Option<&Snapshot>) -> Result<Snapshot, Error> {
         let folder = files.folder.as_deref().map_or_else(String::new, |f| format!("{}/", f.trim_end_matches('/')));
         let at = |file: &str| format!("{folder}{file}");
         let network = Network::parse(&files.network_toml, &at("network.toml"))?;
@@ -63,10 +72,21 @@ impl Snapshot {
             now,
             &folder,
         )?;
+        let network = match used {
+            Some(used) if *used.network == network => used.network.clone(),
+            Some(_) | None => Arc::new(network),
+        };
         let policy = match (credentials.leaf.id.role(), &files.policy_cedar) {
             (Role::Agent, _) => None,
             (Role::Connector | Role::Relay, Some(text)) => {
-                Some(Arc::new(Policy::new(text, &network, &at("policy.cedar"))?))
+                let at = at("policy.cedar");
+                Some(match used.and_then(|used| Some((used, used.policy.as_ref()?))) {
+                    Some((used, policy)) if Arc::ptr_eq(&used.network, &network) && policy.is_of(text) => {
+                        policy.clone()
+                    }
+                    Some((_, policy)) => Arc::new(policy.renew(text, &network, &at)?),
+                    None => Arc::new(Policy::new(text, &network, &at)?),
+                })
             }
             (role @ (Role::Connector | Role::Relay), None) => {
                 return Err(Error::config(
@@ -79,7 +99,7 @@ impl Snapshot {
         };
         Ok(Snapshot {
             version: files.version,
-            network: Arc::new(network),
+            network,
             credentials: Arc::new(credentials),
             anchors: Arc::new(anchors),
             policy,

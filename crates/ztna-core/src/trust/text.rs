@@ -47,6 +47,19 @@ pub(crate) fn line_of(text: &str, offset: usize) -> usize {
     text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count() + 1
 }
 
+/// Finds the lines of many offsets of one text, counting its lines once.
+pub(crate) struct Lines(Vec<usize>);
+
+impl Lines {
+    pub fn new(text: &str) -> Lines {
+        Lines(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(offset, _)| offset).collect())
+    }
+    /// Line (from 1) of a byte offset.
+    pub fn of(&self, offset: usize) -> usize {
+        self.0.partition_point(|newline| *newline < offset) + 1
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +69,15 @@ mod tests {
         assert_eq!(hex(&[0, 0x8f, 0x01]), "8f01");
         assert_eq!(hex(&[0]), "00");
         assert_eq!(hex(&[]), "");
+    }
+
+    #[test]
+    fn lines_of_many_offsets_are_those_of_each() {
+        let text = "\na\n\nbc\nd";
+        let lines = Lines::new(text);
+        for offset in 0..=text.len() + 1 {
+            assert_eq!(lines.of(offset), line_of(text, offset), "{offset}");
+        }
     }
 
     #[test]

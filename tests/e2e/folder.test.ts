@@ -1,0 +1,166 @@
+import { spawnSync } from 'node:child_process'
+import { chmodSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { Operator, scrape, type Started } from '../lib/operator.ts'
+import { run } from '../lib/proc.ts'
+import { until } from '../lib/programs.ts'
+import { type Json, PERMIT_ENG } from '../lib/ztna.ts'
+
+/** Enough that reading them takes a second and more. */
+const MANY = 15_000
+const CLOCK_TICKS = 100
+
+let echo: Server
+let operator: Operator
+let connector: Started
+let flow: Socket
+let folder: string
+
+beforeAll(async () => {
+  echo = createServer((socket) => void socket.on('error', () => undefined).pipe(socket))
+  echo.listen(0, '127.0.0.1')
+  await once(echo, 'listening')
+  operator = await Operator.create()
+  const all = await operator.startAll(`127.0.0.1:${(echo.address() as AddressInfo).port}`)
+  connector = all.connector
+  folder = operator.lab.trust.out('connector', 'c1')
+  const [host, port] = all.forward.split(':')
+  flow = connect(Number(port), host)
+  flow.on('error', () => undefined)
+  await once(flow, 'connect')
+  expect(await ask('before')).toBe('before')
+})
+afterAll(async () => {
+  flow?.destroy()
+  await operator?.[Symbol.asyncDispose]()
+  echo?.close()
+})
+
+test.each([
+  {
+    what: 'a policy that has become a FIFO',
+    says: /policy\.cedar: is a FIFO, and only a regular file is accepted; the trust folder has been unreadable for 0 s/,
+    hurt: () => {
+      const policy = join(folder, 'policy.cedar')
+      renameSync(policy, `${policy}.kept`)
+      spawnSync('mkfifo', [policy])
+      return () => {
+        rmSync(policy)
+        renameSync(`${policy}.kept`, policy)
+      }
+    },
+  },
+  {
+    what: 'a snapshot.json that is gone',
+    says: /snapshot\.json: is missing; the trust folder has been unreadable for 0 s/,
+    hurt: () => away(join(folder, 'snapshot.json')),
+  },
+  { what: 'a folder that is gone', says: /snapshot\.json: is missing; the trust folder has been unreadable for 0 s/, hurt: () => away(folder) },
+])('$what is told at once and by 503, flows go on, and all is well when it is back', async ({ says, hurt }) => {
+  await readable()
+  const from = connector.proc.mark
+  const mend = hurt()
+  try {
+    const [line] = await connector.proc.waitFor(/^.*not reloaded: .*unreadable for 0 s.*$/, { from })
+    expect(JSON.parse(line)).toMatchObject({ level: 'warn', code: 'ERR_ZTNA_CONFIG', message: expect.stringMatching(says) })
+    const health = await scrape(connector, '/healthz')
+    expect(health.status).toBe(503)
+    expect(JSON.parse(health.text)).toMatchObject({ reason: expect.stringMatching(/^trust folder unreadable since /) })
+    expect(await ask('meanwhile')).toBe('meanwhile')
+  } finally {
+    mend()
+  }
+  await readable()
+  // Nothing has changed: that is no news.
+  expect(connector.proc.lines.slice(from).filter((l) => l.includes('"message":"reloaded"'))).toEqual([])
+})
+
+test('a folder that may be read again, and has not changed, is not called unreadable any more', async () => {
+  const relay = operator.lab.trust.out('relay', 'r1')
+  // The superuser reads whatever its mode: without that privilege it is an owner like any other.
+  const process = await operator.startWithout('dac_override,dac_read_search', 'relay')
+  const from = process.proc.mark
+  chmodSync(relay, 0)
+  try {
+    await process.proc.waitFor(/not reloaded: .*unreadable for 0 s.*Permission denied/, { from })
+    expect((await scrape(process, '/healthz')).status).toBe(503)
+  } finally {
+    chmodSync(relay, 0o700)
+  }
+  await until('it is healthy', async () => (await scrape(process, '/healthz')).status === 200)
+  await process.proc.stop()
+})
+
+test('packets and health do not wait for a large policy, which is read on a thread of its own', async () => {
+  await readable()
+  const { trust } = operator.lab
+  const rules = Array.from(
+    { length: MANY },
+    (_, n) => `@id("rule-${n}")\npermit(principal in Group::"eng", action, resource == Service::"echo") when { context.port == ${n + 1_000} };\n`,
+  )
+  trust.setPolicy(PERMIT_ENG + rules.join(''))
+  const before = { loop: cpuOf('ztna-connector'), folder: cpuOf('ztna-folder') }
+  const from = connector.proc.mark
+  await trust.publish([folder])
+  let answers = 0
+  const isTaken = (): boolean => connector.proc.lines.slice(from).some((line) => line.includes('"message":"reloaded"'))
+  while (!isTaken()) {
+    expect(await ask('ping')).toBe('ping')
+    expect((await scrape(connector, '/healthz')).status).toBe(200)
+    answers += 1
+  }
+  const spent = { loop: cpuOf('ztna-connector') - before.loop, folder: cpuOf('ztna-folder') - before.folder }
+  expect(answers).toBeGreaterThan(10)
+  expect(spent.folder).toBeGreaterThan(0.3)
+  expect(spent.loop).toBeLessThan(spent.folder / 2)
+})
+
+test('a look at the folder that does not come to its end is told, and does not hold back flows or the end', async () => {
+  await readable()
+  const from = connector.proc.mark
+  const stopper = await operator.script('stop-thread.py', String(connector.proc.pid), 'ztna-folder')
+  const [line] = await connector.proc.waitFor(/^.*not reloaded: .*reading it has not come to an end.*$/, { from, timeoutMs: 30_000 })
+  expect(JSON.parse(line)).toMatchObject({ level: 'warn', code: 'ERR_ZTNA_TIMEOUT' })
+  expect((await scrape(connector, '/healthz')).status).toBe(503)
+  expect(await ask('still')).toBe('still')
+  connector.proc.signal('SIGHUP')
+  await connector.proc.waitFor(/"level":"error".*not reloaded: .*reading it has not come to an end/, { from, timeoutMs: 30_000 })
+  await stopper.stop('SIGKILL')
+  await readable()
+})
+
+/** Renames; the call takes it back. */
+function away(path: string): () => void {
+  renameSync(path, `${path}.away`)
+  return () => renameSync(`${path}.away`, path)
+}
+
+async function readable(): Promise<void> {
+  await until('the folder can be read', async () => (await scrape(connector, '/healthz')).status === 200)
+}
+
+/** CPU seconds of the connector's thread of that name. */
+function cpuOf(name: string): number {
+  const tasks = `/proc/${connector.proc.pid}/task`
+  for (const task of readdirSync(tasks)) {
+    if (readFileSync(join(tasks, task, 'comm'), 'utf8').trim() !== name) continue
+    // utime and stime, counted behind the name: proc(5).
+    const fields = readFileSync(join(tasks, task, 'stat'), 'utf8').split(') ')[1]?.split(' ') ?? []
+    return (Number(fields[11]) + Number(fields[12])) / CLOCK_TICKS
+  }
+  throw new Error(`no thread ${name}`)
+}
+
+/** Sends `text` on the open flow and reads as many bytes back. */
+async function ask(text: string): Promise<string> {
+  flow.write(text)
+  let answer = ''
+  while (answer.length < text.length) {
+    const [chunk] = (await once(flow, 'data', { signal: AbortSignal.timeout(20_000) })) as [Buffer]
+    answer += chunk.toString()
+  }
+  return answer
+}
