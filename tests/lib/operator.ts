@@ -34,11 +34,20 @@ export interface Exposition {
 export class Operator implements AsyncDisposable {
   readonly #procs: Proc[] = []
 
-  private constructor(readonly lab: Loopback) {}
+  private constructor(
+    readonly lab: Loopback,
+    /** What stands before the command. */
+    readonly prefix: readonly string[],
+  ) {}
 
-  /** Service `echo` has the ports 7 and 8; by default group eng may use both. */
-  static async create(o: { policy?: string } = {}): Promise<Operator> {
-    return new Operator(await Loopback.create({ services: [{ name: 'echo', tcp: ['7-8'] }], ...o }))
+  /**
+   * Service `echo` has the ports 7 and 8; by default group eng may use both. With `asOwner` the roles own their files and have not the
+   * superuser's privilege to read them whatever their mode.
+   */
+  static async create(o: { policy?: string; asOwner?: boolean } = {}): Promise<Operator> {
+    const { asOwner = false, ...lab } = o
+    const prefix = asOwner ? ['setpriv', '--bounding-set=-dac_override,-dac_read_search'] : []
+    return new Operator(await Loopback.create({ services: [{ name: 'echo', tcp: ['7-8'] }], ...lab }), prefix)
   }
 
   /** Writes `<role>.toml` with what every test needs and `more`, and returns its path. */
@@ -60,7 +69,7 @@ ${own[role]}${more}`,
 
   /** `ztna run --config FILE`, not awaited. */
   run(config: string, env: Readonly<Record<string, string>> = {}): Proc {
-    const [file, ...first] = ztnaCommand()
+    const [file = '', ...first] = [...this.prefix, ...ztnaCommand()]
     const proc = new Proc(null, file, [...first, 'run', '--config', config], { label: `ztna run ${config.split('/').at(-1)}`, env })
     this.#procs.push(proc)
     return proc
