@@ -128,8 +128,12 @@ test('a look at the folder that does not come to its end is told, and does not h
   expect(await ask('still')).toBe('still')
   connector.proc.signal('SIGHUP')
   await connector.proc.waitFor(/"level":"error".*not reloaded: .*reading it has not come to an end/, { from, timeoutMs: 30_000 })
+  flow.destroy()
+  connector.proc.signal('SIGTERM')
+  await connector.proc.waitFor(/^\{"event":"state".*"closed"/, { from })
+  // The kernel ends no process whose thread is held.
   await stopper.stop('SIGKILL')
-  await readable()
+  expect(await connector.proc.exited).toMatchObject({ code: 0 })
 })
 
 /** Renames; the call takes it back. */

@@ -58,6 +58,9 @@ pub fn from_memory(files: options::Files) -> Result<Arc<Snapshot>> {
 /// in use. Errors: it is older than that.
 pub type Adopt = Arc<dyn Fn(Arc<Snapshot>) -> Result<bool> + Send + Sync>;
 
+/// Hands a snapshot to every loop.
+type Apply = Box<dyn Fn(&Arc<Snapshot>) + Send>;
+
 /// Hears why the folder is not taken.
 pub type Tell = Box<dyn Fn(Error) + Send>;
 
@@ -265,7 +268,7 @@ impl Running {
     }
 
     /// As [`apply`](Self::apply), for another thread.
-    fn applier(&self) -> Box<dyn Fn(&Arc<Snapshot>) + Send> {
+    fn applier(&self) -> Apply {
         match self {
             Running::Agent(h) => {
                 let h = h.clone();
