@@ -109,7 +109,14 @@ impl Node {
         if closed.is_none() && link.is_overdue(now) {
             closed = Some(connection::Closed::TimedOut);
         }
-        if self.is_agent && link.retiring && link.flows.is_empty() && link.finishing.is_done(&mut link.conn, now) {
+        // Without a way to tell its peer, which would keep it until the idle timeout, it waits for one.
+        let mute = link.conn.is_established() && link.path.active().is_none();
+        if self.is_agent
+            && link.retiring
+            && !mute
+            && link.flows.is_empty()
+            && link.finishing.is_done(&mut link.conn, now)
+        {
             // Its successor has taken over, and nothing is left of it here.
             link.conn.close(connection::H3_NO_ERROR, "a successor has taken over");
         }

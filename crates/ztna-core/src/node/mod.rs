@@ -297,12 +297,21 @@ impl Node {
     }
 
     /// For a drain: no flow is left, the local side has taken the last bytes and the peer has acknowledged ours; peers that have owed an answer for
-    /// too long don't count.
+    /// too long don't count. Connections whose way to the peer is just being made anew are waited for, too.
     pub fn is_quiet(&mut self, now: Instant) -> bool {
         let gone = |l: &Link| l.path.silence(now) >= leg::SILENT;
-        self.tails.is_empty()
+        let untold = self.links.iter().any(|(_, l)| self.waits_for_relay(l));
+        !untold
+            && self.tails.is_empty()
             && self.flows.values().all(|f| self.links.get(f.link).is_none_or(gone))
             && self.links.iter_mut().all(|(_, l)| l.finishing.is_done(&mut l.conn, now) || gone(l))
+    }
+
+    /// An inner connection that could not tell its peer of its end now, and soon can: its session has not been granted yet, or the
+    /// connection to its relay is being made anew.
+    fn waits_for_relay(&self, link: &Link) -> bool {
+        let granted = |p: PathId| self.sessions.get(p.session).is_some_and(|s| s.confirmed);
+        link.conn.is_established() && link.path.active().map_or(self.is_replacing(), |p| !granted(p))
     }
 
     pub fn ready_legs(&self) -> impl Iterator<Item = (usize, &Leg)> {

@@ -32,7 +32,8 @@ impl Node {
     pub(super) fn leg_timeout(&mut self, now: Instant, key: usize) {
         let Some(leg) = self.legs.get_mut(key) else { return };
         if let LegState::Waiting { until } = leg.state {
-            if now >= until && self.draining.is_none() {
+            // What it carried is to be told of our end, too.
+            if now >= until && (self.draining.is_none() || leg.replacing) {
                 self.connect_leg(now, key);
             }
             return;
@@ -58,6 +59,12 @@ impl Node {
                 conn.ping();
             }
             leg.last_sent = now;
+        }
+        if self.draining.is_some() {
+            // It serves until the end.
+            leg.renew_at = None;
+            self.dirty_legs.insert(key);
+            return;
         }
         // The outer connection is made anew; inner connections survive that on their other path or after a moment.
         if leg.state == LegState::Ready && leg.conn.as_ref().is_some_and(|c| c.packets() >= self.key_limit.successor) {
@@ -173,10 +180,11 @@ impl Node {
                 events.push_back(event);
             }
         }
+        // Before a capsule that ends their session; one that overtook its announcement is taken as well.
+        self.drain_tunnel(now, key);
         for event in events {
             self.leg_event(now, key, event);
         }
-        self.drain_tunnel(now, key);
     }
 
     fn leg_event(&mut self, now: Instant, key: usize, event: Event) {

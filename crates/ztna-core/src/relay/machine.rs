@@ -205,7 +205,9 @@ impl Relay {
         }
         let Some(conn) = self.conns.get_mut(key.0) else { return };
         if conn.quic.is_draining() {
-            // It is over; what is left is the wait in which late packets are ignored.
+            // It is over; what is left is the wait in which late packets are ignored. What came before its end is passed on: the last
+            // of it ends inner connections.
+            self.pump(key);
             self.end_streams(key, "its connection ended");
         } else if conn.is_narrowed(now) {
             // The node connects again at once, and both ends measure from the start.

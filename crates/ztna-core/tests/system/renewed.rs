@@ -7,8 +7,8 @@ use ztna_core::node::Node;
 use ztna_core::role::{Notice, State};
 use ztna_core::{FlowId, Role};
 
-use super::up;
 use super::world::{Outcome, World, node_at, relay_at};
+use super::{tunnelled, up};
 
 const ALICE: u8 = 1;
 const C1: u8 = 2;
@@ -87,6 +87,42 @@ fn an_inner_connection_under_the_old_certificate_ends_with_its_last_flow() {
     w.renew(node_at(ALICE), Role::Agent, "alice");
     w.write(node_at(ALICE), flow, b"", true);
     assert!(w.until(|w| w.connector(node_at(C1)).node().links.iter().next().is_none()));
+}
+
+/// One flow, from its request to its end.
+fn one_flow(w: &mut World) {
+    let flow = w.opened(node_at(ALICE), "web");
+    w.write(node_at(ALICE), flow, b"all of it", true);
+    assert!(w.until(|w| w.finished.contains(&flow)));
+}
+
+#[test]
+fn an_inner_connection_without_flows_ends_at_both_ends_when_its_agent_is_renewed() {
+    let mut w = up();
+    for _ in 0..5 {
+        one_flow(&mut w);
+        w.renew(node_at(ALICE), Role::Agent, "alice");
+        let left = |w: &World| w.connector(node_at(C1)).node().links.len() + w.agent(node_at(ALICE)).node().links.len();
+        assert!(w.within(Duration::from_secs(3), |w| left(w) == 0), "{} are left", left(&w));
+    }
+}
+
+#[test]
+fn an_agent_that_closes_right_after_its_renewal_leaves_no_inner_connection_behind() {
+    for (new, pause) in (0..80).step_by(10).flat_map(|ms| [(up as fn() -> World, ms), (tunnelled, ms)]) {
+        let mut w = new();
+        w.delay = Box::new(|_, _, _| Duration::from_millis(10));
+        one_flow(&mut w);
+        w.renew(node_at(ALICE), Role::Agent, "alice");
+        let later = Instant::now() + Duration::from_millis(pause);
+        while Instant::now() < later {
+            w.turn();
+        }
+        w.shut_down(node_at(ALICE), Duration::from_millis(500));
+        assert!(w.until(|w| !w.has(node_at(ALICE))));
+        let ended = w.within(Duration::from_secs(2), |w| w.connector(node_at(C1)).node().links.is_empty());
+        assert!(ended, "closed {pause} ms after it");
+    }
 }
 
 #[test]
