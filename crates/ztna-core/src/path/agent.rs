@@ -1,14 +1,21 @@
 //! Chooses the path of each datagram of one inner connection and notices when a path has died.
 //!
-//! Drain order: any `handle_*`, `add` or `remove`, then `poll_event` until `None`, then `poll_timeout`.
+//! Drain order: any `handle_*`, `add` or `remove`, then `poll_event` until `None`, then `poll_timeout`. What [`direct`](PathAgent::direct)
+//! has to send is polled there.
 //!
+//! * Relay first: data flows at once, and a direct path that works takes over. The relayed path stays behind it, for long headers and
+//!   for the moment when the direct one fails.
 //! * A session with a relay is one tunnel path, always usable, and one forwarded path once the relay has acknowledged it.
 //! * Silence while something is unacknowledged makes the active path suspect; while it is suspect both it and the best other
 //!   path carry every datagram. The first packet heard ends suspicion: a suspect forwarded path is given up for its tunnel.
-//! * A peer that goes back to the tunnel is followed: its forwarded direction may be what failed.
+//! * A peer that goes back to the tunnel is followed: its forwarded direction may be what failed. A peer that leaves the direct path
+//!   puts it in doubt: both carry data until checks have told.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+use super::checklist::PairId;
+use super::direct::{Direct, DirectEvent};
 
 /// Silence before a path is suspect: at least this (protocol.md, Timers), or four round trips.
 pub const SUSPECT_MIN: Duration = Duration::from_millis(250);
@@ -25,11 +32,38 @@ const FOLLOW_GRACE: Duration = Duration::from_secs(1);
 /// The end that leads waits longer: where each of the two has moved to the other's relay, one must stay for them to meet.
 const LEADER_GRACE: Duration = Duration::from_secs(3);
 
+/// Times in a row that a direct path may go silent while the relay carries data, although checks pass on it: what answers checks and
+/// loses data is no path.
+const UNSETTLED: u8 = 3;
+
 /// One way through a relay session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PathId {
+pub struct RelayPath {
     pub session: usize,
     pub forwarded: bool,
+}
+
+impl RelayPath {
+    pub fn tunnel(session: usize) -> Self {
+        RelayPath { session, forwarded: false }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PathId {
+    Relay(RelayPath),
+    Direct(PairId),
+}
+
+impl PathId {
+    /// As metrics name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PathId::Relay(RelayPath { forwarded: false, .. }) => "tunnel",
+            PathId::Relay(RelayPath { forwarded: true, .. }) => "forwarded",
+            PathId::Direct(_) => "direct",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,10 +143,16 @@ enum Liveness {
     },
 }
 
-#[derive(Debug)]
 pub struct PathAgent {
     sessions: Vec<Session>,
-    active: Option<PathId>,
+    /// The relayed path in use, or behind the direct one.
+    relay: Option<RelayPath>,
+    direct: Option<Direct>,
+    /// The direct path in use.
+    via: Option<PairId>,
+    /// Checks are asked whether the direct path still works: until they have told, both carry data.
+    in_question: bool,
+    unsettled: u8,
     peer: Option<PathId>,
     liveness: Liveness,
     rtt: Duration,
@@ -135,7 +175,11 @@ impl PathAgent {
     pub fn new(leads: bool) -> Self {
         PathAgent {
             sessions: Vec::new(),
-            active: None,
+            relay: None,
+            direct: None,
+            via: None,
+            in_question: false,
+            unsettled: 0,
             peer: None,
             liveness: Liveness::Alive,
             rtt: Duration::ZERO,
@@ -151,10 +195,10 @@ impl PathAgent {
         if self.find(session).is_none() {
             self.sessions.push(Session { id: session, rtt, forwarded: Forwarded::No, last_heard: None, failures: 0 });
         }
-        if self.active.is_none() {
+        if self.relay.is_none() {
             // In place of one that ended: the peer may have lost its path as well, and waits for a packet to learn of this one.
             let reason = if self.switched_at.is_some() { Reason::Removed } else { Reason::Better };
-            self.switch_to(now, PathId { session, forwarded: false }, reason);
+            self.switch_to(now, RelayPath::tunnel(session), reason);
         }
     }
 
@@ -165,8 +209,8 @@ impl PathAgent {
             return;
         }
         s.forwarded = Forwarded::Usable;
-        if self.active == Some(PathId { session, forwarded: false }) {
-            self.switch_to(now, PathId { session, forwarded: true }, Reason::Better);
+        if self.relay == Some(RelayPath::tunnel(session)) {
+            self.switch_to(now, RelayPath { session, forwarded: true }, Reason::Better);
         }
     }
 
@@ -175,22 +219,60 @@ impl PathAgent {
         if let Some(s) = self.sessions.iter_mut().find(|s| s.id == session) {
             s.forwarded = Forwarded::No;
         }
-        if self.active == Some(PathId { session, forwarded: true }) {
-            self.switch_to(now, PathId { session, forwarded: false }, Reason::Removed);
+        if self.relay == Some(RelayPath { session, forwarded: true }) {
+            self.switch_to(now, RelayPath::tunnel(session), Reason::Removed);
         }
     }
 
     /// The session ended.
     pub fn remove(&mut self, now: Instant, session: usize) {
         self.sessions.retain(|s| s.id != session);
-        if self.active.is_some_and(|a| a.session == session) {
-            self.active = None;
+        if self.relay.is_some_and(|a| a.session == session) {
+            self.relay = None;
             if let Some(best) = self.best() {
                 self.switch_to(now, best, Reason::Removed);
             }
         }
-        if self.peer.is_some_and(|p| p.session == session) {
+        if matches!(self.peer, Some(PathId::Relay(p)) if p.session == session) {
             self.peer = None;
+        }
+    }
+
+    /// From now on direct paths are sought.
+    pub fn enable_direct(&mut self, direct: Direct) {
+        self.direct.get_or_insert(direct);
+    }
+
+    /// Feed it, then call [`settle_direct`](Self::settle_direct).
+    pub fn direct_mut(&mut self) -> Option<&mut Direct> {
+        self.direct.as_mut()
+    }
+
+    pub fn direct(&self) -> Option<&Direct> {
+        self.direct.as_ref()
+    }
+
+    /// Draws the conclusions of what was fed to `direct_mut`.
+    pub fn settle_direct(&mut self, now: Instant) {
+        let Some(direct) = self.direct.as_mut() else { return };
+        let mut events = Vec::new();
+        while let Some(event) = direct.poll_event() {
+            events.push(event);
+        }
+        let settled = direct.current().is_some_and(|p| !direct.is_in_doubt(p));
+        for event in events {
+            match event {
+                DirectEvent::Use(pair) => {
+                    self.via = Some(pair);
+                    self.in_question = false;
+                    self.unsettled = 0;
+                    self.switched(now, PathId::Direct(pair), Reason::Better);
+                }
+                DirectEvent::Lost => self.leave_direct(now),
+            }
+        }
+        if settled {
+            self.in_question = false;
         }
     }
 
@@ -201,9 +283,12 @@ impl PathAgent {
 
     /// Datagrams of the peer came by `path` and decrypted. `short`: with short headers, which alone say how it sends now.
     pub fn handle_received(&mut self, now: Instant, path: PathId, short: bool) {
-        let Some(s) = self.sessions.iter_mut().find(|s| s.id == path.session) else { return };
-        s.last_heard = Some(now);
+        if let PathId::Relay(p) = path {
+            let Some(s) = self.sessions.iter_mut().find(|s| s.id == p.session) else { return };
+            s.last_heard = Some(now);
+        }
         let was = std::mem::replace(&mut self.liveness, Liveness::Alive);
+        let before = self.peer;
         if short && self.peer != Some(path) {
             if self.peer.is_some() {
                 self.events.push_back(PathEvent::PeerSwitched { to: path });
@@ -215,11 +300,11 @@ impl PathAgent {
                 if matches!(was, Liveness::Stalled { .. }) {
                     self.events.push_back(PathEvent::Revived);
                 }
-                self.settle_suspicion(now, path);
+                self.settle_suspicion(now, path, before);
             }
             Liveness::Alive | Liveness::Waiting { .. } => {
                 if short {
-                    self.follow(now, path);
+                    self.follow(now, path, before);
                 }
             }
         }
@@ -227,6 +312,9 @@ impl PathAgent {
 
     /// Datagrams went out. `in_flight`: the peer owes an acknowledgement.
     pub fn handle_sent(&mut self, now: Instant, in_flight: bool) {
+        if let (Some(pair), Some(direct)) = (self.via, self.direct.as_mut()) {
+            direct.note_sent(now, pair);
+        }
         if self.is_doubtful() {
             self.turn = self.turn.wrapping_add(1);
         }
@@ -243,6 +331,7 @@ impl PathAgent {
                 self.liveness = Liveness::Suspect { since };
                 self.turn = 0;
                 self.events.push_back(PathEvent::Suspect);
+                self.question(now);
             }
             Liveness::Suspect { since } if now >= since + self.stalled_after() => {
                 self.liveness = Liveness::Stalled { since };
@@ -256,6 +345,10 @@ impl PathAgent {
                 self.events.push_back(PathEvent::Reregister { session: s.id });
             }
         }
+        if let Some(direct) = self.direct.as_mut() {
+            direct.handle_timeout(now);
+        }
+        self.settle_direct(now);
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -268,33 +361,36 @@ impl PathAgent {
             Forwarded::Failed { retry } => Some(retry),
             Forwarded::No | Forwarded::Usable | Forwarded::Asked => None,
         });
-        live.into_iter().chain(retry).min()
+        let direct = self.direct.as_ref().and_then(Direct::poll_timeout);
+        live.into_iter().chain(retry).chain(direct).min()
     }
 
     pub fn poll_event(&mut self) -> Option<PathEvent> {
         self.events.pop_front()
     }
 
-    /// The path of the next datagram, and a second one that carries it too while the first is suspect.
-    pub fn select(&self) -> (Option<PathId>, Option<PathId>) {
-        let also = match self.liveness {
-            Liveness::Suspect { .. } | Liveness::Stalled { .. } => self.other(),
-            Liveness::Alive | Liveness::Waiting { .. } => None,
-        };
-        (self.active, also)
+    /// The path of the next datagram, and a tunnel that carries it too while the first is in doubt.
+    pub fn select(&self) -> (Option<PathId>, Option<RelayPath>) {
+        let also = if self.is_doubtful() { self.other() } else { None };
+        (self.active(), also)
     }
 
     pub fn active(&self) -> Option<PathId> {
-        self.active
+        self.via.map(PathId::Direct).or(self.relay.map(PathId::Relay))
+    }
+
+    /// The relayed path, in use or not: long headers take it (protocol.md).
+    pub fn relay(&self) -> Option<RelayPath> {
+        self.relay
     }
 
     pub fn is_stalled(&self) -> bool {
         matches!(self.liveness, Liveness::Stalled { .. })
     }
 
-    /// Suspect or stalled: new flows are better off elsewhere.
+    /// Suspect, stalled or in question: new flows are better off elsewhere.
     pub fn is_doubtful(&self) -> bool {
-        matches!(self.liveness, Liveness::Suspect { .. } | Liveness::Stalled { .. })
+        self.in_question || matches!(self.liveness, Liveness::Suspect { .. } | Liveness::Stalled { .. })
     }
 
     /// How long the peer has owed an answer with nothing heard on any path; zero while it answers.
@@ -327,49 +423,94 @@ impl PathAgent {
     }
 
     /// The tunnel through the nearest relay.
-    fn best(&self) -> Option<PathId> {
-        let nearest = self.sessions.iter().min_by_key(|s| (s.rtt, s.id))?;
-        Some(PathId { session: nearest.id, forwarded: false })
+    fn best(&self) -> Option<RelayPath> {
+        self.sessions.iter().min_by_key(|s| (s.rtt, s.id)).map(|nearest| RelayPath::tunnel(nearest.id))
     }
 
-    /// The path beside a doubtful one: the tunnel of the same session for a forwarded path, then the other relays from the
-    /// nearest on, in turn: more than one relay may have died at once.
-    fn other(&self) -> Option<PathId> {
-        let active = self.active?;
-        let mut others: Vec<&Session> =
-            self.sessions.iter().filter(|s| active.forwarded || s.id != active.session).collect();
-        others.sort_unstable_by_key(|s| (s.id != active.session, s.rtt, s.id));
+    /// The path beside a doubtful one: the tunnel of the relay behind it, then the other relays from the nearest on, in turn: more than
+    /// one may have died at once.
+    fn other(&self) -> Option<RelayPath> {
+        let relay = self.relay?;
+        let behind = relay.forwarded || self.via.is_some();
+        let mut others: Vec<&Session> = self.sessions.iter().filter(|s| behind || s.id != relay.session).collect();
+        others.sort_unstable_by_key(|s| (s.id != relay.session, s.rtt, s.id));
         let next = others.get(self.turn.checked_rem(others.len())?)?;
-        Some(PathId { session: next.id, forwarded: false })
+        Some(RelayPath::tunnel(next.id))
     }
 
-    /// Something was heard by `path` while both the active path and another carried our datagrams.
-    fn settle_suspicion(&mut self, now: Instant, path: PathId) {
-        let Some(active) = self.active else { return };
-        if active.forwarded {
-            self.fail_forwarded(now, active.session);
-            self.switch_to(now, PathId { session: path.session, forwarded: false }, Reason::Silent);
-        } else if path.session != active.session {
-            self.switch_to(now, PathId { session: path.session, forwarded: false }, Reason::Silent);
+    /// Asks the checks whether the direct path in use still works.
+    fn question(&mut self, now: Instant) {
+        if self.via.is_some()
+            && let Some(direct) = self.direct.as_mut()
+        {
+            direct.doubt(now);
+            self.in_question = true;
         }
     }
 
-    fn follow(&mut self, now: Instant, path: PathId) {
-        let Some(active) = self.active else { return };
-        let across = path.session != active.session;
+    /// The direct path is given up for the relayed one behind it.
+    fn leave_direct(&mut self, now: Instant) {
+        if self.via.take().is_none() {
+            return;
+        }
+        self.in_question = false;
+        self.unsettled = 0;
+        if let Some(relay) = self.relay {
+            self.switched(now, PathId::Relay(relay), Reason::Silent);
+        }
+    }
+
+    /// Something was heard by `path` while both the active path and another carried our datagrams. `before`: the way that the peer had
+    /// taken until then.
+    fn settle_suspicion(&mut self, now: Instant, path: PathId, before: Option<PathId>) {
+        let heard = match path {
+            PathId::Direct(_) => return,
+            PathId::Relay(heard) => heard,
+        };
+        if self.via.is_some() {
+            // What the peer sends by the relay says nothing of our direct path unless it had come by that before.
+            self.unsettled = self.unsettled.saturating_add(1);
+            let left = matches!(before, Some(PathId::Direct(_)));
+            if left || self.unsettled >= UNSETTLED {
+                if let Some(direct) = self.direct.as_mut() {
+                    direct.give_up(now);
+                }
+                self.settle_direct(now);
+                self.leave_direct(now);
+            }
+            return;
+        }
+        let Some(relay) = self.relay else { return };
+        if relay.forwarded {
+            self.fail_forwarded(now, relay.session);
+            self.switch_to(now, RelayPath::tunnel(heard.session), Reason::Silent);
+        } else if heard.session != relay.session {
+            self.switch_to(now, RelayPath::tunnel(heard.session), Reason::Silent);
+        }
+    }
+
+    fn follow(&mut self, now: Instant, path: PathId, before: Option<PathId>) {
+        let (Some(relay), PathId::Relay(path)) = (self.relay, path) else { return };
+        if self.via.is_some() {
+            if matches!(before, Some(PathId::Direct(_))) && !self.in_question {
+                self.question(now);
+            }
+            return;
+        }
+        let across = path.session != relay.session;
         let grace = if across && self.leads { LEADER_GRACE } else { FOLLOW_GRACE };
         if self.switched_at.is_some_and(|t| now < t + grace) {
             return;
         }
         if !across {
-            if active.forwarded && !path.forwarded {
-                self.fail_forwarded(now, active.session);
+            if relay.forwarded && !path.forwarded {
+                self.fail_forwarded(now, relay.session);
                 self.switch_to(now, path, Reason::Followed);
             }
         } else {
-            self.switch_to(now, PathId { session: path.session, forwarded: false }, Reason::Followed);
+            self.switch_to(now, RelayPath::tunnel(path.session), Reason::Followed);
             if matches!(self.find(path.session), Some(s) if s.forwarded == Forwarded::Usable) {
-                self.switch_to(now, PathId { session: path.session, forwarded: true }, Reason::Better);
+                self.switch_to(now, RelayPath { session: path.session, forwarded: true }, Reason::Better);
             }
         }
     }
@@ -382,153 +523,23 @@ impl PathAgent {
         }
     }
 
-    fn switch_to(&mut self, now: Instant, to: PathId, reason: Reason) {
-        if self.active != Some(to) {
-            self.active = Some(to);
-            self.switched_at = Some(now);
-            self.events.push_back(PathEvent::Switched { to, reason });
+    /// Takes another relayed path; data moves to it unless a direct one carries it.
+    fn switch_to(&mut self, now: Instant, to: RelayPath, reason: Reason) {
+        if self.relay == Some(to) {
+            return;
         }
+        self.relay = Some(to);
+        if self.via.is_none() {
+            self.switched(now, PathId::Relay(to), reason);
+        }
+    }
+
+    fn switched(&mut self, now: Instant, to: PathId, reason: Reason) {
+        self.switched_at = Some(now);
+        self.events.push_back(PathEvent::Switched { to, reason });
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TUNNEL: PathId = PathId { session: 1, forwarded: false };
-    const FORWARDED: PathId = PathId { session: 1, forwarded: true };
-    const OTHER: PathId = PathId { session: 2, forwarded: false };
-
-    fn ms(n: u64) -> Duration {
-        Duration::from_millis(n)
-    }
-
-    fn relayed(now: Instant) -> PathAgent {
-        let mut a = PathAgent::new(true);
-        a.add(now, 1, ms(10));
-        a.forwarded_up(now, 1);
-        while a.poll_event().is_some() {}
-        a
-    }
-
-    #[test]
-    fn data_flows_by_the_tunnel_at_once_and_by_forwarding_once_it_is_acknowledged() {
-        let t = Instant::now();
-        let mut a = PathAgent::new(true);
-        a.add(t, 1, ms(10));
-        assert_eq!(a.select(), (Some(TUNNEL), None));
-        a.forwarded_up(t, 1);
-        assert_eq!(a.select(), (Some(FORWARDED), None));
-    }
-
-    #[test]
-    fn silence_makes_the_path_suspect_and_both_carry_data() {
-        let t = Instant::now();
-        let mut a = relayed(t);
-        a.handle_sent(t, true);
-        assert_eq!(a.poll_timeout(), Some(t + ms(250)));
-        a.handle_timeout(t + ms(250));
-        assert_eq!(a.poll_event(), Some(PathEvent::Suspect));
-        assert_eq!(a.select(), (Some(FORWARDED), Some(TUNNEL)));
-    }
-
-    #[test]
-    fn four_round_trips_are_waited_for_on_a_slow_path() {
-        let t = Instant::now();
-        let mut a = relayed(t);
-        a.set_rtt(ms(200));
-        a.handle_sent(t, true);
-        a.handle_timeout(t + ms(700));
-        assert_eq!(a.select(), (Some(FORWARDED), None));
-        a.handle_timeout(t + ms(800));
-        assert_eq!(a.select(), (Some(FORWARDED), Some(TUNNEL)));
-    }
-
-    #[test]
-    fn acknowledgements_alone_never_make_a_path_suspect() {
-        let t = Instant::now();
-        let mut a = relayed(t);
-        a.handle_sent(t, false);
-        assert_eq!(a.poll_timeout(), None);
-    }
-
-    #[test]
-    fn a_failed_forwarded_path_gives_way_to_its_tunnel_and_is_tried_again_later() {
-        let t = Instant::now();
-        let mut a = relayed(t);
-        a.handle_sent(t, true);
-        a.handle_timeout(t + ms(250));
-        a.handle_received(t + ms(260), TUNNEL, true);
-        assert_eq!(a.active(), Some(TUNNEL));
-        while a.poll_event().is_some() {}
-        a.forwarded_up(t + ms(270), 1);
-        assert_eq!(a.active(), Some(TUNNEL), "not before its time");
-        a.handle_timeout(t + ms(1_260));
-        assert_eq!(a.poll_event(), Some(PathEvent::Reregister { session: 1 }));
-        a.forwarded_up(t + ms(1_300), 1);
-        assert_eq!(a.active(), Some(FORWARDED));
-    }
-
-    #[test]
-    fn a_peer_that_went_back_to_the_tunnel_is_followed() {
-        let t = Instant::now();
-        let mut a = relayed(t);
-        a.handle_received(t + ms(10), FORWARDED, true);
-        a.handle_received(t + ms(1_500), TUNNEL, true);
-        assert_eq!(a.active(), Some(TUNNEL));
-    }
-
-    #[test]
-    fn stragglers_after_a_promotion_are_not_taken_for_the_peers_switch() {
-        let t = Instant::now();
-        let mut a = relayed(t);
-        a.handle_received(t + ms(100), TUNNEL, true);
-        assert_eq!(a.active(), Some(FORWARDED));
-    }
-
-    #[test]
-    fn a_dead_relay_hands_over_to_the_session_at_another_one() {
-        let t = Instant::now();
-        let mut a = relayed(t);
-        a.add(t, 2, ms(30));
-        a.forwarded_down(t, 1);
-        a.handle_sent(t, true);
-        a.handle_timeout(t + ms(250));
-        assert_eq!(a.select(), (Some(TUNNEL), Some(OTHER)));
-        a.handle_received(t + ms(300), OTHER, true);
-        assert_eq!(a.select(), (Some(OTHER), None));
-    }
-
-    #[test]
-    fn a_connection_silent_on_all_paths_is_stalled_until_it_is_heard_again() {
-        let t = Instant::now();
-        let mut a = relayed(t);
-        a.handle_sent(t, true);
-        a.handle_timeout(t + ms(250));
-        a.handle_timeout(t + ms(1_000));
-        assert!(a.is_stalled());
-        a.handle_received(t + ms(5_000), TUNNEL, true);
-        assert!(!a.is_stalled());
-    }
-
-    #[test]
-    fn a_session_after_a_time_without_any_is_a_switch_that_the_peer_must_hear_of() {
-        let t = Instant::now();
-        let mut a = relayed(t);
-        a.remove(t, 1);
-        a.add(t, 2, ms(10));
-        let last = std::iter::from_fn(|| a.poll_event()).last();
-        assert_eq!(last, Some(PathEvent::Switched { to: OTHER, reason: Reason::Removed }));
-    }
-
-    #[test]
-    fn the_active_session_ending_moves_to_another_or_to_none() {
-        let t = Instant::now();
-        let mut a = relayed(t);
-        a.add(t, 2, ms(30));
-        a.remove(t, 1);
-        assert_eq!(a.active(), Some(OTHER));
-        a.remove(t, 2);
-        assert_eq!(a.select(), (None, None));
-    }
-}
+#[path = "agent_tests.rs"]
+mod tests;

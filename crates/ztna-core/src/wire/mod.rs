@@ -16,6 +16,7 @@ pub mod host;
 pub mod http_connect;
 pub mod icmp;
 pub mod password;
+pub mod path_signal;
 pub mod proxy_status;
 pub mod quic_header;
 pub mod replay;

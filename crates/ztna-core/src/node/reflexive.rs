@@ -1,0 +1,158 @@
+//! A node's own addresses: of its interfaces, and as relays see its sockets. Two ports of each relay are asked by STUN, so that the NAT in
+//! front of us is known for what it is (RFC 5780 §4.3).
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use crate::path::candidate::{Candidate, CandidateKind, offer};
+use crate::path::nat::{self, Mapping, Seen};
+use crate::role::{Interface, InterfaceKind, Transmit};
+use crate::wire::stun::{self, TransactionId};
+
+/// A probe is sent again after this long, doubling, so many times (RFC 8489 §6.2.1 says 500 ms and seven; a relay answers at once or is gone).
+const RESEND: Duration = Duration::from_millis(300);
+const TRIES: u32 = 5;
+/// Servers that are remembered: two ports of each relay of a network.
+const SERVERS: usize = 64;
+
+#[derive(Debug)]
+struct Probe {
+    tid: TransactionId,
+    sent: u32,
+    due: Option<Instant>,
+    seen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Reflexive {
+    sockets: Vec<SocketAddr>,
+    interfaces: Vec<Interface>,
+    /// As relays said on their streams.
+    observed: BTreeMap<SocketAddr, SocketAddr>,
+    probes: BTreeMap<SocketAddr, Probe>,
+    last: (Vec<Candidate>, Mapping),
+}
+
+impl Reflexive {
+    /// How many main sockets there are: others are the machine's own wish.
+    pub(super) fn sockets(&self) -> usize {
+        self.sockets.len()
+    }
+
+    pub(super) fn set_sockets(&mut self, sockets: &[SocketAddr]) {
+        self.sockets = sockets.to_vec();
+    }
+
+    pub(super) fn set_interfaces(&mut self, interfaces: &[Interface]) {
+        self.interfaces = interfaces.to_vec();
+    }
+
+    /// The relay at `server` sees us as `address`. `true`: that is new, and its ports are asked again.
+    pub(super) fn observe(&mut self, now: Instant, server: SocketAddr, address: SocketAddr) -> bool {
+        if self.observed.insert(server, address) == Some(address) {
+            return false;
+        }
+        self.probe(now, server);
+        true
+    }
+
+    /// The leg to `server` has gone.
+    pub(super) fn forget(&mut self, server: SocketAddr) {
+        self.observed.remove(&server);
+        self.probes.retain(|at, _| at.ip() != server.ip());
+    }
+
+    /// All servers are asked again: our network has changed.
+    pub(super) fn restart(&mut self, now: Instant) {
+        let servers: Vec<SocketAddr> = self.probes.keys().copied().collect();
+        for server in servers {
+            self.probe(now, server);
+        }
+    }
+
+    fn probe(&mut self, now: Instant, server: SocketAddr) {
+        if self.probes.len() < SERVERS || self.probes.contains_key(&server) {
+            let tid = TransactionId(random_tid());
+            self.probes.insert(server, Probe { tid, sent: 0, due: Some(now), seen: None });
+        }
+    }
+
+    /// A STUN answer that may be to a probe of ours. `true`: something new was learnt.
+    pub(super) fn handle_answer(&mut self, now: Instant, from: SocketAddr, message: &[u8]) -> bool {
+        let Some((tid, mapped, other)) = stun::parse_binding_success(message) else { return false };
+        let Some(probe) = self.probes.get_mut(&from).filter(|p| p.tid == tid) else { return false };
+        probe.due = None;
+        let new = probe.seen.replace(mapped) != Some(mapped);
+        // The second port is the same host's: nobody has us send elsewhere.
+        if let Some(other) = other.map(|o| SocketAddr::new(from.ip(), o.port()))
+            && !self.probes.contains_key(&other)
+        {
+            self.probe(now, other);
+        }
+        new
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.probes.values().filter_map(|p| p.due).min()
+    }
+
+    pub(super) fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
+        let (server, probe) = self.probes.iter_mut().find(|(_, p)| p.due.is_some_and(|t| t <= now))?;
+        probe.due = (probe.sent + 1 < TRIES).then(|| now + RESEND * (1 << probe.sent.min(4)));
+        probe.sent += 1;
+        let request = stun::binding_request(probe.tid);
+        out.extend_from_slice(&request);
+        Some(Transmit { socket: None, to: *server, from: None, segment: request.len() })
+    }
+
+    /// What peers are told of us.
+    pub(super) fn offer(&mut self) -> (Vec<Candidate>, Mapping) {
+        let mut all = Vec::new();
+        for socket in &self.sockets {
+            let of_family = self.interfaces.iter().filter(|i| i.address.is_ipv4() == socket.is_ipv4());
+            let bound = |i: &&Interface| socket.ip().is_unspecified() || socket.ip() == i.address;
+            for i in of_family.filter(bound).filter(|i| i.kind == InterfaceKind::Ordinary) {
+                all.push(Candidate { kind: CandidateKind::Host, address: SocketAddr::new(i.address, socket.port()) });
+            }
+        }
+        let hosts: Vec<SocketAddr> = all.iter().map(|c| c.address).collect();
+        let probed = self.probes.iter().filter_map(|(server, p)| Some((*server, p.seen?)));
+        let told = self.observed.iter().map(|(server, seen)| (*server, *seen));
+        let seen: Vec<Seen> = told.chain(probed).map(|(server, as_address)| Seen { server, as_address }).collect();
+        for s in seen.iter().filter(|s| !hosts.contains(&s.as_address)) {
+            all.push(Candidate { kind: CandidateKind::ServerReflexive, address: s.as_address });
+        }
+        let mapping = self.mapping(&seen);
+        self.last = (offer(all), mapping);
+        self.last.clone()
+    }
+
+    /// The verdict that was offered last.
+    pub(super) fn last(&self) -> &(Vec<Candidate>, Mapping) {
+        &self.last
+    }
+
+    /// Of IPv4, where NATs are; of IPv6 where there is nothing else.
+    fn mapping(&self, seen: &[Seen]) -> Mapping {
+        let hosts: Vec<IpAddr> = self.interfaces.iter().map(|i| i.address).collect();
+        let of = |v4: bool| {
+            let seen: Vec<Seen> = seen.iter().filter(|s| s.server.is_ipv4() == v4).copied().collect();
+            let port = self.sockets.iter().find(|s| s.is_ipv4() == v4).map_or(0, SocketAddr::port);
+            nat::judge(&seen, &hosts, port)
+        };
+        match of(true) {
+            Mapping::Unknown => of(false),
+            known => known,
+        }
+    }
+}
+
+fn random_tid() -> [u8; 12] {
+    let mut tid = [0u8; 12];
+    let (a, b) = (crate::quic::endpoint::random_cid(None).0, crate::quic::endpoint::random_cid(None).0);
+    for (to, from) in tid.iter_mut().zip(a.into_iter().chain(b)) {
+        *to = from;
+    }
+    tid
+}

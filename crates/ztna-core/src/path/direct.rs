@@ -1,0 +1,338 @@
+//! Direct paths of one inner connection: what is offered to the peer, when its addresses are checked, which of those that work is used,
+//! and when one that failed is tried again.
+//!
+//! Drain order: any `handle_*` or `set_local`, then `poll_event` and `poll_signal` until `None`, `poll_transmit` until `None`, then
+//! `poll_timeout`.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::budget::Budget;
+use super::candidate::{Candidate, offer};
+use super::checklist::{CheckEvent, Checklist, Keys, Local, Outgoing, PairId};
+use crate::wire::DecodeError;
+use crate::wire::path_signal::{Mapping, Message, Report, Sending};
+
+/// Before the next round where none has succeeded, doubling (protocol.md, Timers).
+const ROUND_MIN: Duration = Duration::from_secs(30);
+const ROUND_MAX: Duration = Duration::from_secs(600);
+/// A path that served this long was a good one: its end is not held against the next.
+const GOOD: Duration = Duration::from_secs(30);
+/// How much faster another direct path must be: this share, or this much (protocol.md), and never for less than what measuring errs by.
+const FASTER_SHARE: f64 = 0.2;
+const FASTER: Duration = Duration::from_millis(10);
+const MEASURING: Duration = Duration::from_micros(500);
+/// Between two moves from one direct path to another.
+const DWELL: Duration = Duration::from_secs(5);
+/// After the first path came up a faster one may follow at once: answers of one round come one after another.
+const SETTLING: Duration = Duration::from_secs(2);
+/// Candidates are sent again until they are acknowledged: at first after this, doubling.
+const RESEND_MIN: Duration = Duration::from_millis(200);
+const RESEND_MAX: Duration = Duration::from_secs(5);
+/// A peer's word that checks are worth a new round is taken this often.
+const CHECK_NOW_EVERY: Duration = Duration::from_secs(1);
+/// Signals that wait to be sent: one of each kind, and some.
+const OUTBOX: usize = 8;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirectEvent {
+    /// Data should go by this pair: the first that works, or a faster one.
+    Use(PairId),
+    /// The pair in use no longer answers.
+    Lost,
+}
+
+pub struct Direct {
+    list: Checklist,
+    local: Vec<Candidate>,
+    mapping: Mapping,
+    generation: u64,
+    acknowledged: u64,
+    resend: Option<(Instant, Duration)>,
+    remote_generation: Option<u64>,
+    remote_mapping: Mapping,
+    remote_status: Option<(Sending, Vec<Report>)>,
+    outbox: VecDeque<Message>,
+    current: Option<PairId>,
+    came_up: Option<Instant>,
+    moved: Option<Instant>,
+    next_round: Option<Instant>,
+    rounds_failed: u32,
+    failures: u32,
+    barred: Option<Instant>,
+    asked_by_peer: Option<Instant>,
+    events: VecDeque<DirectEvent>,
+}
+
+impl Direct {
+    /// `largest`: bytes of the largest packet that a path must carry.
+    pub fn new(keys: Keys, largest: usize) -> Self {
+        Direct {
+            list: Checklist::new(keys, largest),
+            local: Vec::new(),
+            mapping: Mapping::Unknown,
+            generation: 0,
+            acknowledged: 0,
+            resend: None,
+            remote_generation: None,
+            remote_mapping: Mapping::Unknown,
+            remote_status: None,
+            outbox: VecDeque::new(),
+            current: None,
+            came_up: None,
+            moved: None,
+            next_round: None,
+            rounds_failed: 0,
+            failures: 0,
+            barred: None,
+            asked_by_peer: None,
+            events: VecDeque::new(),
+        }
+    }
+
+    pub fn list(&self) -> &Checklist {
+        &self.list
+    }
+
+    pub fn current(&self) -> Option<PairId> {
+        self.current
+    }
+
+    /// What the peer said of its NAT, and what it found, where it was asked.
+    pub fn remote(&self) -> (Mapping, Option<&(Sending, Vec<Report>)>) {
+        (self.remote_mapping, self.remote_status.as_ref())
+    }
+
+    /// Our own addresses, all of them. A change is told to the peer, and everything is checked again.
+    pub fn set_local(&mut self, now: Instant, candidates: Vec<Candidate>, mapping: Mapping) {
+        let candidates = offer(candidates);
+        let moved = candidates != self.local;
+        if !moved && mapping == self.mapping && self.generation > 0 {
+            return;
+        }
+        self.local = candidates;
+        self.mapping = mapping;
+        self.generation += 1;
+        self.resend = Some((now, RESEND_MIN));
+        if moved {
+            self.start_anew(now);
+        }
+    }
+
+    /// Routes or addresses changed, perhaps without a change of ours: what works is asked for a sign of life, the rest is checked again.
+    pub fn handle_network_change(&mut self, now: Instant) {
+        self.start_anew(now);
+        self.push(Message::CheckNow { generation: self.generation });
+    }
+
+    /// One signal of the peer's. Errors: it is malformed.
+    pub fn handle_signal(&mut self, now: Instant, datagram: &[u8]) -> Result<(), DecodeError> {
+        match Message::decode(datagram)? {
+            Some(Message::Candidates { generation, mapping, candidates }) => {
+                if self.remote_generation.is_none_or(|known| generation > known) {
+                    self.remote_generation = Some(generation);
+                    self.remote_mapping = mapping;
+                    self.list.set_remote(&candidates);
+                    self.start_anew(now);
+                }
+                self.push(Message::Ack { generation });
+            }
+            Some(Message::Ack { generation }) => {
+                self.acknowledged = self.acknowledged.max(generation.min(self.generation));
+                if self.acknowledged == self.generation {
+                    self.resend = None;
+                }
+            }
+            Some(Message::CheckNow { .. }) => {
+                if self.asked_by_peer.is_none_or(|t| now >= t + CHECK_NOW_EVERY) {
+                    self.asked_by_peer = Some(now);
+                    self.start_anew(now);
+                }
+            }
+            Some(Message::Status { sending, reports, .. }) => self.remote_status = Some((sending, reports)),
+            Some(Message::StatusAsk) => {
+                let sending = if self.current.is_some() { Sending::Direct } else { Sending::Relay };
+                self.push(Message::Status { generation: self.generation, sending, reports: self.list.reports() });
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Asks the peer what it found; [`remote`](Self::remote) has it a round trip later.
+    pub fn ask_status(&mut self) {
+        self.push(Message::StatusAsk);
+    }
+
+    /// A check or an answer that names our peer. `true`: genuine.
+    pub fn handle_message(&mut self, now: Instant, local: Local, from: SocketAddr, message: &[u8]) -> bool {
+        let genuine = self.list.handle_message(now, local, from, message);
+        self.settle(now);
+        genuine
+    }
+
+    /// Genuine data came in by no relay. Gives the pair that it came by, if it is one.
+    pub fn handle_data(&mut self, now: Instant, local: Local, from: SocketAddr) -> Option<PairId> {
+        match self.list.pair_of(local, from) {
+            Some(id) if self.list.is_usable(id) => {
+                self.list.note_heard(now, id);
+                Some(id)
+            }
+            Some(_) | None => {
+                self.list.handle_unknown(now, local, from);
+                self.list.pair_of(local, from)
+            }
+        }
+    }
+
+    pub fn note_sent(&mut self, now: Instant, pair: PairId) {
+        self.list.note_sent(now, pair);
+    }
+
+    /// A pair that works, but is being asked whether it still does.
+    pub fn is_in_doubt(&self, pair: PairId) -> bool {
+        self.list.is_in_doubt(pair)
+    }
+
+    /// The pair in use is in doubt: it is checked.
+    pub fn doubt(&mut self, now: Instant) {
+        if let Some(pair) = self.current {
+            self.list.doubt(now, pair);
+        }
+    }
+
+    /// Data showed that the pair in use does not carry it, whatever its checks say.
+    pub fn give_up(&mut self, now: Instant) {
+        if let Some(pair) = self.current.take() {
+            self.list.give_up(pair);
+            self.failed(now);
+        }
+    }
+
+    pub fn poll_event(&mut self) -> Option<DirectEvent> {
+        self.events.pop_front()
+    }
+
+    /// One signal for the peer, whenever the connection takes it.
+    pub fn poll_signal(&mut self, now: Instant) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        if let Some(message) = self.outbox.pop_front() {
+            message.encode(&mut out);
+            return Some(out);
+        }
+        let (_, wait) = self.resend.filter(|(at, _)| now >= *at)?;
+        self.resend = Some((now + wait, (wait * 2).min(RESEND_MAX)));
+        let (generation, mapping, candidates) = (self.generation, self.mapping, self.local.clone());
+        Message::Candidates { generation, mapping, candidates }.encode(&mut out);
+        Some(out)
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let resend = self.resend.map(|(at, _)| at);
+        let barred = self.barred.filter(|_| self.current.is_none() && self.list.usable().next().is_some());
+        [self.list.poll_timeout(), resend, self.next_round, barred].into_iter().flatten().min()
+    }
+
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.next_round.is_some_and(|t| now >= t) {
+            self.next_round = None;
+            self.list.start_round(now);
+        }
+        self.settle(now);
+    }
+
+    /// One packet that is due.
+    pub fn poll_transmit(&mut self, now: Instant, budget: &mut Budget) -> Option<Outgoing> {
+        let out = self.list.poll_transmit(now, budget);
+        self.settle(now);
+        out
+    }
+
+    fn push(&mut self, message: Message) {
+        if self.outbox.len() < OUTBOX && !self.outbox.contains(&message) {
+            self.outbox.push_back(message);
+        }
+    }
+
+    fn start_anew(&mut self, now: Instant) {
+        self.rounds_failed = 0;
+        self.barred = None;
+        self.next_round = None;
+        self.doubt(now);
+        self.list.start_round(now);
+    }
+
+    /// Draws the conclusions of what the checks have told.
+    fn settle(&mut self, now: Instant) {
+        while let Some(event) = self.list.poll_event() {
+            match event {
+                CheckEvent::Usable(_) | CheckEvent::Measured(_) => {}
+                CheckEvent::Lost(pair) => {
+                    if self.current == Some(pair) {
+                        self.current = None;
+                        self.events.push_back(DirectEvent::Lost);
+                        self.failed(now);
+                    }
+                }
+                CheckEvent::RoundEnded => {
+                    if self.current.is_none() {
+                        let wait = ROUND_MIN.saturating_mul(1 << self.rounds_failed.min(5)).min(ROUND_MAX);
+                        self.rounds_failed = self.rounds_failed.saturating_add(1);
+                        self.next_round = Some(now + wait);
+                    }
+                }
+            }
+        }
+        self.choose(now);
+    }
+
+    fn choose(&mut self, now: Instant) {
+        let mut working: Vec<(Duration, PairId)> = self.list.usable().map(|(id, rtt)| (rtt, id)).collect();
+        working.sort_unstable();
+        let best = working.first().copied();
+        let next = match (self.current, best) {
+            (None, Some((_, id))) if self.barred.is_none_or(|t| now >= t) => {
+                self.came_up = Some(now);
+                self.rounds_failed = 0;
+                Some(id)
+            }
+            (Some(current), Some((rtt, id))) if id != current && self.may_move(now) => {
+                let own = self.list.rtt(current).unwrap_or(Duration::MAX);
+                is_faster(rtt, own).then_some(id)
+            }
+            (_, _) => None,
+        };
+        if let Some(id) = next {
+            self.current = Some(id);
+            self.moved = Some(now);
+            self.events.push_back(DirectEvent::Use(id));
+        }
+        let standby = working.iter().map(|(_, id)| *id).find(|id| Some(*id) != self.current);
+        self.list.keep([self.current, standby]);
+    }
+
+    fn may_move(&self, now: Instant) -> bool {
+        self.came_up.is_some_and(|t| now < t + SETTLING) || self.moved.is_none_or(|t| now >= t + DWELL)
+    }
+
+    /// The pair in use has failed: tried again at once after a long good time, else later and later.
+    fn failed(&mut self, now: Instant) {
+        let good = self.came_up.take().is_some_and(|t| now >= t + GOOD);
+        self.failures = if good { 0 } else { self.failures.saturating_add(1) };
+        let wait = match self.failures.checked_sub(1) {
+            None => Duration::ZERO,
+            Some(n) => ROUND_MIN.saturating_mul(1 << n.min(5)).min(ROUND_MAX),
+        };
+        self.barred = Some(now + wait);
+        self.next_round = Some(now + wait);
+        self.push(Message::CheckNow { generation: self.generation });
+        self.choose(now);
+    }
+}
+
+/// Whether it is worth a move.
+fn is_faster(other: Duration, own: Duration) -> bool {
+    let gain = own.saturating_sub(other);
+    gain >= FASTER || (gain >= own.mul_f64(FASTER_SHARE) && gain >= MEASURING)
+}
