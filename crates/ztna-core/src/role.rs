@@ -108,6 +108,8 @@ pub struct PathInfo {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathKind {
+    /// Straight between the two ends.
+    Direct,
     /// Relayed; `forwarded` says whether raw packets are forwarded or each is tunnelled.
     Relay {
         forwarded: bool,

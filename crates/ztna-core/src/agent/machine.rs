@@ -1,6 +1,6 @@
 //! The agent as the packet loop sees it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::node::flows::Phase;
 use crate::node::{NodeEvent, outer};
 use crate::quic::connection::{Closed, H3_NO_ERROR};
 use crate::quic::{Event, Wrote, field};
-use crate::role::{Action, Arrival, Machine, Notice, Open, Read, State, Transmit};
+use crate::role::{Action, Arrival, Interface, Machine, Notice, Open, Read, State, Transmit};
 use crate::trust::{Protocol, Snapshot};
 use crate::wire::decision::DecisionId;
 
@@ -116,6 +116,14 @@ impl Machine for Agent {
 
     fn poll_resolve(&mut self) -> Option<String> {
         self.node.poll_resolve()
+    }
+
+    fn handle_sockets(&mut self, _now: Instant, sockets: &[SocketAddr]) {
+        self.node.handle_sockets(sockets);
+    }
+
+    fn handle_interfaces(&mut self, now: Instant, interfaces: &[Interface]) {
+        self.node.handle_interfaces(now, interfaces);
     }
 
     fn handle_network_change(&mut self, now: Instant) {

@@ -1,6 +1,6 @@
 //! The connector as the packet loop sees it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::id::FlowId;
 use crate::node::NodeEvent;
 use crate::node::flows::Phase;
 use crate::quic::{Event, StreamId, Wrote};
-use crate::role::{Action, Arrival, Machine, Read, State, Transmit};
+use crate::role::{Action, Arrival, Interface, Machine, Read, State, Transmit};
 use crate::trust::{Protocol, Snapshot};
 use crate::wire::connect_udp;
 use crate::wire::icmp::{Echo, EchoKind, EchoPacket};
@@ -89,6 +89,14 @@ impl Machine for Connector {
 
     fn poll_resolve(&mut self) -> Option<String> {
         self.node.poll_resolve()
+    }
+
+    fn handle_sockets(&mut self, _now: Instant, sockets: &[SocketAddr]) {
+        self.node.handle_sockets(sockets);
+    }
+
+    fn handle_interfaces(&mut self, now: Instant, interfaces: &[Interface]) {
+        self.node.handle_interfaces(now, interfaces);
     }
 
     fn handle_network_change(&mut self, now: Instant) {

@@ -9,8 +9,8 @@ use crate::path::checklist::Keys;
 use crate::path::{Direct, Local, PathId};
 use crate::quic::connection::H3_REQUEST_CANCELLED;
 use crate::quic::tls::INNER_PAYLOAD;
-use crate::quic::{Connection, Fields, StreamId, field};
-use crate::role::{Arrival, PathPolicy, Transmit};
+use crate::quic::{Connection, Event, Fields, StreamId, field};
+use crate::role::{Arrival, Interface, PathPolicy, Transmit};
 use crate::wire::check::{self, CheckKey, Token};
 use crate::wire::varint;
 
@@ -29,6 +29,24 @@ pub struct Signalling {
     pub stream: Option<StreamId>,
     token: Option<Token>,
     strangers: Option<(Instant, u32)>,
+}
+
+impl Link {
+    /// Whether an event is of the signalling stream, or asks for it.
+    pub(super) fn is_signalling(&self, event: &Event) -> bool {
+        let own = |stream: &StreamId| self.signalling.stream == Some(*stream);
+        match event {
+            Event::Headers { stream, fields, .. } => {
+                own(stream) || (self.conn.kind().is_server() && field(fields, ":protocol") == Some(PROTOCOL))
+            }
+            Event::Malformed { stream }
+            | Event::Data { stream }
+            | Event::Finished { stream }
+            | Event::Reset { stream, .. }
+            | Event::Writable { stream } => own(stream),
+            Event::Established(_) | Event::Ready | Event::GoAway | Event::Migrated(_) | Event::Closed(_) => false,
+        }
+    }
 }
 
 impl Node {
@@ -53,26 +71,22 @@ impl Node {
         }
     }
 
-    /// Connector: whether a request is for the signalling stream. It is answered then.
-    pub(super) fn take_signalling(&mut self, now: Instant, key: usize, stream: StreamId, fields: &Fields) -> bool {
-        if self.is_agent || field(fields, ":protocol") != Some(PROTOCOL) || field(fields, ":method") != Some("CONNECT") {
-            return false;
-        }
-        let Some(link) = self.links.get(key) else { return true };
-        if link.signalling.stream.is_some() {
+    /// Connector: the agent asks for the signalling stream.
+    fn accept_signalling(&mut self, now: Instant, key: usize, stream: StreamId) {
+        if self.links.get(key).is_some_and(|l| l.signalling.stream.is_some()) {
             // One is enough for a connection; a second would be another conversation.
             self.respond(key, stream, &[(":status", "409")], true);
-            return true;
+            return;
         }
         self.respond(key, stream, &[(":status", "200")], false);
         self.begin_direct(now, key, stream);
-        true
     }
 
     fn begin_direct(&mut self, now: Instant, key: usize, stream: StreamId) {
         let Some(link) = self.links.get_mut(key) else { return };
         let (ours, theirs) = if self.is_agent { ("agent", "connector") } else { ("connector", "agent") };
-        let (Some((ours, mask)), Some((theirs, _))) = (secrets(&mut link.conn, ours), secrets(&mut link.conn, theirs)) else {
+        let (Some((ours, mask)), Some((theirs, _))) = (secrets(&mut link.conn, ours), secrets(&mut link.conn, theirs))
+        else {
             return;
         };
         link.signalling.stream = Some(stream);
@@ -82,35 +96,30 @@ impl Node {
         self.offer_to(now, key);
     }
 
-    /// Events of the signalling stream, which no flow has. `true`: it was one.
-    pub(super) fn signalling_event(&mut self, key: usize, event: &crate::quic::Event) -> bool {
-        use crate::quic::Event;
-        let Some(link) = self.links.get_mut(key) else { return false };
-        let own = link.signalling.stream;
+    /// An event for which [`Link::is_signalling`] is true.
+    pub(super) fn handle_signalling(&mut self, now: Instant, key: usize, event: Event) {
+        let Some(link) = self.links.get_mut(key) else { return };
         match event {
-            Event::Headers { stream, fields, .. } if own == Some(*stream) => {
+            Event::Headers { stream, fields, .. } if self.is_agent => {
                 // A connector that has no direct paths says so; the relay carries everything then.
-                if !field(fields, ":status").is_some_and(|s| s.starts_with('2')) {
-                    link.conn.reset(*stream, H3_REQUEST_CANCELLED);
+                if !field(&fields, ":status").is_some_and(|s| s.starts_with('2')) {
+                    link.conn.reset(stream, H3_REQUEST_CANCELLED);
                 }
-                true
             }
-            Event::Data { stream } if own == Some(*stream) => {
+            Event::Headers { stream, .. } => self.accept_signalling(now, key, stream),
+            Event::Data { stream } => {
                 let mut scratch = [0u8; 512];
-                while link.conn.read(*stream, &mut scratch) > 0 {}
-                true
+                while link.conn.read(stream, &mut scratch) > 0 {}
             }
-            Event::Malformed { stream }
-            | Event::Finished { stream }
-            | Event::Reset { stream, .. }
-            | Event::Writable { stream } => own == Some(*stream),
-            Event::Headers { .. }
-            | Event::Data { .. }
+            Event::Malformed { .. }
+            | Event::Finished { .. }
+            | Event::Reset { .. }
+            | Event::Writable { .. }
             | Event::Established(_)
             | Event::Ready
             | Event::GoAway
             | Event::Migrated(_)
-            | Event::Closed(_) => false,
+            | Event::Closed(_) => {}
         }
     }
 
@@ -165,6 +174,29 @@ impl Node {
         let keys: Vec<usize> = self.links.iter().map(|(k, _)| k).collect();
         for key in keys {
             self.offer_to(now, key);
+        }
+    }
+
+    /// The loop's UDP sockets, which candidates are addresses of.
+    pub fn handle_sockets(&mut self, sockets: &[SocketAddr]) {
+        self.reflexive.set_sockets(sockets);
+    }
+
+    /// The host's addresses.
+    pub fn handle_interfaces(&mut self, now: Instant, interfaces: &[Interface]) {
+        self.reflexive.set_interfaces(interfaces);
+        self.offer_to_all(now);
+    }
+
+    /// Addresses or routes have changed: relays are asked again how they see us, peers are checked again.
+    pub(super) fn direct_network_change(&mut self, now: Instant) {
+        self.reflexive.restart(now);
+        let keys: Vec<usize> = self.links.iter().map(|(k, _)| k).collect();
+        for key in keys {
+            if let Some(direct) = self.links.get_mut(key).and_then(|l| l.path.direct_mut()) {
+                direct.handle_network_change(now);
+            }
+            self.touch_direct(now, key);
         }
     }
 
@@ -223,14 +255,22 @@ impl Node {
     /// One check that is due, of any link.
     pub(super) fn send_check(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
         while let Some(&key) = self.checking.first() {
-            let next =
-                self.links.get_mut(key).and_then(|l| l.path.direct_mut()).and_then(|d| d.poll_transmit(now, &mut self.budget));
+            let next = self
+                .links
+                .get_mut(key)
+                .and_then(|l| l.path.direct_mut())
+                .and_then(|d| d.poll_transmit(now, &mut self.budget));
             let Some(next) = next else {
                 self.checking.remove(&key);
                 continue;
             };
             out.extend_from_slice(&next.bytes);
-            return Some(Transmit { socket: next.local.socket, to: next.to, from: next.local.ip, segment: next.bytes.len() });
+            return Some(Transmit {
+                socket: next.local.socket,
+                to: next.to,
+                from: next.local.ip,
+                segment: next.bytes.len(),
+            });
         }
         self.reflexive.poll_transmit(now, out)
     }

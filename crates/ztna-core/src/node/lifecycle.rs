@@ -111,6 +111,7 @@ impl Node {
 
     /// Addresses or routes changed: relays that wait are tried now, the others are asked for a sign of life.
     pub fn handle_network_change(&mut self, now: Instant) {
+        self.direct_network_change(now);
         for (key, leg) in self.legs.iter_mut() {
             match leg.state {
                 LegState::Waiting { until } if until > now => {

@@ -8,7 +8,7 @@ use super::finishing::Finishing;
 use super::lost::Doubt;
 use crate::id::FlowId;
 use crate::node::backoff::Backoff;
-use crate::path::PathAgent;
+use crate::path::{PathAgent, PathId};
 use crate::quic::connection::HANDSHAKE;
 use crate::quic::{Connection, StreamId};
 use crate::role::{PathInfo, PathKind, PathPolicy};
@@ -28,6 +28,7 @@ pub struct Link {
     /// The other end's name.
     pub peer: String,
     pub policy: PathPolicy,
+    pub(super) signalling: super::direct::Signalling,
     pub flows: BTreeMap<StreamId, FlowId>,
     /// Streams of flows that are over here, while the peer has not acknowledged all of them.
     pub(super) finishing: Finishing,
@@ -65,6 +66,7 @@ impl Link {
             path: PathAgent::new(leads),
             peer,
             policy,
+            signalling: super::direct::Signalling::default(),
             flows: BTreeMap::new(),
             finishing: Finishing::default(),
             held: super::budget::Gauge::default(),
@@ -91,7 +93,11 @@ impl Link {
 
     /// Agent: a request put on it now is likely to arrive.
     pub fn can_ask(&self) -> bool {
-        self.is_usable() && self.path.active().is_some() && !self.path.is_doubtful()
+        let reaches = match (self.policy, self.path.active()) {
+            (PathPolicy::DirectOnly, active) => matches!(active, Some(PathId::Direct(_))),
+            (PathPolicy::Auto | PathPolicy::RelayOnly, active) => active.is_some(),
+        };
+        self.is_usable() && reaches && !self.path.is_doubtful()
     }
 
     /// Its peer has not shown a certificate yet.
@@ -116,10 +122,16 @@ impl Link {
     pub fn describe(&self, relay: Option<(String, SocketAddr)>) -> PathInfo {
         let (lost, sent) = self.conn.loss();
         let kind = match self.path.active() {
-            Some(p) => PathKind::Relay { forwarded: p.forwarded },
+            Some(PathId::Relay(p)) => PathKind::Relay { forwarded: p.forwarded },
+            Some(PathId::Direct(_)) => PathKind::Direct,
             None => PathKind::None,
         };
-        let (relay, remote) = relay.map_or((None, None), |(name, at)| (Some(name), Some(at)));
+        let (relay, remote) = match self.path.active() {
+            Some(PathId::Direct(pair)) => {
+                (None, self.path.direct().and_then(|d| d.list().remote(pair)).map(|(_, at)| at))
+            }
+            Some(PathId::Relay(_)) | None => relay.map_or((None, None), |(name, at)| (Some(name), Some(at))),
+        };
         PathInfo {
             kind,
             relay,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::link::{AGENT_ADDRESS, CONNECTOR_ADDRESS, Link};
 use super::{Node, NodeEvent, Owner};
 use crate::error::{Error, Result};
-use crate::path::{PathEvent, Reason};
+use crate::path::{PathEvent, PathId, Reason, RelayPath};
 use crate::quic::endpoint::random_cid;
 use crate::quic::{Connection, Event, connection};
 use crate::role::{Action, Notice, PathPolicy};
@@ -42,7 +42,7 @@ impl Node {
 
     /// The relay and address that a link's packets go to now.
     pub fn relay_of(&self, link: usize) -> Option<(String, SocketAddr)> {
-        let path = self.links.get(link)?.path.active()?;
+        let path = self.links.get(link)?.path.relay()?;
         let leg = self.legs.get(self.sessions.get(path.session)?.slot.leg)?;
         Some((leg.relay.clone(), leg.address?))
     }
@@ -55,7 +55,14 @@ impl Node {
         let Some(link) = self.links.get_mut(key) else { return };
         link.conn.process(&mut self.inner_tls);
         let mut closed = None;
+        let mut signalling = Vec::new();
+        let mut signals = Vec::new();
+        let mut ready = false;
         while let Some(event) = link.conn.poll_event() {
+            if link.is_signalling(&event) {
+                signalling.push(event);
+                continue;
+            }
             match event {
                 Event::Established(peer) => {
                     *self.counters.handshakes.entry("ok").or_default() += 1;
@@ -78,7 +85,10 @@ impl Node {
                         leg.handshakes = leg.handshakes.saturating_sub(1);
                     }
                 }
-                Event::Ready => self.events.push_back(NodeEvent::LinkReady(key)),
+                Event::Ready => {
+                    ready = true;
+                    self.events.push_back(NodeEvent::LinkReady(key));
+                }
                 Event::GoAway => link.retiring = true,
                 Event::Migrated(_) => {}
                 Event::Closed(why) => closed = Some(why),
@@ -93,6 +103,10 @@ impl Node {
         while let Some(mut frame) = link.conn.dgram_recv() {
             let Some((stream, header)) = crate::wire::connect_udp::parse_datagram(&frame) else { continue };
             frame.drain(..header.min(frame.len()));
+            if link.signalling.stream == Some(stream) {
+                signals.push(frame);
+                continue;
+            }
             self.events.push_back(NodeEvent::LinkDatagram { link: key, stream, payload: frame });
         }
         if self.is_agent && link.conn.packets() >= self.key_limit.successor {
@@ -129,6 +143,16 @@ impl Node {
             self.remove_link(now, key, why);
             return;
         }
+        if ready && self.is_agent {
+            self.seek_direct(now, key);
+        }
+        for event in signalling {
+            self.handle_signalling(now, key, event);
+        }
+        for signal in signals {
+            self.handle_signal(now, key, &signal);
+        }
+        self.settle_direct(now, key);
         self.settle_path(now, key);
     }
 
@@ -147,14 +171,13 @@ impl Node {
                         link.conn.ping();
                         doubt |= matches!(reason, Reason::Silent | Reason::Followed);
                     }
-                    let label = if to.forwarded { "forwarded" } else { "tunnel" };
-                    *self.counters.switches.entry((label, reason.as_str())).or_default() += 1;
+                    *self.counters.switches.entry((to.as_str(), reason.as_str())).or_default() += 1;
                 }
                 PathEvent::PeerSwitched { to } => {
                     if link.conn.is_established() {
                         link.conn.ping();
                         // It may have left a way that no longer carries full-sized packets, on our side.
-                        doubt |= !to.forwarded;
+                        doubt |= matches!(to, PathId::Relay(RelayPath { forwarded: false, .. }));
                     }
                 }
                 PathEvent::Suspect => {
@@ -230,10 +253,12 @@ impl Node {
             leg.handshakes = leg.handshakes.saturating_sub(1);
         }
         self.router.remove(&link.conn.scid());
+        self.checking.remove(&key);
         if let Some(dcid) = link.initial_dcid.take() {
             self.router.remove_initial(&dcid);
         }
         self.transmit.forget(key);
+        self.forget_direct(&link.signalling);
         self.keep_tails(now, &mut link, &why);
         self.forget_held(link.held);
         if let Some(id) = link.conn.identity().map(|i| &i.id)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Node;
 use super::link::Link;
 use crate::error::{Error, Result};
-use crate::path::PathId;
+use crate::path::RelayPath;
 use crate::quic::reset::ResetKeys;
 use crate::trust::Snapshot;
 use crate::wire::quic_header::{self, Header};
@@ -63,7 +63,7 @@ impl Node {
             }
             if let Some(reset) = keys.reset(dcid, packet.len()) {
                 s.reset_at = Some(now);
-                self.tunnel_packet(PathId { session, forwarded: false }, &reset);
+                self.tunnel_packet(RelayPath::tunnel(session), &reset);
             }
             return;
         }

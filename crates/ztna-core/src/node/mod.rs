@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod backoff;
 pub mod budget;
+pub mod direct;
 pub mod finishing;
 pub mod flows;
 mod follow;
@@ -17,6 +18,7 @@ mod lost;
 mod outage;
 pub(crate) mod outer;
 mod receive;
+mod reflexive;
 pub mod session;
 mod tails;
 mod transmit;
@@ -29,11 +31,12 @@ use std::time::{Duration, Instant, SystemTime};
 use slab::Slab;
 
 use crate::error::{Error, Result};
-use crate::path::PathId;
+use crate::path::budget::Budget;
 use crate::quic::reset::ResetKeys;
 use crate::quic::{Event, Router, StreamId, TlsConfig, connection};
 use crate::role::{Action, Notice, State};
 use crate::trust::Snapshot;
+use crate::wire::check::Token;
 
 use flows::Flow;
 use follow::contexts;
@@ -139,6 +142,12 @@ pub struct Node {
     pub counters: Counters,
     transmit: transmit::Queue,
     held: budget::Gauge,
+    reflexive: reflexive::Reflexive,
+    /// Whose checks carry which token.
+    tokens: BTreeMap<Token, usize>,
+    /// Links that may have checks to send.
+    checking: BTreeSet<usize>,
+    budget: Budget,
     /// Links of each identity that has proven itself.
     peers: BTreeMap<crate::id::SpiffeId, usize>,
     /// The time of the last input.
@@ -151,6 +160,8 @@ pub struct Node {
 #[derive(Debug, Default, Clone)]
 pub struct Counters {
     /// Inner packet bytes, by path and direction.
+    pub direct_rx: u64,
+    pub direct_tx: u64,
     pub forwarded_rx: u64,
     pub forwarded_tx: u64,
     pub tunnel_rx: u64,
@@ -198,6 +209,10 @@ impl Node {
             counters: Counters::default(),
             transmit: transmit::Queue::default(),
             held: budget::Gauge::default(),
+            reflexive: reflexive::Reflexive::default(),
+            tokens: BTreeMap::new(),
+            checking: BTreeSet::new(),
+            budget: Budget::default(),
             peers: BTreeMap::new(),
             now,
             wall: (now, wall),
@@ -253,7 +268,8 @@ impl Node {
         let dirty = (!self.dirty_legs.is_empty() || !self.dirty_links.is_empty()).then_some(now);
         let expiry = self.snapshot.identity().not_after.duration_since(self.wall(now)).ok().map(|d| now + d);
         let tails = self.tails.poll_timeout();
-        legs.chain(links).chain(dirty).chain(expiry).chain(tails).chain([self.next_expiry_check]).min()
+        let probes = self.reflexive.poll_timeout();
+        legs.chain(links).chain(probes).chain(dirty).chain(expiry).chain(tails).chain([self.next_expiry_check]).min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -273,6 +289,7 @@ impl Node {
                 link.last_sent = now;
             }
             self.dirty_links.insert(key);
+            self.checking.insert(key);
         }
         self.expire_tails(now);
         if now >= self.next_expiry_check {
@@ -316,11 +333,6 @@ impl Node {
 
     pub fn ready_legs(&self) -> impl Iterator<Item = (usize, &Leg)> {
         self.legs.iter().filter(|(_, l)| l.is_ready())
-    }
-
-    /// Paths of a link, for `PathAgent`.
-    fn path_id(session: usize, forwarded: bool) -> PathId {
-        PathId { session, forwarded }
     }
 
     pub fn bound_legs(&self) -> usize {

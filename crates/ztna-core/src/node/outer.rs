@@ -125,6 +125,9 @@ impl Node {
         if let Some(conn) = leg.conn.as_mut() {
             let scid = conn.scid();
             let address = leg.address;
+            if let Some(server) = address {
+                self.reflexive.forget(server);
+            }
             conn.close(H3_NO_ERROR, why);
             // The close goes out at once; nothing waits for its acknowledgement.
             let mut bytes = Vec::new();
@@ -434,6 +437,10 @@ impl Node {
                 if let Some(leg) = self.legs.get_mut(key) {
                     leg.observed.retain(|a| a.is_ipv4() != address.is_ipv4());
                     leg.observed.push(address);
+                    let server = leg.address;
+                    if server.is_some_and(|s| self.reflexive.observe(now, s, address)) {
+                        self.offer_to_all(now);
+                    }
                 }
             }
             Capsule::AckCid { context_id, cid } => {

@@ -5,21 +5,34 @@ use std::time::Instant;
 
 use super::session::Slot;
 use super::{CONNECTOR_ADDRESS, Node, Owner};
+use crate::path::{Local, PathId, RelayPath};
 use crate::quic::Connection;
 use crate::quic::connection::Closed;
 use crate::role::Arrival;
 use crate::wire::cid::Cid;
 use crate::wire::connect_udp;
 use crate::wire::quic_header::{self, Header};
+use crate::wire::stun::is_stun;
+
+/// By whom raw inner packets came.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// Forwarded by the relay of this session.
+    Relay(usize),
+    /// By nobody, from this address to this end of ours.
+    Direct(Local, SocketAddr),
+    /// Neither, or more of that than is tried.
+    Foreign,
+}
 
 impl Node {
-    /// Feeds one burst from a socket. Everything that a node's socket receives comes from a relay: outer packets, or inner
-    /// ones that it forwarded.
+    /// Feeds one burst from a socket: outer packets of a relay, inner ones that it forwarded or that came straight from the peer, and
+    /// STUN (RFC 9443 tells them apart).
     pub fn handle_packets(&mut self, now: Instant, arrival: Arrival, burst: &mut [u8]) {
         let stride = arrival.stride.max(1);
         // A burst is nearly always of one connection: it is looked up once.
         let mut last: Option<(Cid, Option<Owner>)> = None;
-        let mut from_link: Option<(usize, Option<usize>)> = None;
+        let mut from_link: Option<(usize, Way)> = None;
         for packet in burst.chunks_mut(stride) {
             let owner = match quic_header::parse(packet) {
                 Some(Header::Short { dcid }) => match last {
@@ -46,24 +59,29 @@ impl Node {
                     }
                 }
                 Some(Owner::Link(key)) => {
-                    // The forwarding relay is one of ours; a packet from anywhere else is no path of this release.
-                    let session = match from_link {
-                        Some((known, session)) if known == key => session,
+                    let way = match from_link {
+                        Some((known, way)) if known == key => way,
                         Some(_) | None => {
                             self.settle_heard(now, from_link);
-                            let session = self.session_at(key, arrival.from);
-                            from_link = Some((key, session));
-                            session
+                            let way = self.way_of(now, key, arrival);
+                            from_link = Some((key, way));
+                            way
                         }
                     };
-                    match self.links.get_mut(key) {
-                        Some(link) if session.is_some() => {
-                            link.conn.recv(packet, peer_address(self.is_agent));
-                            self.counters.forwarded_rx += packet.len() as u64;
+                    let counter = match way {
+                        Way::Relay(_) => &mut self.counters.forwarded_rx,
+                        Way::Direct(..) => &mut self.counters.direct_rx,
+                        Way::Foreign => {
+                            self.counters.drop_one("foreign");
+                            continue;
                         }
-                        Some(_) | None => self.counters.drop_one("foreign"),
+                    };
+                    *counter += packet.len() as u64;
+                    if let Some(link) = self.links.get_mut(key) {
+                        link.conn.recv(packet, peer_address(self.is_agent));
                     }
                 }
+                None if packet.first().is_some_and(|b| is_stun(*b)) => self.handle_stun(now, arrival, packet),
                 None => self.handle_stray(now, arrival.from, packet),
             }
         }
@@ -83,16 +101,34 @@ impl Node {
         }
     }
 
-    /// A run of forwarded packets of one link has been fed.
-    fn settle_heard(&mut self, now: Instant, run: Option<(usize, Option<usize>)>) {
-        if let Some((key, Some(session))) = run {
-            self.dirty_links.insert(key);
-            self.note_heard(now, key, session, true, true);
+    /// A run of raw packets of one link has been fed.
+    fn settle_heard(&mut self, now: Instant, run: Option<(usize, Way)>) {
+        match run {
+            Some((key, Way::Relay(session))) => {
+                self.dirty_links.insert(key);
+                self.note_heard(now, key, session);
+            }
+            Some((key, Way::Direct(local, from))) => {
+                self.dirty_links.insert(key);
+                self.note_direct(now, key, local, from);
+            }
+            Some((_, Way::Foreign)) | None => {}
+        }
+    }
+
+    /// How raw packets of a link came here.
+    fn way_of(&mut self, now: Instant, key: usize, arrival: Arrival) -> Way {
+        if let Some(session) = self.session_at(key, arrival.from) {
+            Way::Relay(session)
+        } else if self.admits_direct(now, key, arrival) {
+            Way::Direct(self.local_of(arrival), arrival.from)
+        } else {
+            Way::Foreign
         }
     }
 
     fn session_at(&self, link: usize, from: SocketAddr) -> Option<usize> {
-        let active = self.links.get(link)?.path.active().map(|p| p.session);
+        let active = self.links.get(link)?.path.relay().map(|p| p.session);
         let matches = |key: usize| {
             self.sessions.get(key).is_some_and(|s| {
                 s.link == Some(link) && self.legs.get(s.slot.leg).is_some_and(|l| l.address == Some(from))
@@ -105,12 +141,12 @@ impl Node {
     }
 
     /// Tells the path agent if the packets just fed were genuine.
-    fn note_heard(&mut self, now: Instant, key: usize, session: usize, forwarded: bool, short: bool) {
+    fn note_heard(&mut self, now: Instant, key: usize, session: usize) {
         let Some(link) = self.links.get_mut(key) else { return };
         let heard = link.conn.received();
         if heard != link.heard {
             link.heard = heard;
-            link.path.handle_received(now, Self::path_id(session, forwarded), short);
+            link.path.handle_received(now, PathId::Relay(RelayPath { session, forwarded: true }), true);
         }
     }
 
@@ -181,7 +217,7 @@ impl Node {
                 self.give_up_former(now, session, key);
             }
             let Some(link) = self.links.get_mut(key) else { return };
-            link.path.handle_received(now, Self::path_id(session, false), short);
+            link.path.handle_received(now, PathId::Relay(RelayPath::tunnel(session)), short);
         } else if begins {
             self.remove_link(now, key, Closed::Local("its first packet could not be read".into()));
             return;

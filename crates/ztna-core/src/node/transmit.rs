@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::Node;
-use crate::path::PathId;
+use crate::path::{PathId, RelayPath};
 use crate::role::Transmit;
 use crate::wire::capsule::Capsule;
 use crate::wire::connect_udp;
@@ -66,6 +66,9 @@ impl Node {
             out.extend_from_slice(&bytes);
             return Some(Transmit { socket: None, to, from: None, segment });
         }
+        if let Some(transmit) = self.send_check(now, out) {
+            return Some(transmit);
+        }
         while let Some(&key) = self.transmit.links.front() {
             if let Some(transmit) = self.send_link(now, key, out) {
                 self.transmit.turns += 1;
@@ -109,27 +112,26 @@ impl Node {
         Some(Transmit { socket: None, to, from: None, segment })
     }
 
-    /// One burst of a link: raw to its relay, or moved into the tunnel (then there is nothing to send here).
+    /// One burst of a link: raw to its peer or its relay, or moved into the tunnel (then there is nothing to send here).
     fn send_link(&mut self, now: Instant, key: usize, out: &mut Vec<u8>) -> Option<Transmit> {
         loop {
             let link = self.links.get_mut(key)?;
             let (Some(path), also) = link.path.select() else { return None };
-            if !path.forwarded {
+            if matches!(path, PathId::Relay(RelayPath { forwarded: false, .. })) {
                 self.fill_tunnel(now, key);
                 return None;
             }
+            let behind = link.path.relay().map(|r| RelayPath::tunnel(r.session));
             let at = out.len();
             let (_, segment) = link.conn.send_burst(out, MAX_SEGMENTS)?;
             link.last_sent = now;
             let in_flight = link.conn.in_flight(now);
             link.path.handle_sent(now, in_flight);
             let burst = out.get(at..).unwrap_or_default();
-            // Long headers stay in the tunnel (protocol.md); so does a second copy while the path is suspect.
+            // Long headers stay in the tunnel (protocol.md); so does a second copy while the path is in doubt.
             let long = burst.chunks(segment.max(1)).any(|p| p.first().is_some_and(|b| b & 0x80 != 0));
-            if long || also.is_some() {
+            if let Some(tunnel) = if long { behind } else { also } {
                 let copy: Vec<Vec<u8>> = burst.chunks(segment.max(1)).map(<[u8]>::to_vec).collect();
-                let tunnel =
-                    if long { PathId { session: path.session, forwarded: false } } else { also.unwrap_or(path) };
                 for packet in copy {
                     self.tunnel_packet(tunnel, &packet);
                 }
@@ -138,9 +140,20 @@ impl Node {
                 out.truncate(at);
                 continue;
             }
-            self.counters.forwarded_tx += (out.len() - at) as u64;
-            let to = self.sessions.get(path.session).and_then(|s| self.legs.get(s.slot.leg)).and_then(|l| l.address)?;
-            return Some(Transmit { socket: None, to, from: None, segment });
+            let bytes = (out.len() - at) as u64;
+            match path {
+                PathId::Relay(path) => {
+                    self.counters.forwarded_tx += bytes;
+                    let session = self.sessions.get(path.session);
+                    let to = session.and_then(|s| self.legs.get(s.slot.leg)).and_then(|l| l.address)?;
+                    return Some(Transmit { socket: None, to, from: None, segment });
+                }
+                PathId::Direct(pair) => {
+                    self.counters.direct_tx += bytes;
+                    let (local, to) = self.links.get(key)?.path.direct()?.list().remote(pair)?;
+                    return Some(Transmit { socket: local.socket, to, from: local.ip, segment });
+                }
+            }
         }
     }
 
@@ -150,7 +163,7 @@ impl Node {
         let mut moved = 0;
         loop {
             let link = self.links.get_mut(key)?;
-            let (Some(path), also) = link.path.select() else { break };
+            let (Some(PathId::Relay(path)), also) = link.path.select() else { break };
             if path.forwarded {
                 break;
             }
@@ -182,7 +195,7 @@ impl Node {
         (moved > 0).then_some(moved)
     }
 
-    pub(super) fn tunnel_packet(&mut self, path: PathId, packet: &[u8]) {
+    pub(super) fn tunnel_packet(&mut self, path: RelayPath, packet: &[u8]) {
         let Some(slot) = self.sessions.get(path.session).map(|s| s.slot) else { return };
         let mut frame = Vec::with_capacity(packet.len() + 10);
         connect_udp::datagram_header(slot.stream, slot.context, &mut frame);

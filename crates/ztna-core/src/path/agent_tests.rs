@@ -34,7 +34,7 @@ fn silence_makes_the_path_suspect_and_both_carry_data() {
     assert_eq!(a.poll_timeout(), Some(t + ms(250)));
     a.handle_timeout(t + ms(250));
     assert_eq!(a.poll_event(), Some(PathEvent::Suspect));
-    assert_eq!(a.select(), (Some(FORWARDED), Some(TUNNEL)));
+    assert_eq!(a.select(), (Some(FORWARDED), Some(RelayPath::tunnel(1))));
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn four_round_trips_are_waited_for_on_a_slow_path() {
     a.handle_timeout(t + ms(700));
     assert_eq!(a.select(), (Some(FORWARDED), None));
     a.handle_timeout(t + ms(800));
-    assert_eq!(a.select(), (Some(FORWARDED), Some(TUNNEL)));
+    assert_eq!(a.select(), (Some(FORWARDED), Some(RelayPath::tunnel(1))));
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_dead_relay_hands_over_to_the_session_at_another_one() {
     a.forwarded_down(t, 1);
     a.handle_sent(t, true);
     a.handle_timeout(t + ms(250));
-    assert_eq!(a.select(), (Some(TUNNEL), Some(OTHER)));
+    assert_eq!(a.select(), (Some(TUNNEL), Some(RelayPath::tunnel(2))));
     a.handle_received(t + ms(300), OTHER, true);
     assert_eq!(a.select(), (Some(OTHER), None));
 }

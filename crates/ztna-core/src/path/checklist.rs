@@ -89,12 +89,18 @@ pub struct Keys {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Not answered yet; so many checks of this round are sent.
-    Checking { sent: u8 },
+    Checking {
+        sent: u8,
+    },
     /// Answered; being asked whether it carries the largest packet.
-    Widening { sent: u8 },
+    Widening {
+        sent: u8,
+    },
     Usable,
     /// Usable until now; so many checks have gone unanswered since there was doubt.
-    Doubted { sent: u8 },
+    Doubted {
+        sent: u8,
+    },
     /// Waits for a round.
     Idle(Outcome),
 }
@@ -175,7 +181,9 @@ impl Checklist {
                 None => drop(self.insert(c.address, c.kind, Local::default(), true)),
             }
         }
-        self.pairs.retain(|_, p| p.named || matches!(p.phase, Phase::Usable | Phase::Doubted { .. } | Phase::Widening { .. }));
+        self.pairs.retain(|_, p| {
+            p.named || matches!(p.phase, Phase::Usable | Phase::Doubted { .. } | Phase::Widening { .. })
+        });
     }
 
     /// Checks every address that does not work, from the start.
@@ -287,7 +295,8 @@ impl Checklist {
             self.events.push_back(CheckEvent::RoundEnded);
         }
         loop {
-            let (&id, _) = self.pairs.iter().filter(|(_, p)| p.due.is_some_and(|t| t <= now)).min_by_key(|(_, p)| p.due)?;
+            let (&id, _) =
+                self.pairs.iter().filter(|(_, p)| p.due.is_some_and(|t| t <= now)).min_by_key(|(_, p)| p.due)?;
             if let Some(out) = self.send(now, id, budget) {
                 return Some(out);
             }
@@ -347,7 +356,8 @@ impl Checklist {
     fn insert(&mut self, remote: SocketAddr, kind: CandidateKind, local: Local, named: bool) -> Option<PairId> {
         if self.pairs.len() >= MAX_PAIRS {
             // One that came to nothing, and that the peer does not name, makes room.
-            let idle = self.pairs.iter().find(|(_, p)| !p.named && matches!(p.phase, Phase::Idle(_) | Phase::Checking { .. }));
+            let idle =
+                self.pairs.iter().find(|(_, p)| !p.named && matches!(p.phase, Phase::Idle(_) | Phase::Checking { .. }));
             let idle = *idle?.0;
             self.pairs.remove(&idle);
         }

@@ -91,13 +91,25 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// All addresses of the sender, in place of any older generation.
-    Candidates { generation: u64, mapping: Mapping, candidates: Vec<Candidate> },
+    Candidates {
+        generation: u64,
+        mapping: Mapping,
+        candidates: Vec<Candidate>,
+    },
     /// This generation of the receiver's candidates has arrived.
-    Ack { generation: u64 },
+    Ack {
+        generation: u64,
+    },
     /// Checks are worth a new round: something changed at the sender.
-    CheckNow { generation: u64 },
+    CheckNow {
+        generation: u64,
+    },
     /// What the sender found, for people.
-    Status { generation: u64, sending: Sending, reports: Vec<Report> },
+    Status {
+        generation: u64,
+        sending: Sending,
+        reports: Vec<Report>,
+    },
     StatusAsk,
 }
 
@@ -308,8 +320,13 @@ mod tests {
         let all = vec![Candidate { kind: CandidateKind::Host, address }; MAX_CANDIDATES];
         let m = Message::Candidates { generation: varint::MAX, mapping: Mapping::None, candidates: all };
         assert!(bytes(&m).len() < 400);
-        let report = Report { candidate: Candidate { kind: CandidateKind::Host, address }, outcome: Outcome::Answered, rtt: Some(Duration::from_secs(9)) };
-        let m = Message::Status { generation: varint::MAX, sending: Sending::Relay, reports: vec![report; MAX_REPORTS] };
+        let report = Report {
+            candidate: Candidate { kind: CandidateKind::Host, address },
+            outcome: Outcome::Answered,
+            rtt: Some(Duration::from_secs(9)),
+        };
+        let m =
+            Message::Status { generation: varint::MAX, sending: Sending::Relay, reports: vec![report; MAX_REPORTS] };
         assert!(bytes(&m).len() < 800);
     }
 }

@@ -12,6 +12,7 @@ mod budget;
 mod chaos;
 mod crowd;
 mod denied;
+mod direct;
 mod exporter;
 mod held;
 mod hostile;

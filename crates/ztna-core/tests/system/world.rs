@@ -13,7 +13,9 @@ use ztna_core::connector::{Connector, Serve};
 use ztna_core::node::{KeyLimit, ReceiveLimit};
 use ztna_core::quic::Wrote;
 use ztna_core::relay::{Relay, RelayConfig, Shared};
-use ztna_core::role::{Action, Answer, Arrival, Machine, Notice, Open, PathPolicy, Read, Target};
+use ztna_core::role::{
+    Action, Answer, Arrival, Interface, InterfaceKind, Machine, Notice, Open, PathPolicy, Read, Target,
+};
 use ztna_core::trust::pki::{Ca, Issued, LeafSpec};
 use ztna_core::trust::{NodeFiles, Protocol, Secret, Snapshot};
 use ztna_core::{Error, FlowId, Role, SpiffeId};
@@ -62,6 +64,8 @@ pub struct World {
     policy: String,
     /// Of the snapshots that are made from now on.
     pub version: u64,
+    /// Nodes reach each other, and those that start from now on know their addresses.
+    pub direct: bool,
     /// Of the certificates that are issued from now on.
     pub life: Duration,
     nodes: BTreeMap<SocketAddr, Node>,
@@ -99,6 +103,9 @@ pub struct World {
 pub fn relay_at(n: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, n], 4433))
 }
+fn is_relay(at: SocketAddr) -> bool {
+    (0..=u8::MAX).any(|n| at == relay_at(n))
+}
 pub fn node_at(n: u8) -> SocketAddr {
     SocketAddr::from(([198, 51, 100, n], 40_000))
 }
@@ -122,6 +129,7 @@ impl World {
             network,
             policy: POLICY.into(),
             version: 1,
+            direct: false,
             life: HOUR,
             nodes: BTreeMap::new(),
             relays: BTreeMap::new(),
@@ -216,6 +224,7 @@ impl World {
             c.serve(Serve { service, protocol, ports: None, target, max_connections, closing }).unwrap();
         }
         self.nodes.insert(at, Node::Connector(Box::new(c)));
+        self.know_addresses(at);
     }
 
     pub fn start_agent(&mut self, at: SocketAddr, name: &str, limit: Option<KeyLimit>) {
@@ -224,6 +233,16 @@ impl World {
             a.set_key_limit(limit);
         }
         self.nodes.insert(at, Node::Agent(Box::new(a)));
+        self.know_addresses(at);
+    }
+
+    fn know_addresses(&mut self, at: SocketAddr) {
+        if self.direct {
+            let (name, address, kind) = ("eth0".into(), at.ip(), InterfaceKind::Ordinary);
+            let machine = self.machine(at);
+            machine.handle_sockets(Instant::now(), &[at]);
+            machine.handle_interfaces(Instant::now(), &[Interface { name, index: 2, address, prefix_len: 24, kind }]);
+        }
     }
 
     /// A process killed: its machine is gone without a word.
@@ -477,7 +496,8 @@ impl World {
     fn deliver(&mut self, now: Instant, from: SocketAddr, to: SocketAddr, segment: usize, bytes: &[u8]) {
         for packet in bytes.chunks(segment.max(1)) {
             self.packets += 1;
-            if (self.lose)(from, to, packet) {
+            let apart = !self.direct && !is_relay(from) && !is_relay(to);
+            if apart || (self.lose)(from, to, packet) {
                 continue;
             }
             let late = (self.delay)(from, to, packet);
