@@ -18,7 +18,6 @@ mod lost;
 mod outage;
 pub(crate) mod outer;
 mod receive;
-mod reflexive;
 pub mod session;
 mod tails;
 mod transmit;
@@ -32,8 +31,9 @@ use slab::Slab;
 
 use crate::error::{Error, Result};
 use crate::path::budget::Budget;
+use crate::path::reflexive::Reflexive;
 use crate::quic::reset::ResetKeys;
-use crate::quic::{Event, Router, StreamId, TlsConfig, connection};
+use crate::quic::{self, Event, Router, StreamId, TlsConfig, connection};
 use crate::role::{Action, Notice, State};
 use crate::trust::Snapshot;
 use crate::wire::check::Token;
@@ -142,7 +142,7 @@ pub struct Node {
     pub counters: Counters,
     transmit: transmit::Queue,
     held: budget::Gauge,
-    reflexive: reflexive::Reflexive,
+    reflexive: Reflexive,
     /// Whose checks carry which token.
     tokens: BTreeMap<Token, usize>,
     /// Links that may have checks to send.
@@ -209,7 +209,7 @@ impl Node {
             counters: Counters::default(),
             transmit: transmit::Queue::default(),
             held: budget::Gauge::default(),
-            reflexive: reflexive::Reflexive::default(),
+            reflexive: Reflexive::new(random_mask()),
             tokens: BTreeMap::new(),
             checking: BTreeSet::new(),
             budget: Budget::default(),
@@ -343,4 +343,13 @@ impl Node {
     pub fn is_replacing(&self) -> bool {
         self.legs.iter().any(|(_, l)| l.replacing)
     }
+}
+
+fn random_mask() -> [u8; 12] {
+    let mut mask = [0u8; 12];
+    let random = [quic::endpoint::random_cid(None).0, quic::endpoint::random_cid(None).0];
+    for (to, from) in mask.iter_mut().zip(random.as_flattened()) {
+        *to = *from;
+    }
+    mask
 }

@@ -23,6 +23,8 @@ pub const NOT_TRUSTED: u64 = 0x7a02;
 const ALERT_REVOKED: u64 = 0x100 + 44;
 /// Port in a CONNECT-UDP target: connectors have none, HTTP wants one (protocol.md).
 const CONNECTOR_PORT: u16 = 443;
+/// Addresses of one relay that are asked how they see us: one of each family does.
+const MAX_PROBED: usize = 4;
 /// Sessions that a connector takes from one relay: twice what a relay gives a bind by default. Each costs about 200 bytes.
 const MAX_SESSIONS: usize = 16_384;
 /// Context ID of the uncompressed context that a connector registers first (bind draft; protocol.md).
@@ -204,6 +206,9 @@ impl Node {
             Event::Ready => {
                 leg.state = LegState::Ready;
                 leg.ever_ready = true;
+                for server in leg.addresses.iter().take(MAX_PROBED) {
+                    self.reflexive.probe(now, *server);
+                }
                 leg.last_error = None;
                 if self.is_agent {
                     leg.replacing = false;

@@ -6,8 +6,9 @@
 //!    └── direct: what is offered, when it is checked, which pair is used
 //!          ├── candidate: which addresses are offered, which are sent to
 //!          ├── checklist: the pairs, their checks and answers
-//!          ├── nat: what a NAT does to our addresses
 //!          └── budget: what a node sends to addresses that have not answered
+//!  reflexive: a node's own addresses, as its interfaces and its relays have them
+//!    └── nat: what that says of the NAT in front of it
 //! ```
 
 pub mod agent;
@@ -16,6 +17,7 @@ pub mod candidate;
 pub mod checklist;
 pub mod direct;
 pub mod nat;
+pub mod reflexive;
 
 pub use agent::{PathAgent, PathEvent, PathId, Reason, RelayPath};
 pub use checklist::{Local, Outgoing, PairId};

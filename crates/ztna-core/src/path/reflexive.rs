@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::path::candidate::{Candidate, CandidateKind, offer};
-use crate::path::nat::{self, Mapping, Seen};
+use super::candidate::{Candidate, CandidateKind, offer};
+use super::nat::{self, Mapping, Seen};
 use crate::role::{Interface, InterfaceKind, Transmit};
 use crate::wire::stun::{self, TransactionId};
 
@@ -24,8 +24,11 @@ struct Probe {
     seen: Option<SocketAddr>,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Reflexive {
+#[derive(Debug)]
+pub struct Reflexive {
+    /// Makes transaction IDs that a stranger can't guess, together with a count of them.
+    mask: [u8; 12],
+    asked: u64,
     sockets: Vec<SocketAddr>,
     interfaces: Vec<Interface>,
     /// As relays said on their streams.
@@ -35,21 +38,34 @@ pub(super) struct Reflexive {
 }
 
 impl Reflexive {
+    /// `mask`: random.
+    pub fn new(mask: [u8; 12]) -> Self {
+        Reflexive {
+            mask,
+            asked: 0,
+            sockets: Vec::new(),
+            interfaces: Vec::new(),
+            observed: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            last: (Vec::new(), Mapping::Unknown),
+        }
+    }
+
     /// How many main sockets there are: others are the machine's own wish.
-    pub(super) fn sockets(&self) -> usize {
+    pub fn sockets(&self) -> usize {
         self.sockets.len()
     }
 
-    pub(super) fn set_sockets(&mut self, sockets: &[SocketAddr]) {
+    pub fn set_sockets(&mut self, sockets: &[SocketAddr]) {
         self.sockets = sockets.to_vec();
     }
 
-    pub(super) fn set_interfaces(&mut self, interfaces: &[Interface]) {
+    pub fn set_interfaces(&mut self, interfaces: &[Interface]) {
         self.interfaces = interfaces.to_vec();
     }
 
     /// The relay at `server` sees us as `address`. `true`: that is new, and its ports are asked again.
-    pub(super) fn observe(&mut self, now: Instant, server: SocketAddr, address: SocketAddr) -> bool {
+    pub fn observe(&mut self, now: Instant, server: SocketAddr, address: SocketAddr) -> bool {
         if self.observed.insert(server, address) == Some(address) {
             return false;
         }
@@ -58,28 +74,33 @@ impl Reflexive {
     }
 
     /// The leg to `server` has gone.
-    pub(super) fn forget(&mut self, server: SocketAddr) {
+    pub fn forget(&mut self, server: SocketAddr) {
         self.observed.remove(&server);
         self.probes.retain(|at, _| at.ip() != server.ip());
     }
 
     /// All servers are asked again: our network has changed.
-    pub(super) fn restart(&mut self, now: Instant) {
+    pub fn restart(&mut self, now: Instant) {
         let servers: Vec<SocketAddr> = self.probes.keys().copied().collect();
         for server in servers {
             self.probe(now, server);
         }
     }
 
-    fn probe(&mut self, now: Instant, server: SocketAddr) {
+    /// Asks a relay's address how it sees us.
+    pub fn probe(&mut self, now: Instant, server: SocketAddr) {
         if self.probes.len() < SERVERS || self.probes.contains_key(&server) {
-            let tid = TransactionId(random_tid());
-            self.probes.insert(server, Probe { tid, sent: 0, due: Some(now), seen: None });
+            self.asked += 1;
+            let mut tid = self.mask;
+            for (b, n) in tid.iter_mut().zip(self.asked.to_be_bytes()) {
+                *b ^= n;
+            }
+            self.probes.insert(server, Probe { tid: TransactionId(tid), sent: 0, due: Some(now), seen: None });
         }
     }
 
     /// A STUN answer that may be to a probe of ours. `true`: something new was learnt.
-    pub(super) fn handle_answer(&mut self, now: Instant, from: SocketAddr, message: &[u8]) -> bool {
+    pub fn handle_answer(&mut self, now: Instant, from: SocketAddr, message: &[u8]) -> bool {
         let Some((tid, mapped, other)) = stun::parse_binding_success(message) else { return false };
         let Some(probe) = self.probes.get_mut(&from).filter(|p| p.tid == tid) else { return false };
         probe.due = None;
@@ -93,11 +114,11 @@ impl Reflexive {
         new
     }
 
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&self) -> Option<Instant> {
         self.probes.values().filter_map(|p| p.due).min()
     }
 
-    pub(super) fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
+    pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
         let (server, probe) = self.probes.iter_mut().find(|(_, p)| p.due.is_some_and(|t| t <= now))?;
         probe.due = (probe.sent + 1 < TRIES).then(|| now + RESEND * (1 << probe.sent.min(4)));
         probe.sent += 1;
@@ -107,7 +128,7 @@ impl Reflexive {
     }
 
     /// What peers are told of us.
-    pub(super) fn offer(&mut self) -> (Vec<Candidate>, Mapping) {
+    pub fn offer(&mut self) -> (Vec<Candidate>, Mapping) {
         let mut all = Vec::new();
         for socket in &self.sockets {
             let of_family = self.interfaces.iter().filter(|i| i.address.is_ipv4() == socket.is_ipv4());
@@ -129,7 +150,7 @@ impl Reflexive {
     }
 
     /// The verdict that was offered last.
-    pub(super) fn last(&self) -> &(Vec<Candidate>, Mapping) {
+    pub fn last(&self) -> &(Vec<Candidate>, Mapping) {
         &self.last
     }
 
@@ -146,13 +167,4 @@ impl Reflexive {
             known => known,
         }
     }
-}
-
-fn random_tid() -> [u8; 12] {
-    let mut tid = [0u8; 12];
-    let (a, b) = (crate::quic::endpoint::random_cid(None).0, crate::quic::endpoint::random_cid(None).0);
-    for (to, from) in tid.iter_mut().zip(a.into_iter().chain(b)) {
-        *to = from;
-    }
-    tid
 }

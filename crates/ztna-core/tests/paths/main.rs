@@ -1,0 +1,12 @@
+//! Two path agents in a network in memory, on virtual time: NATs, firewalls and losses between them, and a relay.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests: an origin for virtual time is read once"
+)]
+
+mod lab;
+mod matrix;
+mod switching;
