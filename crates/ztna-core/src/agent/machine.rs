@@ -8,11 +8,12 @@ use super::tried::{self, SILENT};
 use super::{Agent, Purpose};
 use crate::error::{DeniedBy, Error};
 use crate::id::FlowId;
+use crate::interface::Interface;
 use crate::node::flows::Phase;
 use crate::node::{NodeEvent, outer};
 use crate::quic::connection::{Closed, H3_NO_ERROR};
 use crate::quic::{Event, Wrote, field};
-use crate::role::{Action, Arrival, Interface, Machine, Notice, Open, Read, State, Transmit};
+use crate::role::{Action, Arrival, Machine, Notice, Open, Read, State, Transmit};
 use crate::trust::{Protocol, Snapshot};
 use crate::wire::decision::DecisionId;
 

@@ -10,7 +10,8 @@ use crate::path::{Direct, Local, PathId};
 use crate::quic::connection::H3_REQUEST_CANCELLED;
 use crate::quic::tls::INNER_PAYLOAD;
 use crate::quic::{Connection, Event, Fields, StreamId, field};
-use crate::role::{Arrival, Interface, PathPolicy, Transmit};
+use crate::interface::Interface;
+use crate::role::{Arrival, PathPolicy, Transmit};
 use crate::wire::check::{self, CheckKey, Token};
 use crate::wire::varint;
 

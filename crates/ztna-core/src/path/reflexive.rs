@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::candidate::{Candidate, CandidateKind, offer};
 use super::nat::{self, Mapping, Seen};
-use crate::role::{Interface, InterfaceKind, Transmit};
+use crate::interface::{Interface, InterfaceKind};
+use crate::role::Transmit;
 use crate::wire::stun::{self, TransactionId};
 
 /// A probe is sent again after this long, doubling, so many times (RFC 8489 §6.2.1 says 500 ms and seven; a relay answers at once or is gone).

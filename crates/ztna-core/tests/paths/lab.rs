@@ -11,7 +11,7 @@ use ztna_core::path::budget::Budget;
 use ztna_core::path::checklist::Keys;
 use ztna_core::path::reflexive::Reflexive;
 use ztna_core::path::{Direct, Local, PathAgent, PathEvent, PathId, RelayPath};
-use ztna_core::role::{Interface, InterfaceKind};
+use ztna_core::interface::{Interface, InterfaceKind};
 use ztna_core::wire::check::{CheckKey, Token, token_of};
 use ztna_core::wire::stun;
 use ztna_netlab::impairment::Impairment;
@@ -122,11 +122,14 @@ impl Lab {
         let interfaces: Vec<Interface> = addresses
             .iter()
             .map(|address| Interface {
-                name: "eth0".into(),
                 index: 2,
+                name: "eth0".into(),
                 address: *address,
                 prefix_len: 24,
+                scope_id: 0,
                 kind: InterfaceKind::Ordinary,
+                temporary: false,
+                deprecated: false,
             })
             .collect();
         e.reflexive.set_interfaces(&interfaces);

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ztna_core::agent::Agent;
 use ztna_core::connector::{Connector, Serve};
+use ztna_core::interface::{Interface, InterfaceKind};
 use ztna_core::node::{KeyLimit, ReceiveLimit};
 use ztna_core::quic::Wrote;
 use ztna_core::relay::{Relay, RelayConfig, Shared};
 use ztna_core::role::{
-    Action, Answer, Arrival, Interface, InterfaceKind, Machine, Notice, Open, PathPolicy, Read, Target,
+    Action, Answer, Arrival, Machine, Notice, Open, PathPolicy, Read, Target,
 };
 use ztna_core::trust::pki::{Ca, Issued, LeafSpec};
 use ztna_core::trust::{NodeFiles, Protocol, Secret, Snapshot};
@@ -238,10 +239,19 @@ impl World {
 
     fn know_addresses(&mut self, at: SocketAddr) {
         if self.direct {
-            let (name, address, kind) = ("eth0".into(), at.ip(), InterfaceKind::Ordinary);
+            let interface = Interface {
+                index: 2,
+                name: "eth0".into(),
+                address: at.ip(),
+                prefix_len: 24,
+                scope_id: 0,
+                kind: InterfaceKind::Ordinary,
+                temporary: false,
+                deprecated: false,
+            };
             let machine = self.machine(at);
             machine.handle_sockets(Instant::now(), &[at]);
-            machine.handle_interfaces(Instant::now(), &[Interface { name, index: 2, address, prefix_len: 24, kind }]);
+            machine.handle_interfaces(Instant::now(), &[interface]);
         }
     }
 
