@@ -85,6 +85,8 @@ pub fn node(node: &Node, now: Instant, local: &[(&str, u64)]) -> String {
     });
     family(&mut out, &FLOWS, &flows);
     let bytes = [
+        ("direction=\"rx\",path=\"direct\"".to_owned(), c.direct_rx),
+        ("direction=\"tx\",path=\"direct\"".to_owned(), c.direct_tx),
         ("direction=\"rx\",path=\"forwarded\"".to_owned(), c.forwarded_rx),
         ("direction=\"tx\",path=\"forwarded\"".to_owned(), c.forwarded_tx),
         ("direction=\"rx\",path=\"tunnel\"".to_owned(), c.tunnel_rx),

@@ -53,6 +53,7 @@ pub fn peer(p: &PeerIdentity, snapshot: &Snapshot) -> Value {
 
 pub fn path(p: &PathInfo) -> Value {
     let (kind, mode) = match p.kind {
+        PathKind::Direct => ("direct", None),
         PathKind::Relay { forwarded: true } => ("relay", Some("forwarded")),
         PathKind::Relay { forwarded: false } => ("relay", Some("tunnel")),
         PathKind::None => ("none", None),
@@ -177,6 +178,6 @@ pub fn node_status(node: &Node) -> Value {
         "outage": node.outage().map(|e| join(error(&e), json!({ "message": e.detail() }))),
         "certificate": { "expiresAt": epoch_ms(own.not_after) },
         "version": node.snapshot.version,
-        "stats": { "rxBytes": c.forwarded_rx + c.tunnel_rx, "txBytes": c.forwarded_tx + c.tunnel_tx, "flows": flows, "paths": paths },
+        "stats": { "rxBytes": c.direct_rx + c.forwarded_rx + c.tunnel_rx, "txBytes": c.direct_tx + c.forwarded_tx + c.tunnel_tx, "flows": flows, "paths": paths },
     })
 }

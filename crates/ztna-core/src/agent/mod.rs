@@ -137,14 +137,6 @@ impl Agent {
         if self.node.draining.is_some() {
             return self.fail(purpose, &open, Error::Closed("this agent is closing".into()));
         }
-        if open.path == crate::role::PathPolicy::DirectOnly {
-            let error = Error::Unreachable {
-                message: "direct paths are not part of this release".into(),
-                reason: Some("no-candidates"),
-                tried: Vec::new(),
-            };
-            return self.fail(purpose, &open, error);
-        }
         if self.waiting.len() >= MAX_WAITING {
             return self.fail(
                 purpose,

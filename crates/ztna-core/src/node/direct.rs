@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::Node;
 use super::link::Link;
+use crate::interface::Interface;
 use crate::path::checklist::Keys;
 use crate::path::{Direct, Local, PathId};
 use crate::quic::connection::H3_REQUEST_CANCELLED;
 use crate::quic::tls::INNER_PAYLOAD;
 use crate::quic::{Connection, Event, Fields, StreamId, field};
-use crate::interface::Interface;
 use crate::role::{Arrival, PathPolicy, Transmit};
 use crate::wire::check::{self, CheckKey, Token};
 use crate::wire::varint;

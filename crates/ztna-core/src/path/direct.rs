@@ -25,7 +25,8 @@ const FASTER: Duration = Duration::from_millis(10);
 const MEASURING: Duration = Duration::from_micros(500);
 /// Between two moves from one direct path to another.
 const DWELL: Duration = Duration::from_secs(5);
-/// After the first path came up a faster one may follow at once: answers of one round come one after another.
+/// After the first path came up a faster one may follow at once: answers of one round come one after another. After a change of
+/// addresses what fails does so for the change.
 const SETTLING: Duration = Duration::from_secs(2);
 /// Candidates are sent again until they are acknowledged: at first after this, doubling.
 const RESEND_MIN: Duration = Duration::from_millis(200);
@@ -62,6 +63,8 @@ pub struct Direct {
     failures: u32,
     barred: Option<Instant>,
     asked_by_peer: Option<Instant>,
+    /// When all was begun anew: something had changed.
+    changed: Option<Instant>,
     events: VecDeque<DirectEvent>,
 }
 
@@ -87,6 +90,7 @@ impl Direct {
             failures: 0,
             barred: None,
             asked_by_peer: None,
+            changed: None,
             events: VecDeque::new(),
         }
     }
@@ -147,7 +151,12 @@ impl Direct {
             Some(Message::CheckNow { .. }) => {
                 if self.asked_by_peer.is_none_or(|t| now >= t + CHECK_NOW_EVERY) {
                     self.asked_by_peer = Some(now);
-                    self.start_anew(now);
+                    self.doubt(now);
+                    // Not sooner than our own experience with the path allows.
+                    if self.barred.is_none_or(|t| now >= t) {
+                        self.next_round = None;
+                        self.list.start_round(now);
+                    }
                 }
             }
             Some(Message::Status { sending, reports, .. }) => self.remote_status = Some((sending, reports)),
@@ -256,6 +265,7 @@ impl Direct {
     }
 
     fn start_anew(&mut self, now: Instant) {
+        self.changed = Some(now);
         self.rounds_failed = 0;
         self.barred = None;
         self.next_round = None;
@@ -319,7 +329,8 @@ impl Direct {
     /// The pair in use has failed: tried again at once after a long good time, else later and later.
     fn failed(&mut self, now: Instant) {
         let good = self.came_up.take().is_some_and(|t| now >= t + GOOD);
-        self.failures = if good { 0 } else { self.failures.saturating_add(1) };
+        let moved = self.changed.is_some_and(|t| now < t + SETTLING);
+        self.failures = if good || moved { 0 } else { self.failures.saturating_add(1) };
         let wait = match self.failures.checked_sub(1) {
             None => Duration::ZERO,
             Some(n) => ROUND_MIN.saturating_mul(1 << n.min(5)).min(ROUND_MAX),

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use ztna_core::interface::{Interface, InterfaceKind};
 use ztna_core::path::budget::Budget;
 use ztna_core::path::checklist::Keys;
 use ztna_core::path::reflexive::Reflexive;
 use ztna_core::path::{Direct, Local, PathAgent, PathEvent, PathId, RelayPath};
-use ztna_core::interface::{Interface, InterfaceKind};
 use ztna_core::wire::check::{CheckKey, Token, token_of};
 use ztna_core::wire::stun;
 use ztna_netlab::impairment::Impairment;
@@ -56,8 +56,9 @@ pub struct End {
     /// Longest time without any, since data began.
     pub gap: Duration,
     pub switches: Vec<(Duration, PathId)>,
-    /// Checks to addresses that had not answered by then, and to all.
-    pub checks: u64,
+    /// Bytes sent straight to the peer, or to try it, UDP payload.
+    pub direct_bytes: usize,
+    pub direct_packets: usize,
 }
 
 pub struct Lab {
@@ -68,6 +69,10 @@ pub struct Lab {
     places: [Option<SocketAddr>; 2],
     /// Whether the relay passes data on.
     pub relay_up: bool,
+    /// An end that no longer hears what the other sends straight to it.
+    pub deaf_direct: Option<usize>,
+    /// Direct paths carry checks and nothing else.
+    pub data_lost: bool,
     /// Whether the ends send data.
     pub talking: bool,
 }
@@ -97,11 +102,21 @@ impl Lab {
                 heard: Duration::ZERO,
                 gap: Duration::ZERO,
                 switches: Vec::new(),
-                checks: 0,
+                direct_bytes: 0,
+                direct_packets: 0,
             }
         });
-        let mut lab =
-            Lab { pair, now: Duration::ZERO, ends, origin: Instant::now(), places: [None; 2], relay_up: true, talking: true };
+        let mut lab = Lab {
+            pair,
+            now: Duration::ZERO,
+            ends,
+            origin: Instant::now(),
+            places: [None; 2],
+            relay_up: true,
+            deaf_direct: None,
+            data_lost: false,
+            talking: true,
+        };
         for end in 0..2 {
             lab.know_addresses(end);
         }
@@ -165,6 +180,17 @@ impl Lab {
 
     pub fn is_direct(&self, end: usize) -> bool {
         matches!(self.ends[end].path.active(), Some(PathId::Direct(_)))
+    }
+
+    /// The longest gap in either end's data from now on.
+    pub fn forget_gaps(&mut self) {
+        for e in &mut self.ends {
+            e.gap = Duration::ZERO;
+        }
+    }
+
+    pub fn longest_gap(&self) -> Duration {
+        self.ends.iter().map(|e| e.gap.max(self.now.saturating_sub(e.heard))).max().unwrap_or_default()
     }
 
     pub fn both_direct(&self) -> bool {
@@ -375,7 +401,6 @@ impl Lab {
             let e = &mut self.ends[end];
             let budget = &mut e.budget;
             let Some(out) = e.path.direct_mut().and_then(|d| d.poll_transmit(now, budget)) else { break };
-            e.checks += 1;
             self.put(end, out.local, out.to, out.bytes);
         }
         self.ends[end].path.settle_direct(now);
@@ -416,8 +441,17 @@ impl Lab {
     }
 
     fn put(&mut self, end: usize, local: Local, to: SocketAddr, bytes: Vec<u8>) {
+        if to.port() != RELAY_PORTS[0] && to.port() != RELAY_PORTS[1] {
+            let is_check = bytes.first().is_some_and(|b| stun::is_stun(*b));
+            if self.deaf_direct == Some(1 - end) || (self.data_lost && !is_check) {
+                return;
+            }
+            self.ends[end].direct_bytes += bytes.len();
+            self.ends[end].direct_packets += 1;
+        }
         let any = if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-        let from = SocketAddr::new(local.ip.filter(|ip| ip.is_ipv4() == to.is_ipv4()).unwrap_or(any), self.ends[end].port);
+        let from =
+            SocketAddr::new(local.ip.filter(|ip| ip.is_ipv4() == to.is_ipv4()).unwrap_or(any), self.ends[end].port);
         self.pair.network.send(self.now, self.ends[end].host, from, to, bytes);
     }
 }

@@ -14,9 +14,7 @@ use ztna_core::interface::{Interface, InterfaceKind};
 use ztna_core::node::{KeyLimit, ReceiveLimit};
 use ztna_core::quic::Wrote;
 use ztna_core::relay::{Relay, RelayConfig, Shared};
-use ztna_core::role::{
-    Action, Answer, Arrival, Machine, Notice, Open, PathPolicy, Read, Target,
-};
+use ztna_core::role::{Action, Answer, Arrival, Machine, Notice, Open, PathPolicy, Read, Target};
 use ztna_core::trust::pki::{Ca, Issued, LeafSpec};
 use ztna_core::trust::{NodeFiles, Protocol, Secret, Snapshot};
 use ztna_core::{Error, FlowId, Role, SpiffeId};

@@ -1,0 +1,58 @@
+import { expect, test } from 'vitest'
+import { Homes, type Home } from '../lib/homes.ts'
+import { curl } from '../lib/peers.ts'
+import { bigFile, nginx } from '../lib/programs.ts'
+import type { Filtering, Mapping } from '../lib/net.ts'
+
+const SERVICES = [{ name: 'web', tcp: [80] }] as const
+
+function nat(mapping: Mapping, filtering: Filtering): Home {
+  return { v4: { nat: { mapping, filtering } } }
+}
+
+async function homes(alice: Home, c1: Home): Promise<Homes & { web: { root: string } }> {
+  const h = await Homes.create({ alice, c1, services: SERVICES, relay: { delay: '10ms' } })
+  try {
+    const web = await nginx(h.place('c1'), 8080)
+    await h.start(['web=tcp:80:127.0.0.1:8080'], ['tcp:127.0.0.1:8080=web:80'])
+    return Object.assign(h, { web })
+  } catch (error) {
+    await h[Symbol.asyncDispose]()
+    throw error
+  }
+}
+
+test('two homes behind ordinary NATs talk directly, and a file that begins over the relay ends unchanged on the direct path', async () => {
+  await using h = await homes(nat('eim', 'apdf'), nat('eim', 'apdf'))
+  const sum = await bigFile(`${h.web.root}/file`, 100_000_000)
+  const { stdout } = await h
+    .place('alice')
+    .run('bash', ['-c', 'set -o pipefail; curl -sSf http://127.0.0.1:8080/file | openssl dgst -sha256 -r'], {
+      timeoutMs: 60_000,
+    })
+  expect(stdout.split(' ')[0]).toBe(sum)
+  expect(await h.path()).toBe('direct')
+})
+
+test('two homes behind hard NATs stay on the relay', async () => {
+  await using h = await homes(nat('apdm', 'apdf'), nat('apdm', 'apdf'))
+  expect((await curl(h.place('alice'), 'http://127.0.0.1:8080/hello')).body).toBe('hello\n')
+  await new Promise((resolve) => setTimeout(resolve, 3_000))
+  expect(await h.path()).toBe('relay')
+})
+
+test('a direct path that dies under a transfer is left for the relay, and the file arrives unchanged', async () => {
+  await using h = await homes(nat('eim', 'apdf'), nat('eim', 'apdf'))
+  await curl(h.place('alice'), 'http://127.0.0.1:8080/hello')
+  await h.becomes('direct')
+  const sum = await bigFile(`${h.web.root}/file`, 200_000_000)
+  const transfer = h
+    .place('alice')
+    .run('bash', ['-c', 'set -o pipefail; curl -sSf --limit-rate 40M http://127.0.0.1:8080/file | openssl dgst -sha256 -r'], {
+      timeoutMs: 120_000,
+    })
+  await new Promise((resolve) => setTimeout(resolve, 1_500))
+  await h.net.block('home-alice', { allExcept: ['198.51.100.1:4433', '198.51.100.1:4434'] })
+  await h.becomes('relay', 3_000)
+  expect((await transfer).stdout.split(' ')[0]).toBe(sum)
+})
