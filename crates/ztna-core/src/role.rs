@@ -144,7 +144,7 @@ pub enum Action {
     Reset { flow: FlowId, error: Error },
     /// A datagram for the local side of a UDP flow.
     Datagram { flow: FlowId, payload: Vec<u8> },
-    /// An answer to `ping` or `check`, by the operation's ID.
+    /// An answer to `ping`, `explain` or `check`, by the operation's ID.
     Answer { op: u64, result: Result<Answer, Error> },
     /// Something the embedding program hears about.
     Notice(Notice),
@@ -163,6 +163,7 @@ pub enum Action {
 #[derive(Debug, Clone)]
 pub enum Answer {
     Ping { rtt: Duration, path: PathInfo },
+    Explain { path: PathInfo, evidence: Box<crate::path::explain::Evidence>, peer: String },
     Check { allowed: bool, by: crate::error::DeniedBy, policy: Option<String>, reason: String },
 }
 
@@ -312,6 +313,8 @@ pub trait Machine {
     // ---- flows, agent: open one; the answer is Action::Opened or Action::Failed.
     fn open(&mut self, _now: Instant, _flow: FlowId, _open: Open) {}
     fn ping(&mut self, _now: Instant, _op: u64, _service: &str, _timeout: Duration) {}
+    /// Why the path to the service's connector is what it is. There must be a connection: ping first.
+    fn explain(&mut self, _now: Instant, _op: u64, _service: &str, _path: PathPolicy) {}
     fn check(&mut self, _now: Instant, _op: u64, _open: Open) {}
     /// The caller of an `open`, `ping` or `check` gave up.
     fn cancel_op(&mut self, _now: Instant, _op: u64) {}

@@ -13,7 +13,7 @@ use crate::node::flows::Phase;
 use crate::node::{NodeEvent, outer};
 use crate::quic::connection::{Closed, H3_NO_ERROR};
 use crate::quic::{Event, Wrote, field};
-use crate::role::{Action, Arrival, Machine, Notice, Open, Read, State, Transmit};
+use crate::role::{Action, Arrival, Machine, Notice, Open, PathPolicy, Read, State, Transmit};
 use crate::trust::{Protocol, Snapshot};
 use crate::wire::decision::DecisionId;
 
@@ -55,7 +55,8 @@ impl Machine for Agent {
             .filter(|f| f.phase != Phase::Open)
             .filter_map(|f| f.open.as_ref().map(|o| o.1))
             .min();
-        [self.node.poll_timeout(now), waiting, asking].into_iter().flatten().min()
+        let explaining = self.explaining.iter().map(|e| e.until).min();
+        [self.node.poll_timeout(now), waiting, asking, explaining].into_iter().flatten().min()
     }
 
     fn process(&mut self, now: Instant) {
@@ -72,6 +73,7 @@ impl Machine for Agent {
                 break;
             }
         }
+        self.settle_explaining(now);
         self.settle_state(now);
         self.node.queue_transmits();
     }
@@ -152,6 +154,10 @@ impl Machine for Agent {
         self.request(now, Purpose::Ping(op), open);
     }
 
+    fn explain(&mut self, now: Instant, op: u64, service: &str, path: PathPolicy) {
+        self.begin_explain(now, op, service, path);
+    }
+
     fn check(&mut self, now: Instant, op: u64, open: Open) {
         self.request(now, Purpose::Check(op), open);
     }
@@ -160,6 +166,7 @@ impl Machine for Agent {
         // The loop gives flows and operations their IDs from one counter.
         self.stream_reset(FlowId(op));
         self.end_op(op);
+        self.explaining.retain(|e| e.op != op);
         self.waiting.retain(|w| w.purpose != Purpose::Check(op) && w.purpose != Purpose::Ping(op));
     }
 
@@ -227,6 +234,8 @@ impl Agent {
                 }
             }
             NodeEvent::LinkReady(_) => self.place_all(now),
+            NodeEvent::DirectLost(link) => self.direct_lost(link),
+            NodeEvent::DirectFound => self.place_all(now),
             NodeEvent::LinkSuspect(link) => {
                 self.node.probe_legs();
                 self.seek_session(now, link);
@@ -258,6 +267,28 @@ impl Agent {
             }
             NodeEvent::LinkClosed { peer, why, flows, refused, cause, .. } => {
                 self.link_closed(now, &peer, &why, &flows, refused, cause)
+            }
+        }
+    }
+
+    /// Flows that must not go by a relay end with the direct path.
+    fn direct_lost(&mut self, link: usize) {
+        let Some(l) = self.node.links.get(link).filter(|l| l.policy == PathPolicy::DirectOnly) else { return };
+        let error = Error::Unreachable {
+            message: format!("the direct path to connector `{}` is lost, and the flow may take no other", l.peer),
+            reason: Some("direct-lossy"),
+            tried: Vec::new(),
+        };
+        let flows: Vec<FlowId> = l.flows.values().copied().collect();
+        self.ask_again(self.now, &flows);
+        for id in flows {
+            if self.node.flows.get(&id).is_some_and(|f| f.phase == Phase::Open) {
+                let Some(flow) = self.node.flows.get(&id) else { continue };
+                let (link, stream) = (flow.link, flow.stream);
+                if let Some(l) = self.node.links.get_mut(link) {
+                    l.conn.reset(stream, crate::quic::connection::H3_REQUEST_CANCELLED);
+                }
+                self.cut(id, error.clone());
             }
         }
     }

@@ -3,6 +3,7 @@
 //! A flow waits until an inner connection can take its request; it is asked again elsewhere as long as nobody has answered
 //! and its time is not over.
 
+mod explain;
 mod machine;
 mod place;
 mod tried;
@@ -54,6 +55,7 @@ pub struct Agent {
     waiting: VecDeque<Waiting>,
     /// Operations (`ping`, `check`) and their flow.
     ops: BTreeMap<u64, FlowId>,
+    explaining: Vec<explain::Explaining>,
     /// IDs of the flows that operations open, counting down from the top: the loop counts up.
     next_internal: u64,
     known_services: BTreeSet<String>,
@@ -80,6 +82,7 @@ impl Agent {
             node,
             waiting: VecDeque::new(),
             ops: BTreeMap::new(),
+            explaining: Vec::new(),
             next_internal: u64::MAX,
             known_services,
             shunned: BTreeMap::new(),

@@ -2,6 +2,8 @@
 
 use crate::error::Error;
 use crate::node::Node;
+use crate::path::explain::{Surroundings, explain};
+use crate::role::PathPolicy;
 
 /// Lines that one request keeps: each relay and connector, with the few things that go wrong with it.
 const MAX_LINES: usize = 16;
@@ -31,6 +33,22 @@ impl Tried {
     /// Where nothing has failed yet: what the connections to `connectors` wait for, or what the relays said to those that have
     /// lost their way.
     pub(super) fn note_pending(&mut self, node: &Node, connectors: &[String]) {
+        let indirect = node.links.iter().map(|(_, l)| l).filter(|l| {
+            connectors.contains(&l.peer)
+                && l.policy == PathPolicy::DirectOnly
+                && l.conn.is_established()
+                && !l.can_ask()
+        });
+        for l in indirect {
+            let around = Surroundings { relay_only: false, second_port_silent: node.silent_second_port() };
+            for why in explain(l.path.direct(), around).reasons {
+                let message = format!("no direct path to connector `{}`: {}", l.peer, why.detail);
+                let reason = Some(why.cause.as_str());
+                // The connection stands: what it took to get there is past.
+                self.lines.retain(|line| line.starts_with("no direct path"));
+                self.add(None, &Error::Unreachable { message, reason, tried: Vec::new() });
+            }
+        }
         if !self.lines.is_empty() {
             return;
         }
@@ -67,6 +85,9 @@ impl Tried {
             }
             Some(Error::Unreachable { reason: Some(SILENT), .. }) => {
                 (Some(SILENT), "see whether its process hangs or its host has lost the network")
+            }
+            Some(Error::Unreachable { reason: Some(cause), .. }) => {
+                (Some(*cause), "`ztna explain` shows what was tried and what to do about it")
             }
             Some(_) => (None, "`ztna status` shows what is connected"),
             None => (None, "it may only need more time; `ztna status` shows what is connected"),

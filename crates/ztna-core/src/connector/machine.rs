@@ -203,6 +203,8 @@ impl Connector {
             }
             NodeEvent::LinkSuspect(_) => self.node.probe_legs(),
             NodeEvent::LegReady(_)
+            | NodeEvent::DirectLost(_)
+            | NodeEvent::DirectFound
             | NodeEvent::SessionEnded { .. }
             | NodeEvent::LinkReady(_)
             | NodeEvent::LinkStalled(_) => {}

@@ -23,7 +23,7 @@ use super::timers::Timer;
 use super::udp::{Socket, SocketSet, UdpCounters};
 use crate::error::Error;
 use crate::id::FlowId;
-use crate::role::{Machine, Notice, Open};
+use crate::role::{Machine, Notice, Open, PathPolicy};
 use crate::trust::Snapshot;
 
 const WAKE: Token = Token(usize::MAX);
@@ -134,6 +134,12 @@ impl<M: Machine + 'static> Driver<M> {
     pub fn ping(&mut self, op: u64, service: &str, timeout: Duration) {
         if let Some(id) = self.local.ask(op) {
             self.machine.ping(self.now, id, service, timeout);
+        }
+    }
+    /// Answered by [`LocalEvent::Answer`].
+    pub fn explain(&mut self, op: u64, service: &str, path: PathPolicy) {
+        if let Some(id) = self.local.ask(op) {
+            self.machine.explain(self.now, id, service, path);
         }
     }
     /// Answered by [`LocalEvent::Answer`].

@@ -201,6 +201,11 @@ impl Node {
         }
     }
 
+    /// The second port of a relay whose main one answers, when that is silent.
+    pub fn silent_second_port(&self) -> Option<SocketAddr> {
+        self.reflexive.silent_second_port()
+    }
+
     /// A STUN message: an answer to a probe of ours, or a check of a peer's.
     pub(super) fn handle_stun(&mut self, now: Instant, arrival: Arrival, message: &[u8]) {
         if let Some(key) = check::token_of(message).and_then(|t| self.tokens.get(&t).copied()) {

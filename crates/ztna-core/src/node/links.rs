@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::path::{PathEvent, PathId, Reason, RelayPath};
 use crate::quic::endpoint::random_cid;
 use crate::quic::{Connection, Event, connection};
-use crate::role::{Action, Notice, PathPolicy};
+use crate::role::{Action, Notice, PathKind, PathPolicy};
 use crate::trust::RelayMode;
 use crate::wire::capsule::Capsule;
 
@@ -164,6 +164,12 @@ impl Node {
             match event {
                 PathEvent::Switched { to, reason } => {
                     changed = true;
+                    let was = before.as_ref().is_some_and(|p| p.kind == PathKind::Direct);
+                    match to {
+                        PathId::Direct(_) => self.events.push_back(NodeEvent::DirectFound),
+                        PathId::Relay(_) if was => self.events.push_back(NodeEvent::DirectLost(key)),
+                        PathId::Relay(_) => {}
+                    }
                     link.path_since = now;
                     if link.conn.is_established() {
                         // Also on a first or better path: a connector learns an agent's new session by a packet on it, and an

@@ -101,6 +101,10 @@ pub enum NodeEvent {
     },
     /// All paths are silent.
     LinkStalled(usize),
+    /// Data of the link no longer goes directly.
+    DirectLost(usize),
+    /// Data of a link goes directly from now on.
+    DirectFound,
     /// A session is wanted at another relay.
     LinkSuspect(usize),
     /// The link is gone; its flows with it.

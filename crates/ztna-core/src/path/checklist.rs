@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::budget::Budget;
 use super::candidate::{Candidate, CandidateKind, Refused, order, permit};
+use super::explain::Tried;
 use crate::role::SocketIndex;
 use crate::wire::check::{self, Check, CheckKey, Token};
 use crate::wire::path_signal::{MAX_REPORTS, Outcome, Report};
@@ -333,9 +334,10 @@ impl Checklist {
         self.pairs.iter().filter(|(_, p)| p.phase == Phase::Usable).filter_map(|(id, p)| Some((*id, p.rtt?)))
     }
 
-    /// Whether checks are under way, the peer has no address to check, or none has answered.
-    pub fn reports(&self) -> Vec<Report> {
-        let pairs = self.pairs.values().map(|p| Report {
+    /// What has become of each of the peer's addresses.
+    pub fn tried(&self) -> Vec<Tried> {
+        let pairs = self.pairs.values().map(|p| Tried {
+            local: p.local,
             candidate: Candidate { kind: p.kind, address: p.remote },
             outcome: match p.phase {
                 Phase::Checking { .. } => Outcome::Waiting,
@@ -343,9 +345,22 @@ impl Checklist {
                 Phase::Idle(outcome) => outcome,
             },
             rtt: p.rtt,
+            at: p.last_sent,
         });
-        let refused = self.refused.iter().map(|(c, _)| Report { candidate: *c, outcome: Outcome::Refused, rtt: None });
-        pairs.chain(refused).take(MAX_REPORTS).collect()
+        let refused = self.refused.iter().map(|(candidate, _)| Tried {
+            local: Local::default(),
+            candidate: *candidate,
+            outcome: Outcome::Refused,
+            rtt: None,
+            at: None,
+        });
+        pairs.chain(refused).collect()
+    }
+
+    /// The same for the peer, as far as a message holds it.
+    pub fn reports(&self) -> Vec<Report> {
+        let report = |t: Tried| Report { candidate: t.candidate, outcome: t.outcome, rtt: t.rtt };
+        self.tried().into_iter().take(MAX_REPORTS).map(report).collect()
     }
 
     /// Our addresses as the peer has seen them.

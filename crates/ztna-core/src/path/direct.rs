@@ -54,6 +54,7 @@ pub struct Direct {
     remote_generation: Option<u64>,
     remote_mapping: Mapping,
     remote_status: Option<(Sending, Vec<Report>)>,
+    statuses: u64,
     outbox: VecDeque<Message>,
     current: Option<PairId>,
     came_up: Option<Instant>,
@@ -81,6 +82,7 @@ impl Direct {
             remote_generation: None,
             remote_mapping: Mapping::Unknown,
             remote_status: None,
+            statuses: 0,
             outbox: VecDeque::new(),
             current: None,
             came_up: None,
@@ -101,6 +103,26 @@ impl Direct {
 
     pub fn current(&self) -> Option<PairId> {
         self.current
+    }
+
+    /// What our NAT was found to do.
+    pub fn mapping(&self) -> Mapping {
+        self.mapping
+    }
+
+    /// Addresses that the peer is told of.
+    pub fn offered(&self) -> usize {
+        self.local.len()
+    }
+
+    /// How many direct paths in a row have failed soon after they came up.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// How often the peer has said what it found.
+    pub fn statuses(&self) -> u64 {
+        self.statuses
     }
 
     /// What the peer said of its NAT, and what it found, where it was asked.
@@ -159,7 +181,10 @@ impl Direct {
                     }
                 }
             }
-            Some(Message::Status { sending, reports, .. }) => self.remote_status = Some((sending, reports)),
+            Some(Message::Status { sending, reports, .. }) => {
+                self.remote_status = Some((sending, reports));
+                self.statuses += 1;
+            }
             Some(Message::StatusAsk) => {
                 let sending = if self.current.is_some() { Sending::Direct } else { Sending::Relay };
                 self.push(Message::Status { generation: self.generation, sending, reports: self.list.reports() });

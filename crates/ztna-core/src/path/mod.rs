@@ -6,6 +6,7 @@
 //!    └── direct: what is offered, when it is checked, which pair is used
 //!          ├── candidate: which addresses are offered, which are sent to
 //!          ├── checklist: the pairs, their checks and answers
+//!          ├── explain: why it is not direct, and what to do about it
 //!          └── budget: what a node sends to addresses that have not answered
 //!  reflexive: a node's own addresses, as its interfaces and its relays have them
 //!    └── nat: what that says of the NAT in front of it
@@ -16,6 +17,7 @@ pub mod budget;
 pub mod candidate;
 pub mod checklist;
 pub mod direct;
+pub mod explain;
 pub mod nat;
 pub mod reflexive;
 

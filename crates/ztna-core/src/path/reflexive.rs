@@ -35,7 +35,6 @@ pub struct Reflexive {
     /// As relays said on their streams.
     observed: BTreeMap<SocketAddr, SocketAddr>,
     probes: BTreeMap<SocketAddr, Probe>,
-    last: (Vec<Candidate>, Mapping),
 }
 
 impl Reflexive {
@@ -48,7 +47,6 @@ impl Reflexive {
             interfaces: Vec::new(),
             observed: BTreeMap::new(),
             probes: BTreeMap::new(),
-            last: (Vec::new(), Mapping::Unknown),
         }
     }
 
@@ -129,7 +127,7 @@ impl Reflexive {
     }
 
     /// What peers are told of us.
-    pub fn offer(&mut self) -> (Vec<Candidate>, Mapping) {
+    pub fn offer(&self) -> (Vec<Candidate>, Mapping) {
         let mut all = Vec::new();
         for socket in &self.sockets {
             let of_family = self.interfaces.iter().filter(|i| i.address.is_ipv4() == socket.is_ipv4());
@@ -146,13 +144,14 @@ impl Reflexive {
             all.push(Candidate { kind: CandidateKind::ServerReflexive, address: s.as_address });
         }
         let mapping = self.mapping(&seen);
-        self.last = (offer(all), mapping);
-        self.last.clone()
+        (offer(all), mapping)
     }
 
-    /// The verdict that was offered last.
-    pub fn last(&self) -> &(Vec<Candidate>, Mapping) {
-        &self.last
+    /// The second port of a relay whose main one answers, when that is silent.
+    pub fn silent_second_port(&self) -> Option<SocketAddr> {
+        let answered = |ip: IpAddr| self.probes.iter().any(|(server, p)| server.ip() == ip && p.seen.is_some());
+        let silent = |p: &Probe| p.seen.is_none() && p.due.is_none();
+        self.probes.iter().find(|(server, p)| silent(p) && answered(server.ip())).map(|(server, _)| *server)
     }
 
     /// Of IPv4, where NATs are; of IPv6 where there is nothing else.

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ztna_core::FlowId;
 use ztna_core::node::Node;
-use ztna_core::role::PathKind;
+use ztna_core::path::explain::{Cause, Evidence};
+use ztna_core::role::{Answer, PathKind, PathPolicy};
+use ztna_core::trust::Protocol;
+use ztna_core::{Error, FlowId};
 
 use super::world::{Outcome, World, node_at, relay_at};
 
@@ -115,4 +117,95 @@ fn a_direct_path_comes_back_after_its_network_has() {
     w.machine(node_at(ALICE)).handle_network_change(std::time::Instant::now());
     assert!(w.within(Duration::from_secs(2), |w| both(w, PathKind::Direct)));
     echoes(&mut w, flow, b"after");
+}
+
+fn asked(w: &mut World, path: PathPolicy, patience: Duration) -> FlowId {
+    let flow = w.open_by(path, node_at(ALICE), "web", Protocol::Tcp, patience);
+    assert!(w.until(|w| w.outcomes.contains_key(&flow)));
+    flow
+}
+
+#[test]
+fn a_direct_only_flow_waits_for_the_direct_path_and_goes_by_nothing_else() {
+    let mut w = up();
+    let flow = asked(&mut w, PathPolicy::DirectOnly, Duration::from_secs(5));
+    assert_eq!(w.outcomes[&flow], Outcome::Opened);
+    let before = w.agent(node_at(ALICE)).node().counters.clone();
+    echoes(&mut w, flow, &[7; 50_000]);
+    let after = &w.agent(node_at(ALICE)).node().counters;
+    assert!(after.direct_tx >= before.direct_tx + 50_000);
+    assert_eq!(after.forwarded_tx, before.forwarded_tx);
+}
+
+#[test]
+fn a_direct_only_flow_is_reset_when_the_direct_path_is_lost_while_others_go_on() {
+    let (mut w, auto) = direct();
+    let only = asked(&mut w, PathPolicy::DirectOnly, Duration::from_secs(5));
+    assert_eq!(w.outcomes[&only], Outcome::Opened);
+    w.lose = Box::new(|from, to, _| is_between(from, to));
+    w.write(node_at(ALICE), only, b"into the void", false);
+    assert!(
+        w.until(|w| matches!(w.outcomes[&only], Outcome::Reset(Error::Unreachable { .. }))),
+        "{:?}",
+        w.outcomes[&only]
+    );
+    echoes(&mut w, auto, b"goes on");
+}
+
+#[test]
+fn a_direct_only_flow_that_can_not_be_fails_in_its_time_and_says_why() {
+    let mut w = up();
+    w.lose = Box::new(|from, to, _| is_between(from, to));
+    let flow = asked(&mut w, PathPolicy::DirectOnly, Duration::from_secs(2));
+    let Outcome::Failed(Error::Unreachable { message, reason, .. }) = &w.outcomes[&flow] else {
+        panic!("{:?}", w.outcomes[&flow])
+    };
+    assert!(message.contains("no direct path to connector `c1`"), "{message}");
+    assert_eq!(*reason, Some("checking"));
+}
+
+#[test]
+fn a_relay_only_flow_never_goes_directly() {
+    let (mut w, _) = direct();
+    let flow = asked(&mut w, PathPolicy::RelayOnly, Duration::from_secs(5));
+    assert_eq!(w.outcomes[&flow], Outcome::Opened);
+    let before = w.agent(node_at(ALICE)).node().counters.direct_tx;
+    echoes(&mut w, flow, &[7; 50_000]);
+    let after = w.agent(node_at(ALICE)).node().counters.direct_tx;
+    assert!(after < before + 5_000, "{}", after - before);
+}
+
+fn explained(w: &mut World) -> (PathKind, Evidence) {
+    w.explain(node_at(ALICE), 900);
+    assert!(w.until(|w| w.answers.contains_key(&900)));
+    match w.answers.remove(&900) {
+        Some(Ok(Answer::Explain { path, evidence, .. })) => (path.kind, *evidence),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn explain_has_the_path_and_what_both_ends_have_tried() {
+    let (mut w, _) = direct();
+    let (kind, evidence) = explained(&mut w);
+    assert_eq!(kind, PathKind::Direct);
+    assert_eq!(evidence.reasons, []);
+    assert!(evidence.checks.iter().any(|c| c.candidate.address == node_at(C1) && c.rtt.is_some()));
+    assert!(evidence.remote_checks.iter().any(|r| r.candidate.address == node_at(ALICE) && r.rtt.is_some()));
+}
+
+#[test]
+fn explain_names_what_stands_in_the_way() {
+    let mut w = up();
+    w.lose = Box::new(|from, to, packet| is_between(from, to) && packet.len() > 1_250);
+    let flow = w.opened(node_at(ALICE), "web");
+    echoes(&mut w, flow, b"by the relay");
+    assert!(w.until(|w| {
+        let node = w.agent(node_at(ALICE)).node();
+        node.links.iter().any(|(_, l)| l.path.direct().is_some_and(|d| !d.list().tried().is_empty()))
+    }));
+    assert!(!w.within(Duration::from_secs(2), |_| false));
+    let (kind, evidence) = explained(&mut w);
+    assert!(matches!(kind, PathKind::Relay { .. }));
+    assert!(evidence.reasons.iter().any(|r| r.cause == Cause::Mtu && r.remedy.is_some()), "{:?}", evidence.reasons);
 }

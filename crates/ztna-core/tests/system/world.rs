@@ -340,16 +340,30 @@ impl World {
     }
 
     pub fn open(&mut self, at: SocketAddr, service: &str, protocol: Protocol, timeout: Duration) -> FlowId {
+        self.open_by(PathPolicy::Auto, at, service, protocol, timeout)
+    }
+
+    pub fn open_by(
+        &mut self,
+        path: PathPolicy,
+        at: SocketAddr,
+        service: &str,
+        protocol: Protocol,
+        timeout: Duration,
+    ) -> FlowId {
         let flow = FlowId(self.next_flow);
         self.next_flow += 1;
-        let open =
-            Open { service: service.into(), port: None, protocol, path: PathPolicy::Auto, timeout, traceparent: None };
+        let open = Open { service: service.into(), port: None, protocol, path, timeout, traceparent: None };
         self.nodes.get_mut(&at).unwrap().machine().open(Instant::now(), flow, open);
         flow
     }
 
     pub fn ping(&mut self, at: SocketAddr, op: u64) {
         self.nodes.get_mut(&at).unwrap().machine().ping(Instant::now(), op, "web", Duration::from_secs(5));
+    }
+
+    pub fn explain(&mut self, at: SocketAddr, op: u64) {
+        self.machine(at).explain(Instant::now(), op, "web", PathPolicy::Auto);
     }
 
     pub fn check(&mut self, at: SocketAddr, op: u64, service: &str) {
