@@ -39,6 +39,7 @@ export class NativeRole {
   cancel(op: number): void
   /** `{ service, timeoutMs }` → `{ rttMs, path }`. */
   ping(op: number, json: string): Promise<string>
+  explain(op: number, json: string): Promise<string>
   /** `{ service, port, protocol, timeoutMs }` → `{ allowed, by, policyId, reason }`. */
   check(op: number, json: string): Promise<string>
   /** Listens locally for a service, or as a SOCKS5 proxy: → `{ id, address }`. */

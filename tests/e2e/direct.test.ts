@@ -3,6 +3,7 @@ import { Homes, type Home } from '../lib/homes.ts'
 import { curl } from '../lib/peers.ts'
 import { bigFile, nginx } from '../lib/programs.ts'
 import type { Filtering, Mapping } from '../lib/net.ts'
+import type { PathExplanation } from '@ztna/sdk'
 
 const SERVICES = [{ name: 'web', tcp: [80] }] as const
 
@@ -55,4 +56,18 @@ test('a direct path that dies under a transfer is left for the relay, and the fi
   await h.net.block('home-alice', { allExcept: ['198.51.100.1:4433', '198.51.100.1:4434'] })
   await h.becomes('relay', 3_000)
   expect((await transfer).stdout.split(' ')[0]).toBe(sum)
+})
+
+test('explain names the hard NATs on both sides, what was tried and what helps', async () => {
+  await using h = await homes(nat('apdm', 'apdf'), nat('apdm', 'apdf'))
+  await curl(h.place('alice'), 'http://127.0.0.1:8080/hello')
+  await new Promise((resolve) => setTimeout(resolve, 12_000))
+  const told = (await h.running('alice').ask('explain', 'web')) as unknown as PathExplanation
+  expect(told.path.kind).toBe('relay')
+  expect(told.nat).toEqual({ local: 'address-and-port-dependent', remote: 'address-and-port-dependent' })
+  expect(told.reasons).toContainEqual(expect.objectContaining({ code: 'hard-nat-both', remedy: expect.stringContaining('UPnP') as string }))
+  expect(told.checks).toContainEqual(
+    expect.objectContaining({ remote: expect.stringMatching(/^203\.0\.113\.2:/) as string, result: 'timeout' }),
+  )
+  expect(told.checks).toContainEqual(expect.objectContaining({ local: expect.stringMatching(/^203\.0\.113\.1:/) as string, remote: 'c1' }))
 })

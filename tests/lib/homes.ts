@@ -1,5 +1,5 @@
 import { Lab, type Netns } from './netns.ts'
-import type { Net, RouterSpec } from './net.ts'
+import type { HostSpec, Net, RouterSpec } from './net.ts'
 import type { Impairment } from './wire.ts'
 import { PERMIT_ENG, startRole, Trust, type RoleProc, type ServiceSpec } from './ztna.ts'
 import { until } from './programs.ts'
@@ -59,11 +59,11 @@ export class Homes implements AsyncDisposable {
             addresses: [`${RELAY}/24`],
             ...(spec.relay ? { up: spec.relay, down: spec.relay } : {}),
           },
-          ...homes.map(({ name, home, external }) => ({
-            name,
-            netns: place(places, name),
-            ...(home === 'public' ? { addresses: [`${external}/24`] } : { realm: `home-${name}`, addresses: ['192.168.1.10/24'] }),
-          })),
+          ...homes.map(({ name, home, external }): HostSpec => {
+            const netns = place(places, name)
+            if (home === 'public') return { name, netns, addresses: [`${external}/24`] }
+            return { name, netns, realm: `home-${name}`, addresses: ['192.168.1.10/24'] }
+          }),
         ],
       })
       if (spec.networkToml !== undefined) trust.prependNetwork(spec.networkToml)
@@ -106,10 +106,16 @@ export class Homes implements AsyncDisposable {
     return proc
   }
 
+  running(name: string): RoleProc {
+    const role = this.roles.get(name)
+    if (!role) throw new Error(`${name} does not run`)
+    return role
+  }
+
   /** `direct`, `relay` or `none`: how alice reaches c1 now. */
   async path(): Promise<string | undefined> {
-    const status = (await this.roles.get('alice')?.status()) as { connectors?: readonly { path: { kind: string } }[] } | undefined
-    return status?.connectors?.[0]?.path.kind
+    const status = (await this.running('alice').status()) as { connectors?: readonly { path: { kind: string } }[] }
+    return status.connectors?.[0]?.path.kind
   }
 
   async becomes(kind: 'direct' | 'relay', timeoutMs = 10_000): Promise<void> {

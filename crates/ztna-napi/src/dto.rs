@@ -6,8 +6,11 @@ use serde_json::{Value, json};
 use ztna_core::error::Error;
 use ztna_core::metrics::epoch_ms;
 use ztna_core::node::Node;
+use ztna_core::path::explain::Evidence;
+use ztna_core::path::nat;
 use ztna_core::role::{Answer, FlowInfo, Notice, PathInfo, PathKind};
 use ztna_core::trust::{PeerIdentity, Snapshot};
+use ztna_core::wire::path_signal::{CandidateKind, Outcome};
 
 /// An error as `{code, message, retryable, details}`.
 pub fn error(e: &Error) -> Value {
@@ -89,10 +92,58 @@ pub fn join(mut event: Value, more: Value) -> Value {
 pub fn answer(a: &Answer) -> Value {
     match a {
         Answer::Ping { rtt, path: p } => json!({ "rttMs": ms(*rtt), "path": path(p) }),
+        Answer::Explain { path: p, evidence, peer } => explanation(p, evidence, peer),
         Answer::Check { allowed, by, policy, reason } => {
             json!({ "allowed": allowed, "by": by.to_string(), "policyId": policy, "reason": reason })
         }
     }
+}
+
+/// PathExplanation of api.d.ts.
+fn explanation(p: &PathInfo, evidence: &Evidence, peer: &str) -> Value {
+    let reasons: Vec<Value> = evidence
+        .reasons
+        .iter()
+        .map(|w| json!({ "code": w.cause.as_str(), "detail": w.detail, "remedy": w.remedy }))
+        .collect();
+    let ours = evidence.checks.iter().map(|c| {
+        let local = c.local.ip.map_or_else(|| "this end".to_owned(), |ip| ip.to_string());
+        let at = c.at.map(|t| epoch_ms(SystemTime::now() - Instant::now().saturating_duration_since(t)));
+        check(&local, &c.candidate.address.to_string(), c.candidate.kind, c.outcome, c.rtt, at)
+    });
+    let theirs = evidence
+        .remote_checks
+        .iter()
+        .map(|r| check(&r.candidate.address.to_string(), peer, r.candidate.kind, r.outcome, r.rtt, None));
+    json!({
+        "path": path(p), "reasons": reasons,
+        "nat": { "local": nat::describe(evidence.local_nat), "remote": nat::describe(evidence.remote_nat) },
+        "checks": ours.chain(theirs).collect::<Vec<Value>>(),
+    })
+}
+
+fn check(
+    local: &str,
+    remote: &str,
+    via: CandidateKind,
+    outcome: Outcome,
+    rtt: Option<Duration>,
+    at: Option<u64>,
+) -> Value {
+    let via = match via {
+        CandidateKind::Host => "host",
+        CandidateKind::ServerReflexive => "srflx",
+        CandidateKind::PeerReflexive => "prflx",
+        CandidateKind::PortMapped => "portmap",
+    };
+    let result = match outcome {
+        Outcome::Waiting => "checking",
+        Outcome::Answered => "ok",
+        Outcome::Narrow => "narrow",
+        Outcome::TimedOut => "timeout",
+        Outcome::Refused => "refused",
+    };
+    json!({ "local": local, "remote": remote, "via": via, "result": result, "rttMs": rtt.map(ms), "at": at })
 }
 
 pub fn notice(n: &Notice, snapshot: &Snapshot) -> Value {

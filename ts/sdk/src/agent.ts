@@ -15,6 +15,7 @@ import { NODE_LIMITS, type NativeEvent, type NodeLimits, type NodeOptions, type 
 import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket, discardDatagram } from './datagram.js'
 import { type ConnectOptions, checkProtocol, checkService, toTarget } from './target.js'
+import { type PathExplanation, toExplanation } from './explain.js'
 import { type Cancel, type NativePath, type PathInfo, type State, deepFreeze, toPath } from './types.js'
 
 /** Events of an agent. */
@@ -181,6 +182,17 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
       path: NativePath
     }
     return Object.freeze({ rttMs: answer.rttMs, path: toPath(answer.path) })
+  }
+
+  /**
+   * Why the path to the service's connector is what it is, from both ends' evidence. Opens a connection where there is none.
+   * Default `timeoutMs` 10,000. Errors: as for `ping`.
+   */
+  async explain(service: string, cancel: Cancel = {}): Promise<PathExplanation> {
+    await this.ping(service, cancel)
+    const request = flowRequest({ service: checkService(service) }, nativeTimeout(cancel))
+    const role = this.running()
+    return toExplanation(await callNative(role, cancel, (op) => role.explain(op, request)))
   }
 
   /** Asks whether a flow would be permitted: `'web:80'`. Default protocol `tcp`, `timeoutMs` 10,000. */

@@ -27,7 +27,7 @@ export interface Identity {
   readonly expiresAt: Date
 }
 
-/** `relay`: through a relay; `none`: there is no path now. `direct` is reserved. */
+/** `direct`: straight between the two ends; `relay`: through a relay; `none`: there is no path now. */
 export type PathKind = 'direct' | 'relay' | 'none'
 
 /** How packets to one peer travel now. */
@@ -53,7 +53,10 @@ export interface PathInfo {
 /** Where a role is in its life. `degraded`: it was online and no relay answers now. */
 export type State = 'new' | 'starting' | 'online' | 'degraded' | 'draining' | 'closed'
 
-/** Where packets can go for the flow. Default `auto`: the best path there is. `direct-only` fails in this release, which has relays alone. */
+/**
+ * Where packets can go for the flow. Default `auto`: the best path there is. `direct-only` waits for a direct path until its timeout, and
+ * is reset when that is lost; `relay-only` takes no other.
+ */
 export type PathPolicy = 'auto' | 'direct-only' | 'relay-only'
 
 export interface NativeIdentity {

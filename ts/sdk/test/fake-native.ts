@@ -128,6 +128,11 @@ export class FakeRole implements NativeRole {
   async ping(): Promise<string> {
     return JSON.stringify({ rttMs: 3, path: PATH })
   }
+  async explain(): Promise<string> {
+    const check = { local: 'this end', remote: '192.0.2.9:7', via: 'srflx', result: 'timeout', rttMs: null, at: 1 }
+    const reasons = [{ code: 'check-timeout', detail: 'none has answered', remedy: null }]
+    return JSON.stringify({ path: PATH, reasons, nat: { local: 'none', remote: 'unknown' }, checks: [check] })
+  }
   async check(): Promise<string> {
     return JSON.stringify({ allowed: false, by: 'connector', policyId: null, reason: 'no policy permits' })
   }

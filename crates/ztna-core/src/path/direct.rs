@@ -170,17 +170,7 @@ impl Direct {
                     self.resend = None;
                 }
             }
-            Some(Message::CheckNow { .. }) => {
-                if self.asked_by_peer.is_none_or(|t| now >= t + CHECK_NOW_EVERY) {
-                    self.asked_by_peer = Some(now);
-                    self.doubt(now);
-                    // Not sooner than our own experience with the path allows.
-                    if self.barred.is_none_or(|t| now >= t) {
-                        self.next_round = None;
-                        self.list.start_round(now);
-                    }
-                }
-            }
+            Some(Message::CheckNow { .. }) => self.check_now(now),
             Some(Message::Status { sending, reports, .. }) => {
                 self.remote_status = Some((sending, reports));
                 self.statuses += 1;
@@ -281,6 +271,20 @@ impl Direct {
         let out = self.list.poll_transmit(now, budget);
         self.settle(now);
         out
+    }
+
+    /// The peer asks for a round.
+    fn check_now(&mut self, now: Instant) {
+        if self.asked_by_peer.is_some_and(|t| now < t + CHECK_NOW_EVERY) {
+            return;
+        }
+        self.asked_by_peer = Some(now);
+        self.doubt(now);
+        // Not sooner than our own experience with the path allows.
+        if self.barred.is_none_or(|t| now >= t) {
+            self.next_round = None;
+            self.list.start_round(now);
+        }
     }
 
     fn push(&mut self, message: Message) {

@@ -353,7 +353,7 @@ impl Lab {
         if self.now >= self.ends[end].next_keep_alive {
             let wait = if self.ends[end].registered { KEEP_ALIVE } else { ms(500) };
             self.ends[end].next_keep_alive = self.now + wait;
-            self.to_relay(end, &[]);
+            self.by_relay(end, &[]);
         }
         // The agent begins: its first packet is what the handshake would be.
         let begins = self.ends[end].is_agent && self.ends[end].registered && self.places[1].is_some();
@@ -419,7 +419,7 @@ impl Lab {
     fn send(&mut self, end: usize, packet: &[u8]) {
         let (first, second) = self.ends[end].path.select();
         match first {
-            Some(PathId::Relay(_)) => self.to_relay(end, packet),
+            Some(PathId::Relay(_)) => self.by_relay(end, packet),
             Some(PathId::Direct(pair)) => {
                 if let Some((local, to)) = self.ends[end].path.direct().and_then(|d| d.list().remote(pair)) {
                     self.put(end, local, to, packet.to_vec());
@@ -428,13 +428,13 @@ impl Lab {
             None => {}
         }
         if second.is_some() {
-            self.to_relay(end, packet);
+            self.by_relay(end, packet);
         }
         let (in_flight, now) = (!self.ends[end].flying.is_empty(), self.at());
         self.ends[end].path.handle_sent(now, in_flight);
     }
 
-    fn to_relay(&mut self, end: usize, inner: &[u8]) {
+    fn by_relay(&mut self, end: usize, inner: &[u8]) {
         let Some(relay) = self.ends[end].relay else { return };
         let packet = [&[TO_RELAY, end as u8][..], inner].concat();
         self.put(end, Local::default(), relay, packet);

@@ -1,11 +1,12 @@
 /** Commands that ask a running role over its control socket. */
 import { type Command, Option } from 'commander'
 import type { CheckResult } from '../agent.js'
+import type { PathExplanation } from '../explain.js'
 import type { PathInfo } from '../types.js'
 import { type Request, ask, findControl } from './control.js'
 import { EXIT, UsageError } from './exit.js'
 import { checkNodeName, parseTarget } from './grammar.js'
-import { describe } from './human.js'
+import { describe, explainPath } from './human.js'
 import { withExamples } from './examples.js'
 
 interface Where {
@@ -19,7 +20,7 @@ interface TimedWhere extends Where {
   timeout: string
 }
 
-/** Adds `status`, `ping` and `check`. */
+/** Adds `status`, `ping`, `explain` and `check`. */
 export function addClientCommands(program: Command, done: (code: number) => void): void {
   withExamples(client(program, 'status', 'print what a running role is doing'), [
     'ztna status',
@@ -39,6 +40,13 @@ export function addClientCommands(program: Command, done: (code: number) => void
           ? JSON.stringify(answer)
           : `${service}: ${rttMs.toFixed(2)} ms by ${path.kind === 'relay' ? `relay ${path.relay ?? ''}` : path.kind}`.trimEnd(),
       )
+    },
+  )
+  withExamples(timed(client(program, 'explain <SERVICE>', 'why the path to a service is what it is')), ['ztna explain web']).action(
+    async (service: string, where: TimedWhere) => {
+      const timeoutMs = parseTimeout(where.timeout)
+      const answer = await request(ofAgent(where), { cmd: 'explain', service: parseTarget(service).service, timeoutMs })
+      print(where.json === true ? JSON.stringify(answer) : explainPath(service, answer as PathExplanation))
     },
   )
   withExamples(timed(client(program, 'check <SERVICE>', 'ask whether a flow would be permitted: exit 0 or 3')), [

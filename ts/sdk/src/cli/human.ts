@@ -1,4 +1,5 @@
 /** Results as a person reads them: names and values in two columns, lists of things as tables, dates in words. */
+import type { PathExplanation } from '../explain.js'
 
 type Fields = Readonly<Record<string, unknown>>
 
@@ -66,6 +67,20 @@ export function describePath(path: Fields): string {
   const { kind, relay } = path
   const by = kind === 'relay' && typeof relay === 'string' ? `relay ${relay}` : String(kind)
   return `${by}, ${Number(path['rttMs']).toFixed(2)} ms`
+}
+
+/** The answer of `ztna explain`. */
+export function explainPath(service: string, { path, reasons, nat, checks }: PathExplanation): string {
+  const lines = [`${service}: ${describePath({ ...path })}${path.remote === undefined ? '' : `, ${path.remote}`}`]
+  for (const { code, detail, remedy } of reasons) {
+    lines.push(`not direct: ${detail} (${code})`)
+    if (remedy !== undefined) lines.push(`  what helps: ${remedy}`)
+  }
+  lines.push(`NAT here: ${nat.local}; NAT there: ${nat.remote}`)
+  for (const { local, remote, via, result, rttMs } of checks) {
+    lines.push(`tried ${via} ${local} -> ${remote}: ${result}${rttMs === undefined ? '' : `, ${rttMs.toFixed(2)} ms`}`)
+  }
+  return lines.join('\n')
 }
 
 function label(key: string): string {

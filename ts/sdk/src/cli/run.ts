@@ -247,6 +247,8 @@ async function answer(role: AnyRole, request: Request): Promise<unknown> {
       return role.status()
     case 'ping':
       return needAgent().ping(known(checkService(request['service'] as string)), { timeoutMs })
+    case 'explain':
+      return needAgent().explain(known(checkService(request['service'] as string)), { timeoutMs })
     case 'check':
       known(toTarget(request['target'] as string).service)
       return needAgent().check(request['target'] as string, {
@@ -254,7 +256,7 @@ async function answer(role: AnyRole, request: Request): Promise<unknown> {
         protocol: (request['protocol'] ?? 'tcp') as 'tcp' | 'udp',
       })
     default:
-      throw notAccepted(request.cmd, 'cmd', 'status, ping, check')
+      throw notAccepted(request.cmd, 'cmd', 'status, ping, explain, check')
   }
 }
 
