@@ -197,7 +197,8 @@ test('metrics of every role satisfy the reference parser, have all families, and
     expect(families).toMatchObject({ ...FAMILIES, ...own })
     expect(value(samples, 'ztna_up')).toBe(1)
     expect(value(samples, 'ztna_certificate_expiry_seconds')).toBeGreaterThan(0)
-    expect(sum(samples, 'ztna_bytes_total')).toBeGreaterThan(100_000)
+    // The two ends may talk past the relay by now.
+    expect(sum(samples, 'ztna_bytes_total')).toBeGreaterThan(started === relay ? 0 : 100_000)
     const health = await scrape(started, '/healthz')
     expect([health.status, JSON.parse(health.text)]).toEqual([200, { state: 'online' }])
   }
@@ -279,7 +280,7 @@ test('an admitted flow is in the log with who opened it, a refused one in the lo
   const [host, port] = other.split(':')
   const refused = connect(Number(port), host).on('error', () => undefined)
   const [theirs, ours] = await Promise.all(
-    [connector, agent].map(async ({ proc }) => JSON.parse((await proc.waitFor(/"message":"denied by /)).input) as Json),
+    [connector, agent].map(async ({ proc }) => JSON.parse((await proc.waitFor(/"level":"warn","message":"denied by /)).input) as Json),
   )
   expect(theirs).toMatchObject({
     level: 'warn',

@@ -145,7 +145,7 @@ test('check asks without opening a flow, ping times the way', async () => {
   expect(await agent.check('locked:80')).toMatchObject({ allowed: false })
   const { rttMs, path } = await agent.ping('app')
   expect(rttMs).toBeGreaterThan(0)
-  expect(path).toMatchObject({ kind: 'relay', relay: 'r1' })
+  expect(['relay', 'direct']).toContain(path.kind)
   await expect(agent.ping('locked')).rejects.toMatchObject({ code: 'ERR_ZTNA_DENIED' })
 })
 

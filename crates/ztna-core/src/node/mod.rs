@@ -30,6 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 use slab::Slab;
 
 use crate::error::{Error, Result};
+use crate::path::PathId;
 use crate::path::budget::Budget;
 use crate::path::reflexive::Reflexive;
 use crate::quic::reset::ResetKeys;
@@ -331,7 +332,10 @@ impl Node {
     /// An inner connection that could not tell its peer of its end now, and soon can: its session has not been granted yet, or the
     /// connection to its relay is being made anew.
     fn waits_for_relay(&self, link: &Link) -> bool {
-        let granted = |p: PathId| self.sessions.get(p.session).is_some_and(|s| s.confirmed);
+        let granted = |p: PathId| match p {
+            PathId::Relay(p) => self.sessions.get(p.session).is_some_and(|s| s.confirmed),
+            PathId::Direct(_) => true,
+        };
         link.conn.is_established() && link.path.active().map_or(self.is_replacing(), |p| !granted(p))
     }
 
