@@ -1,4 +1,5 @@
 /** The errors a caller meets, and the one function that makes them from native ones. */
+import type { PathReason } from './explain.js'
 
 const SYSTEM_CODES: Readonly<Record<ZtnaErrorCode, string>> = {
   ERR_ZTNA_CONFIG: 'EINVAL',
@@ -34,9 +35,9 @@ export type ZtnaErrorCode =
  * `details.reason` of an ERR_ZTNA_UNREACHABLE, where the cause is known:
  * `udp-blocked`: nothing ever came back from a relay; `not-bound`: the relay answers, and the connector is not there; `silent`: the
  * connector is bound and gives no sign; `dns`: a name does not resolve, the relay's here or the service's at the connector;
- * `no-candidates`: a direct path was demanded, and this release has none.
+ * a {@link PathReason}: a direct path was demanded, and that is why there is none.
  */
-export type UnreachableReason = 'udp-blocked' | 'not-bound' | 'silent' | 'dns' | 'no-candidates'
+export type UnreachableReason = 'not-bound' | 'silent' | 'dns' | PathReason
 
 /** Which end said no. */
 export type DeniedBy = 'agent' | 'relay' | 'connector'

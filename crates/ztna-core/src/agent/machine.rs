@@ -235,7 +235,8 @@ impl Agent {
             }
             NodeEvent::LinkReady(_) => self.place_all(now),
             NodeEvent::DirectLost(link) => self.direct_lost(link),
-            NodeEvent::DirectFound => self.place_all(now),
+            NodeEvent::PeerMoved(_) => {}
+            NodeEvent::DirectFound(_) => self.place_all(now),
             NodeEvent::LinkSuspect(link) => {
                 self.node.probe_legs();
                 self.seek_session(now, link);

@@ -202,9 +202,10 @@ impl Connector {
                 }
             }
             NodeEvent::LinkSuspect(_) => self.node.probe_legs(),
+            NodeEvent::DirectFound(link) | NodeEvent::DirectLost(link) | NodeEvent::PeerMoved(link) => {
+                self.rejudge_where(now, |l| l == link)
+            }
             NodeEvent::LegReady(_)
-            | NodeEvent::DirectLost(_)
-            | NodeEvent::DirectFound
             | NodeEvent::SessionEnded { .. }
             | NodeEvent::LinkReady(_)
             | NodeEvent::LinkStalled(_) => {}

@@ -181,28 +181,33 @@ impl Connector {
 
     // ---- admission
 
-    fn decide(&self, now: Instant, agent: &str, service: &str, protocol: Protocol, port: u16) -> Decision {
+    fn decide(&self, now: Instant, agent: &str, path: PathClass, asked: &Asked) -> Decision {
+        let (service, port, protocol) = (asked.service.as_str(), asked.port.unwrap_or(0), asked.protocol);
         match &self.node.snapshot.policy {
-            Some(policy) => policy.decide(
-                agent,
-                &FlowContext { service, protocol, port, path: PathClass::Relay, now: self.node.wall(now) },
-            ),
+            Some(policy) => {
+                policy.decide(agent, &FlowContext { service, protocol, port, path, now: self.node.wall(now) })
+            }
             None => Decision { allowed: false, policy_id: None, reason: "there is no policy".into() },
         }
     }
 
     /// Whether a flow may be; `elsewhere` says of its service that this is not the connector for it.
-    fn judge(&self, now: Instant, agent: &str, asked: &Asked, elsewhere: &str) -> Result<(), Denial> {
-        let Asked { service, port, protocol } = asked;
-        let decision = self.decide(now, agent, service, *protocol, port.unwrap_or(0));
+    fn judge(&self, now: Instant, link: usize, agent: &str, asked: &Asked, elsewhere: &str) -> Result<(), Denial> {
+        let decision = self.decide(now, agent, self.path_class(link), asked);
         if !decision.allowed {
             return Err(Denial { reason: decision.reason, policy: decision.policy_id });
         }
-        let own = self.node.snapshot.identity().id.name();
+        let (own, service) = (self.node.snapshot.identity().id.name(), &asked.service);
         if self.node.snapshot.network.service(service).is_some_and(|s| s.connectors.iter().any(|c| c == own)) {
             return Ok(());
         }
         Err(Denial { reason: format!("service `{service}` {elsewhere}"), policy: None })
+    }
+
+    /// How the flow's data travels now: policy may forbid or demand either (contract.md). The two ends move one after the other.
+    fn path_class(&self, link: usize) -> PathClass {
+        let direct = self.node.links.get(link).is_some_and(|l| l.path.is_direct());
+        if direct { PathClass::Direct } else { PathClass::Relay }
     }
 
     fn admit(&mut self, now: Instant, link: usize, stream: StreamId, fields: &Fields) {
@@ -215,7 +220,7 @@ impl Connector {
         };
         let port = (request.protocol != Protocol::Icmp).then_some(request.port);
         let asked = Asked { service: request.service.clone(), port, protocol: request.protocol };
-        if let Err(denial) = self.judge(now, peer.id.name(), &asked, "is not on this connector") {
+        if let Err(denial) = self.judge(now, link, peer.id.name(), &asked, "is not on this connector") {
             return self.deny(link, stream, Some(peer), asked, denial);
         }
         let flows = self.node.links.get(link).map_or(0, |l| l.flows.len());
@@ -374,10 +379,17 @@ impl Connector {
 
     /// Judges every flow again: what is no longer permitted is cut now.
     fn rejudge(&mut self, now: Instant) {
-        let flows: Vec<(FlowId, usize, Asked)> = self.node.flows.iter().map(|(k, f)| (*k, f.link, f.asked())).collect();
+        self.rejudge_where(now, |_| true);
+    }
+
+    /// Judges again the flows of those inner connections.
+    fn rejudge_where(&mut self, now: Instant, wanted: impl Fn(usize) -> bool) {
+        let flows = self.node.flows.iter().filter(|(_, f)| wanted(f.link));
+        let flows: Vec<(FlowId, usize, Asked)> = flows.map(|(k, f)| (*k, f.link, f.asked())).collect();
         for (id, link, asked) in flows {
             let Some(peer) = self.node.links.get(link).and_then(|l| l.conn.identity().cloned()) else { continue };
-            let Err(denial) = self.judge(now, peer.id.name(), &asked, "is no longer served by this connector") else {
+            let Err(denial) = self.judge(now, link, peer.id.name(), &asked, "is no longer served by this connector")
+            else {
                 continue;
             };
             let (decision, error) = self.denied("revoked", denial);

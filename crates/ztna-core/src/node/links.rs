@@ -166,7 +166,7 @@ impl Node {
                     changed = true;
                     let was = before.as_ref().is_some_and(|p| p.kind == PathKind::Direct);
                     match to {
-                        PathId::Direct(_) => self.events.push_back(NodeEvent::DirectFound),
+                        PathId::Direct(_) => self.events.push_back(NodeEvent::DirectFound(key)),
                         PathId::Relay(_) if was => self.events.push_back(NodeEvent::DirectLost(key)),
                         PathId::Relay(_) => {}
                     }
@@ -180,6 +180,7 @@ impl Node {
                     *self.counters.switches.entry((to.as_str(), reason.as_str())).or_default() += 1;
                 }
                 PathEvent::PeerSwitched { to } => {
+                    self.events.push_back(NodeEvent::PeerMoved(key));
                     if link.conn.is_established() {
                         link.conn.ping();
                         // It may have left a way that no longer carries full-sized packets, on our side.

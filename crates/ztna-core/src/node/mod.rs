@@ -105,7 +105,9 @@ pub enum NodeEvent {
     /// Data of the link no longer goes directly.
     DirectLost(usize),
     /// Data of a link goes directly from now on.
-    DirectFound,
+    DirectFound(usize),
+    /// The peer's data comes another way.
+    PeerMoved(usize),
     /// A session is wanted at another relay.
     LinkSuspect(usize),
     /// The link is gone; its flows with it.

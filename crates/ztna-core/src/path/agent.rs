@@ -36,6 +36,9 @@ const LEADER_GRACE: Duration = Duration::from_secs(3);
 /// loses data is no path.
 const UNSETTLED: u8 = 3;
 
+/// How often a peer of which nothing is heard is told so.
+const COMPLAIN_EVERY: Duration = Duration::from_millis(400);
+
 /// One way through a relay session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RelayPath {
@@ -153,6 +156,8 @@ pub struct PathAgent {
     /// Checks are asked whether the direct path still works: until they have told, both carry data.
     in_question: bool,
     unsettled: u8,
+    /// When the peer is told again that nothing of it is heard.
+    complain: Option<Instant>,
     peer: Option<PathId>,
     liveness: Liveness,
     rtt: Duration,
@@ -180,6 +185,7 @@ impl PathAgent {
             via: None,
             in_question: false,
             unsettled: 0,
+            complain: None,
             peer: None,
             liveness: Liveness::Alive,
             rtt: Duration::ZERO,
@@ -259,7 +265,6 @@ impl PathAgent {
         while let Some(event) = direct.poll_event() {
             events.push(event);
         }
-        let settled = direct.current().is_some_and(|p| !direct.is_in_doubt(p));
         for event in events {
             match event {
                 DirectEvent::Use(pair) => {
@@ -269,9 +274,11 @@ impl PathAgent {
                     self.switched(now, PathId::Direct(pair), Reason::Better);
                 }
                 DirectEvent::Lost => self.leave_direct(now),
+                DirectEvent::Doubt => self.in_question |= self.via.is_some(),
             }
         }
-        if settled {
+        let direct = self.direct.as_ref();
+        if direct.is_some_and(|d| d.current().is_some_and(|p| !d.is_in_doubt(p))) {
             self.in_question = false;
         }
     }
@@ -288,6 +295,7 @@ impl PathAgent {
             s.last_heard = Some(now);
         }
         let was = std::mem::replace(&mut self.liveness, Liveness::Alive);
+        self.complain = None;
         let before = self.peer;
         if short && self.peer != Some(path) {
             if self.peer.is_some() {
@@ -332,12 +340,18 @@ impl PathAgent {
                 self.turn = 0;
                 self.events.push_back(PathEvent::Suspect);
                 self.question(now);
+                self.complain = Some(now);
             }
             Liveness::Suspect { since } if now >= since + self.stalled_after() => {
                 self.liveness = Liveness::Stalled { since };
                 self.events.push_back(PathEvent::Stalled);
             }
             Liveness::Alive | Liveness::Waiting { .. } | Liveness::Suspect { .. } | Liveness::Stalled { .. } => {}
+        }
+        if let (Some(direct), true) = (self.direct.as_mut(), self.complain.is_some_and(|t| now >= t)) {
+            // Perhaps it is only the peer's way to us that has died, and it hears us all the while.
+            direct.complain();
+            self.complain = Some(now + COMPLAIN_EVERY);
         }
         for s in &mut self.sessions {
             if matches!(s.forwarded, Forwarded::Failed { retry } if now >= retry) {
@@ -362,7 +376,8 @@ impl PathAgent {
             Forwarded::No | Forwarded::Usable | Forwarded::Asked => None,
         });
         let direct = self.direct.as_ref().and_then(Direct::poll_timeout);
-        live.into_iter().chain(retry).chain(direct).min()
+        let complain = self.complain.filter(|_| self.direct.is_some());
+        live.into_iter().chain(retry).chain(direct).chain(complain).min()
     }
 
     pub fn poll_event(&mut self) -> Option<PathEvent> {
@@ -377,6 +392,11 @@ impl PathAgent {
 
     pub fn active(&self) -> Option<PathId> {
         self.via.map(PathId::Direct).or(self.relay.map(PathId::Relay))
+    }
+
+    /// Whether one of the ends sends directly.
+    pub fn is_direct(&self) -> bool {
+        self.via.is_some() || matches!(self.peer, Some(PathId::Direct(_)))
     }
 
     /// The relayed path, in use or not: long headers take it (protocol.md).
@@ -475,8 +495,9 @@ impl PathAgent {
                 if let Some(direct) = self.direct.as_mut() {
                     direct.give_up(now);
                 }
-                self.settle_direct(now);
                 self.leave_direct(now);
+                // Another pair may be at hand.
+                self.settle_direct(now);
             }
             return;
         }

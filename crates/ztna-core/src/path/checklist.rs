@@ -564,3 +564,7 @@ impl Pair {
 fn round_length() -> Duration {
     Duration::from_millis(ROUND.last().copied().unwrap_or_default()) + LAST_ANSWER
 }
+
+#[cfg(test)]
+#[path = "checklist_tests.rs"]
+mod tests;

@@ -31,7 +31,7 @@ const SETTLING: Duration = Duration::from_secs(2);
 /// Candidates are sent again until they are acknowledged: at first after this, doubling.
 const RESEND_MIN: Duration = Duration::from_millis(200);
 const RESEND_MAX: Duration = Duration::from_secs(5);
-/// A peer's word that checks are worth a new round is taken this often.
+/// A peer's word that checks are worth a new round is taken this often. That it hears nothing of us is taken each time.
 const CHECK_NOW_EVERY: Duration = Duration::from_secs(1);
 /// Signals that wait to be sent: one of each kind, and some.
 const OUTBOX: usize = 8;
@@ -42,6 +42,8 @@ pub enum DirectEvent {
     Use(PairId),
     /// The pair in use no longer answers.
     Lost,
+    /// The peer does not hear us: the pair in use is being asked, and data should not wait for its answer.
+    Doubt,
 }
 
 pub struct Direct {
@@ -149,7 +151,9 @@ impl Direct {
     /// Routes or addresses changed, perhaps without a change of ours: what works is asked for a sign of life, the rest is checked again.
     pub fn handle_network_change(&mut self, now: Instant) {
         self.start_anew(now);
-        self.push(Message::CheckNow { generation: self.generation });
+        // A new generation of the same addresses: what the peer holds against old failures no longer counts.
+        self.generation += 1;
+        self.resend = Some((now, RESEND_MIN));
     }
 
     /// One signal of the peer's. Errors: it is malformed.
@@ -182,6 +186,11 @@ impl Direct {
             None => {}
         }
         Ok(())
+    }
+
+    /// Tells the peer that nothing of it is heard.
+    pub fn complain(&mut self) {
+        self.push(Message::CheckNow { generation: self.generation });
     }
 
     /// Asks the peer what it found; [`remote`](Self::remote) has it a round trip later.
@@ -275,11 +284,12 @@ impl Direct {
 
     /// The peer asks for a round.
     fn check_now(&mut self, now: Instant) {
+        self.doubt(now);
+        self.events.push_back(DirectEvent::Doubt);
         if self.asked_by_peer.is_some_and(|t| now < t + CHECK_NOW_EVERY) {
             return;
         }
         self.asked_by_peer = Some(now);
-        self.doubt(now);
         // Not sooner than our own experience with the path allows.
         if self.barred.is_none_or(|t| now >= t) {
             self.next_round = None;

@@ -9,4 +9,5 @@
 
 mod lab;
 mod matrix;
+mod schedules;
 mod switching;

@@ -209,3 +209,34 @@ fn explain_names_what_stands_in_the_way() {
     assert!(matches!(kind, PathKind::Relay { .. }));
     assert!(evidence.reasons.iter().any(|r| r.cause == Cause::Mtu && r.remedy.is_some()), "{:?}", evidence.reasons);
 }
+
+const ONLY: &str =
+    r#"permit(principal, action == Action::"connect", resource == Service::"web") when { context.path == "PATH" };"#;
+
+#[test]
+fn a_policy_that_forbids_the_direct_path_cuts_a_flow_when_it_moves_there_and_lets_the_relay_be() {
+    let mut w = up();
+    w.set_policy(&ONLY.replace("PATH", "relay"));
+    let auto = asked(&mut w, PathPolicy::Auto, Duration::from_secs(5));
+    // Cut when it moves, or refused where the connection had moved before.
+    let denied =
+        |o: &Outcome| matches!(o, Outcome::Reset(Error::Denied { .. }) | Outcome::Failed(Error::Denied { .. }));
+    assert!(w.until(|w| denied(&w.outcomes[&auto])), "{:?}", w.outcomes[&auto]);
+    let relayed = asked(&mut w, PathPolicy::RelayOnly, Duration::from_secs(5));
+    echoes(&mut w, relayed, b"by the relay");
+}
+
+#[test]
+fn a_policy_that_demands_the_direct_path_denies_the_relay_and_cuts_when_it_is_lost() {
+    let mut w = up();
+    w.set_policy(&ONLY.replace("PATH", "direct"));
+    let relayed = w.open_by(PathPolicy::RelayOnly, node_at(ALICE), "web", Protocol::Tcp, Duration::from_secs(5));
+    assert!(w.until(|w| w.outcomes.contains_key(&relayed)));
+    assert!(matches!(w.outcomes[&relayed], Outcome::Failed(Error::Denied { .. })), "{:?}", w.outcomes[&relayed]);
+    let only = asked(&mut w, PathPolicy::DirectOnly, Duration::from_secs(5));
+    assert_eq!(w.outcomes[&only], Outcome::Opened);
+    echoes(&mut w, only, b"directly");
+    w.lose = Box::new(|from, to, _| is_between(from, to));
+    w.write(node_at(ALICE), only, b"lost", false);
+    assert!(w.until(|w| matches!(w.outcomes[&only], Outcome::Reset(_))), "{:?}", w.outcomes[&only]);
+}

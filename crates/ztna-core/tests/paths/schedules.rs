@@ -1,0 +1,76 @@
+//! Random schedules: NATs rebind, lines die and come back, nodes move, and both ends talk all the while.
+
+use std::time::Duration;
+
+use ztna_netlab::impairment::Impairment;
+use ztna_netlab::sim::kinds::{Families, Kind, NodeKind, relay_endpoints};
+use ztna_netlab::sim::oracle::{Relation, Verdict, verdict};
+use ztna_netlab::sim::{Block, INTERNET};
+
+use super::lab::{Lab, ms};
+
+/// A generator of its own: the same seed gives the same schedule whatever the network draws (Steele, Lea, Flood: SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+}
+
+/// Steps of one seed, and seeds; `ZTNA_STEPS` and `ZTNA_SEEDS` in the soak.
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn whatever_happens_to_the_direct_path_data_has_a_way_within_two_seconds() {
+    let kinds: Vec<NodeKind> = NodeKind::matrix().filter(|n| n.kind != Kind::UdpBlocked).collect();
+    for seed in 0..setting("ZTNA_SEEDS", 30) {
+        let mut dice = Dice(seed);
+        let kinds = [0, 1].map(|_| kinds[dice.below(kinds.len() as u64) as usize]);
+        let direct = verdict(kinds[0].side(), kinds[1].side(), Relation::Apart) == Verdict::Direct;
+        let home = Impairment { delay: ms(10), loss: 1_000, ..Impairment::default() };
+        let mut lab = Lab::new(seed, kinds, Relation::Apart, home);
+        lab.run(Duration::from_secs(10));
+        let mut moved = 0;
+        for step in 0..setting("ZTNA_STEPS", 60) {
+            let end = dice.below(2) as usize;
+            let place = if end == 0 { lab.pair.a.clone() } else { lab.pair.b.clone() };
+            match dice.below(5) {
+                0 if !place.routers.is_empty() => lab.pair.network.rebind(place.routers[0]).unwrap(),
+                1 if !place.routers.is_empty() => {
+                    let only = Block::AllExcept(relay_endpoints().to_vec());
+                    lab.pair.network.block(place.routers[0], only).unwrap();
+                }
+                2 if !place.routers.is_empty() => lab.pair.network.block(place.routers[0], Block::Nothing).unwrap(),
+                3 if place.routers.is_empty() && kinds[end].families == Families::V4 => {
+                    moved += 1;
+                    let to = [format!("203.0.113.{}", 100 + moved % 100).parse().unwrap()];
+                    lab.pair.network.move_host(place.host, INTERNET, &to).unwrap();
+                    lab.network_changed(end);
+                }
+                _ => lab.network_changed(end),
+            }
+            lab.forget_gaps();
+            let from = lab.now;
+            lab.run(from + ms(200 + dice.below(8_000)));
+            let gap = lab.longest_gap();
+            assert!(gap <= Duration::from_secs(2), "seed {seed}, step {step}, {kinds:?}: nothing heard for {gap:?}");
+        }
+        // When all is well again and nothing changes any more, the path is what it should be.
+        for place in [lab.pair.a.clone(), lab.pair.b.clone()] {
+            if let Some(router) = place.routers.first() {
+                lab.pair.network.block(*router, Block::Nothing).unwrap();
+            }
+        }
+        lab.network_changed(0);
+        let from = lab.now;
+        let got = lab.until(from + Duration::from_secs(60), Lab::both_direct);
+        assert_eq!(got, direct, "seed {seed}, {kinds:?}");
+    }
+}
