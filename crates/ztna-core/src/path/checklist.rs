@@ -41,6 +41,8 @@ const MEASURE: Duration = Duration::from_secs(5);
 const FLOWING: Duration = Duration::from_secs(1);
 /// Pairs: the peer's candidates, and as many addresses that only its checks showed.
 const MAX_PAIRS: usize = 32;
+/// Between checks that data from an unknown address brings there, as long as none is answered.
+const UNKNOWN_EVERY: Duration = Duration::from_millis(500);
 /// Unanswered checks that a pair remembers: more than a round, so that a late answer finds its question.
 const OUTSTANDING: usize = 16;
 /// Answers that wait to be sent. One more than a batch of checks brings.
@@ -258,7 +260,14 @@ impl Checklist {
 
     /// Genuine data came from an address of no pair: one check asks whether it is the peer's (protocol.md).
     pub fn handle_unknown(&mut self, now: Instant, local: Local, from: SocketAddr) {
-        self.trigger(now, local, from);
+        self.trigger(now, local, from, UNKNOWN_EVERY);
+    }
+
+    /// Our addresses have changed: what was to be sent from one of them goes as the system's routes have it.
+    pub fn forget_addresses(&mut self) {
+        for p in self.pairs.values_mut() {
+            p.local.ip = None;
+        }
     }
 
     /// A STUN message that names our token. `true`: it was genuine.
@@ -266,7 +275,7 @@ impl Checklist {
         match check::open(message, &self.keys.theirs.1) {
             Some(Check::Request { tid, counter, .. }) if self.window.accept(counter) => {
                 self.answer(local, from, tid);
-                self.trigger(now, local, from);
+                self.trigger(now, local, from, PACE * 4);
                 true
             }
             Some(Check::Success { tid, counter, mapped }) if self.window.accept(counter) => {
@@ -407,7 +416,8 @@ impl Checklist {
     }
 
     /// The peer can be heard from `from`: our own check goes there now (RFC 8445 §7.3.1.4).
-    fn trigger(&mut self, now: Instant, local: Local, from: SocketAddr) {
+    /// Not within `every` of the last one.
+    fn trigger(&mut self, now: Instant, local: Local, from: SocketAddr, every: Duration) {
         if permit(from).is_err() {
             return;
         }
@@ -417,18 +427,15 @@ impl Checklist {
         };
         let Some(p) = id.and_then(|id| self.pairs.get_mut(&id)) else { return };
         p.last_heard = Some(now);
+        let recent = p.outstanding.back().is_some_and(|(_, at, _)| now < *at + every);
         match p.phase {
+            Phase::Idle(_) | Phase::Checking { .. } if recent => {}
             Phase::Idle(_) => {
                 // Its first check now, the rest of a round after it.
                 p.phase = Phase::Checking { sent: 0 };
                 p.due = Some(now);
             }
-            Phase::Checking { .. } => {
-                let recent = p.outstanding.back().is_some_and(|(_, at, _)| now < *at + PACE * 4);
-                if !recent {
-                    p.due = Some(now);
-                }
-            }
+            Phase::Checking { .. } => p.due = Some(now),
             Phase::Widening { .. } | Phase::Usable | Phase::Doubted { .. } => {}
         }
     }

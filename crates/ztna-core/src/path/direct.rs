@@ -144,12 +144,14 @@ impl Direct {
         self.generation += 1;
         self.resend = Some((now, RESEND_MIN));
         if moved {
+            self.list.forget_addresses();
             self.start_anew(now);
         }
     }
 
     /// Routes or addresses changed, perhaps without a change of ours: what works is asked for a sign of life, the rest is checked again.
     pub fn handle_network_change(&mut self, now: Instant) {
+        self.list.forget_addresses();
         self.start_anew(now);
         // A new generation of the same addresses: what the peer holds against old failures no longer counts.
         self.generation += 1;
