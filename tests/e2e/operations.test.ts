@@ -1,4 +1,4 @@
-import { cpSync, existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
 import { once } from 'node:events'
 import { join } from 'node:path'
@@ -33,7 +33,11 @@ function putBackLater(folder: string, kept: string): () => void {
 function deliver(from: string, to: string): void {
   const files = readdirSync(from).filter((file) => file !== 'snapshot.json')
   for (const file of readdirSync(to)) if (!existsSync(join(from, file))) rmSync(join(to, file))
-  for (const file of [...files, 'snapshot.json']) cpSync(join(from, file), join(to, file))
+  // Each at once, as rsync does: a look in the middle of a copy finds half a file.
+  for (const file of [...files, 'snapshot.json']) {
+    cpSync(join(from, file), join(to, `.${file}`))
+    renameSync(join(to, `.${file}`), join(to, file))
+  }
 }
 
 test('all three roles run from their ztna.toml and carry traffic', async () => {
