@@ -30,7 +30,7 @@ beforeAll(async () => {
   flow = connect(Number(port), host)
   flow.on('error', () => undefined)
   await once(flow, 'connect')
-  expect(await ask('before')).toBe('before')
+  if ((await ask('before')) !== 'before') throw new Error('the service does not echo')
 })
 afterAll(async () => {
   flow?.destroy()
