@@ -185,7 +185,8 @@ impl Direct {
                 let sending = if self.current.is_some() { Sending::Direct } else { Sending::Relay };
                 self.push(Message::Status { generation: self.generation, sending, reports: self.list.reports() });
             }
-            None => {}
+            // Of a later version, or of an end that would guess ports: passed over.
+            Some(Message::PortBurst { .. }) | None => {}
         }
         Ok(())
     }

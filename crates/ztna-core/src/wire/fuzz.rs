@@ -5,8 +5,8 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::{
-    authority, capsule, check, connect_ip, connect_udp, host, http_connect, icmp, percent, proxy_status, quic_header,
-    socks5, stun, traceparent, varint,
+    authority, capsule, check, connect_ip, connect_udp, host, http_connect, icmp, path_signal, percent, proxy_status,
+    quic_header, socks5, stun, traceparent, varint,
 };
 use super::{base64, structured};
 
@@ -23,6 +23,7 @@ pub const TARGETS: &[(&str, Entry)] = &[
     ("connect_udp", connect_udp),
     ("http_connect", http_connect),
     ("icmp", icmp),
+    ("path_signal", path_signal),
     ("proxy_status", proxy_status),
     ("quic_header", quic_header),
     ("socks5", socks5),
@@ -164,6 +165,14 @@ pub fn icmp(data: &[u8]) {
         if packet.build(&mut out) {
             assert_eq!(icmp::EchoPacket::parse(&out), Ok(packet));
         }
+    }
+}
+
+pub fn path_signal(data: &[u8]) {
+    if let Ok(Some(message)) = path_signal::Message::decode(data) {
+        let mut out = Vec::new();
+        message.encode(&mut out);
+        assert_eq!(path_signal::Message::decode(&out), Ok(Some(message)));
     }
 }
 

@@ -7,6 +7,7 @@
 //! CHECK_NOW      0x03  generation (i)
 //! STATUS         0x04  generation (i)  sending (8)  count (i)  { kind (8)  result (8)  round trip, us (i)  IP version (8)  address  port (16) } ...
 //! STATUS_ASK     0x05
+//! PORT_BURST     0x06  attempt (i)  step (8)  [ checks (i) | reason (8) ]
 //! ```
 
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ const ACK: u64 = 2;
 const CHECK_NOW: u64 = 3;
 const STATUS: u64 = 4;
 const STATUS_ASK: u64 = 5;
+const PORT_BURST: u64 = 6;
 
 /// How an end came to know an address of its own (RFC 8445 §5.1.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,6 +90,36 @@ pub struct Report {
     pub rtt: Option<Duration>,
 }
 
+/// How far two ends have come with a port burst. The end behind the hard NAT asks and opens, the other one guesses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BurstStep {
+    /// Will the receiver guess ports of the sender's NAT?
+    Ask,
+    /// It will, with so many checks, once the asker's sockets are open.
+    Agree { checks: u16 },
+    /// It will not; or, from the end that would have asked, it does not ask.
+    Refuse(BurstRefusal),
+    /// The asker's sockets are open, and each has sent a check.
+    Open,
+    /// The guessing has begun.
+    Begun,
+}
+
+/// Why an end has no part in a port burst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BurstRefusal {
+    /// It is switched off there.
+    Off,
+    /// The network there is metered.
+    Metered,
+    /// Another burst is running there.
+    Busy,
+    /// One has gone to that peer or prefix within ten minutes, or many to others.
+    TooSoon,
+    /// No burst would help, as far as is known there.
+    Unsuitable,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// All addresses of the sender, in place of any older generation.
@@ -111,6 +143,11 @@ pub enum Message {
         reports: Vec<Report>,
     },
     StatusAsk,
+    /// `attempt`: counted by the end that asks, so that a late answer is known for one.
+    PortBurst {
+        attempt: u64,
+        step: BurstStep,
+    },
 }
 
 impl Message {
@@ -161,6 +198,11 @@ impl Message {
                 }
             }
             Message::StatusAsk => varint::encode(STATUS_ASK, out),
+            Message::PortBurst { attempt, step } => {
+                varint::encode(PORT_BURST, out);
+                varint::encode(*attempt, out);
+                encode_step(*step, out);
+            }
         }
     }
 
@@ -198,6 +240,10 @@ impl Message {
                 Message::Status { generation, sending, reports }
             }
             STATUS_ASK => Message::StatusAsk,
+            PORT_BURST => {
+                let attempt = r.varint().ok_or_else(cut)?;
+                Message::PortBurst { attempt, step: decode_step(&mut r)? }
+            }
             _ => return Ok(None),
         };
         if r.is_empty() {
@@ -252,6 +298,53 @@ fn decode_report(r: &mut Reader<'_>) -> Result<Report, DecodeError> {
     Ok(Report { candidate, outcome, rtt: (us > 0).then(|| Duration::from_micros(us)) })
 }
 
+fn encode_step(step: BurstStep, out: &mut Vec<u8>) {
+    match step {
+        BurstStep::Ask => out.push(0),
+        BurstStep::Agree { checks } => {
+            out.push(1);
+            varint::encode(checks.into(), out);
+        }
+        BurstStep::Refuse(why) => out.extend([
+            2,
+            match why {
+                BurstRefusal::Off => 0,
+                BurstRefusal::Metered => 1,
+                BurstRefusal::Busy => 2,
+                BurstRefusal::TooSoon => 3,
+                BurstRefusal::Unsuitable => 4,
+            },
+        ]),
+        BurstStep::Open => out.push(3),
+        BurstStep::Begun => out.push(4),
+    }
+}
+
+fn decode_step(r: &mut Reader<'_>) -> Result<BurstStep, DecodeError> {
+    let cut = || DecodeError::truncated("port burst");
+    Ok(match r.u8().ok_or_else(cut)? {
+        0 => BurstStep::Ask,
+        1 => {
+            let checks = r.varint().ok_or_else(cut)?;
+            let max = u64::from(u16::MAX);
+            let checks =
+                u16::try_from(checks).map_err(|_| DecodeError::TooLong { what: "port burst", got: checks, max })?;
+            BurstStep::Agree { checks }
+        }
+        2 => BurstStep::Refuse(match r.u8().ok_or_else(cut)? {
+            0 => BurstRefusal::Off,
+            1 => BurstRefusal::Metered,
+            2 => BurstRefusal::Busy,
+            3 => BurstRefusal::TooSoon,
+            4 => BurstRefusal::Unsuitable,
+            other => return Err(DecodeError::invalid("refusal of a port burst", other, "0 to 4")),
+        }),
+        3 => BurstStep::Open,
+        4 => BurstStep::Begun,
+        other => return Err(DecodeError::invalid("step of a port burst", other, "0 to 4")),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,7 +353,7 @@ mod tests {
         let candidate = |kind, text: &str| Candidate { kind, address: text.parse().unwrap() };
         let v4 = candidate(CandidateKind::Host, "192.0.2.7:40000");
         let v6 = candidate(CandidateKind::ServerReflexive, "[2001:db8::7]:65535");
-        vec![
+        [
             Message::Candidates { generation: 3, mapping: Mapping::EndpointIndependent, candidates: vec![v4, v6] },
             Message::Candidates { generation: 1 << 40, mapping: Mapping::Unknown, candidates: Vec::new() },
             Message::Ack { generation: 70 },
@@ -275,6 +368,18 @@ mod tests {
             },
             Message::StatusAsk,
         ]
+        .into_iter()
+        .chain(
+            [
+                BurstStep::Ask,
+                BurstStep::Agree { checks: 1_024 },
+                BurstStep::Refuse(BurstRefusal::Metered),
+                BurstStep::Open,
+                BurstStep::Begun,
+            ]
+            .map(|step| Message::PortBurst { attempt: 300, step }),
+        )
+        .collect()
     }
 
     fn bytes(m: &Message) -> Vec<u8> {
@@ -307,6 +412,17 @@ mod tests {
         let mut many = vec![1, 1, 0];
         varint::encode(17, &mut many);
         assert!(matches!(Message::decode(&many), Err(DecodeError::TooLong { got: 17, .. })));
+    }
+
+    #[test]
+    fn every_refusal_of_a_port_burst_reads_back_and_no_other_is_taken() {
+        for code in 0..=u8::MAX {
+            let message = Message::decode(&[6, 1, 2, code]);
+            assert_eq!(message.is_ok(), code <= 4, "{code}");
+            if let Ok(Some(m)) = message {
+                assert_eq!(bytes(&m), [6, 1, 2, code]);
+            }
+        }
     }
 
     #[test]
