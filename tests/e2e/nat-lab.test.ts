@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { Lab, type Netns } from '../lib/netns.ts'
-import type { Filtering, Mapping, NatSpec } from '../lib/net.ts'
+import type { Filtering, Mapping, NatSpec, NetSpec } from '../lib/net.ts'
 import { run } from '../lib/proc.ts'
 
 const PROBE = fileURLToPath(new URL('../fixtures/nat-probe.mjs', import.meta.url))
@@ -11,12 +11,12 @@ const PORTS = ['4433', '4434']
 const MAPPINGS: readonly Mapping[] = ['eim', 'adm', 'apdm']
 const FILTERINGS: readonly Filtering[] = ['eif', 'adf', 'apdf']
 
-test('each mapping with each filtering is what a probe of the real kernel sees', async () => {
+test.each(['netlab', 'kernel'] as const)('each mapping with each filtering is what a probe of the real kernel sees: %s', async (made) => {
   await using lab = new Lab()
   const kinds = MAPPINGS.flatMap((mapping) => FILTERINGS.map((filtering) => ({ mapping, filtering })))
   const homes = await Promise.all(kinds.map((kind) => home(lab, kind)))
   const server = await lab.netns('server')
-  await lab.net({
+  const spec: NetSpec = {
     seed: 7,
     routers: homes.map(({ nat }, i) => ({ name: `home${i}`, external: [`203.0.113.${i + 1}`], v4: { nat } })),
     hosts: [
@@ -24,7 +24,8 @@ test('each mapping with each filtering is what a probe of the real kernel sees',
       // All homes have the same addresses.
       ...homes.map(({ netns }, i) => ({ name: `host${i}`, realm: `home${i}`, netns, addresses: ['192.168.1.10/24'] })),
     ],
-  })
+  }
+  await (made === 'kernel' ? lab.kernelNet(spec) : lab.net(spec))
   await serve(server, SERVER)
   const seen = await Promise.all(homes.map(({ netns }) => probe(netns, SERVER)))
   expect(seen.map(({ mapping, filtering }) => ({ mapping, filtering }))).toEqual(kinds)

@@ -2,6 +2,7 @@ import { execFileSync } from 'node:child_process'
 import { chmodSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { kernelNet } from './kernel-net.ts'
 import { Net, type NetSpec } from './net.ts'
 import { Proc, run, type Place, type ProcOptions, type RunResult } from './proc.ts'
 import { Wire, type WireSettings } from './wire.ts'
@@ -102,6 +103,11 @@ export class Lab implements AsyncDisposable {
   /** Routers between namespaces: NATs, firewalls and carriers, with the wire's impairments on every link. */
   async net(spec: NetSpec): Promise<Net> {
     return await Net.start(this, spec)
+  }
+
+  /** The same of namespaces and nft: the kernel's own NATs and firewalls, without impairments. */
+  async kernelNet(spec: NetSpec): Promise<void> {
+    await kernelNet(this, spec)
   }
 
   async route(netns: Netns, destination: string, via: string): Promise<void> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::impairment::{Impairment, SETTINGS};
+use crate::verdict::Question;
 use crate::{Error, Result};
 
 /// Text of `--help`.
@@ -10,6 +11,7 @@ pub const HELP: &str = "\
 Joins two network namespaces by a wire of two TUN devices, and spoils what passes.
 
 usage: ztna-netlab net --config FILE      (routers between several namespaces: see ztna-netlab net --help)
+       ztna-netlab verdict PAIR...         (which path two places can have: see ztna-netlab verdict --help)
        ztna-netlab wire --a-netns NAME --a-if NAME --a-addr IP/LEN --b-netns NAME --b-if NAME --b-addr IP/LEN [setting]...
 
 ends, for a and for b:
@@ -46,6 +48,10 @@ pub enum Invocation {
     Help,
     /// Print [`crate::lab::HELP`].
     NetHelp,
+    /// Print [`crate::verdict::HELP`].
+    VerdictHelp,
+    /// Ask the oracle.
+    Verdict(Vec<Question>),
     /// Run a wire.
     Wire(Box<WireArgs>),
     /// Run the network that this file describes.
@@ -96,7 +102,8 @@ pub fn parse(args: &[String]) -> Result<Invocation> {
         None | Some("--help" | "-h" | "help") => return Ok(Invocation::Help),
         Some("wire") => {}
         Some("net") => return net(args),
-        Some(other) => return Err(Error::invalid("command", other, "wire, net or --help")),
+        Some("verdict") => return verdict(args),
+        Some(other) => return Err(Error::invalid("command", other, "wire, net, verdict or --help")),
     }
     let mut wire = WireArgs {
         a: End { netns: String::new(), interface: "eth0".into(), addresses: Vec::new() },
@@ -140,6 +147,17 @@ fn net<'a>(mut args: impl Iterator<Item = &'a str>) -> Result<Invocation> {
         }
     }
     config.map(Invocation::Net).ok_or(Error::Missing("--config"))
+}
+
+fn verdict<'a>(args: impl Iterator<Item = &'a str>) -> Result<Invocation> {
+    let pairs: Vec<&str> = args.collect();
+    if pairs.iter().any(|word| matches!(*word, "--help" | "-h")) {
+        return Ok(Invocation::VerdictHelp);
+    }
+    if pairs.is_empty() {
+        return Err(Error::Missing("PAIR"));
+    }
+    pairs.into_iter().map(Question::parse).collect::<Result<_>>().map(Invocation::Verdict)
 }
 
 fn apply(wire: &mut WireArgs, option: &str, value: &str) -> Result<()> {
@@ -275,13 +293,18 @@ mod tests {
             assert_eq!(parse(&words(text)).unwrap(), Invocation::Help);
         }
         assert_eq!(parse(&words("net --config x.json --help")).unwrap(), Invocation::NetHelp);
+        assert_eq!(parse(&words("verdict --help")).unwrap(), Invocation::VerdictHelp);
         assert!(SETTINGS.iter().all(|name| HELP.contains(&format!("--{name} "))));
     }
 
     fn wire(text: &str) -> Result<WireArgs> {
         match parse(&words(text))? {
             Invocation::Wire(wire) => Ok(*wire),
-            Invocation::Help | Invocation::NetHelp | Invocation::Net(_) => panic!("no wire"),
+            Invocation::Help
+            | Invocation::NetHelp
+            | Invocation::VerdictHelp
+            | Invocation::Verdict(_)
+            | Invocation::Net(_) => panic!("no wire"),
         }
     }
 

@@ -33,6 +33,7 @@ pub mod nat;
 pub mod random;
 pub mod sim;
 pub mod units;
+pub mod verdict;
 pub mod wire;
 
 /// What can go wrong, by who is at fault.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use ztna_netlab::args::{self, Invocation};
 #[cfg(target_os = "linux")]
 use ztna_netlab::io::{run, run_net};
-use ztna_netlab::{Error, lab};
+use ztna_netlab::{Error, lab, verdict};
 
 /// EX_USAGE of sysexits.h, as the other commands of this repository use it.
 const USAGE: u8 = 64;
@@ -20,6 +20,16 @@ fn main() -> ExitCode {
         }
         Ok(Invocation::NetHelp) => {
             print!("{}", lab::HELP);
+            return ExitCode::SUCCESS;
+        }
+        Ok(Invocation::VerdictHelp) => {
+            print!("{}", verdict::HELP);
+            return ExitCode::SUCCESS;
+        }
+        Ok(Invocation::Verdict(questions)) => {
+            for question in questions {
+                println!("{}", question.answer());
+            }
             return ExitCode::SUCCESS;
         }
         Ok(Invocation::Wire(wire)) => run(&wire),
