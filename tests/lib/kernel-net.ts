@@ -112,7 +112,10 @@ async function plug(realm: Realm, netns: Netns, device: string, port: string): P
 /** Commands of `ip`, all in one process. */
 async function ip(netns: Netns, lines: readonly string[]): Promise<void> {
   if (lines.length === 0) return
-  await run(null, 'ip', ['-n', netns.name, '-batch', '-'], { input: `${lines.join('\n')}\n`, label: `ip in ${netns.name}: ${lines.join('; ')}` })
+  await run(null, 'ip', ['-n', netns.name, '-batch', '-'], {
+    input: `${lines.join('\n')}\n`,
+    label: `ip in ${netns.name}: ${lines.join('; ')}`,
+  })
 }
 
 function realmOf(realms: ReadonlyMap<string, Realm>, name = 'internet'): Realm {

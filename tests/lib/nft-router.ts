@@ -17,11 +17,7 @@ export function nftRules(spec: Pick<RouterSpec, 'name' | 'external' | 'v4' | 'v6
   if (natOf(v6)) throw new Error(`${name}: the kernel's routers translate no IPv6`)
   if (nat?.hairpin === true && nat.filtering !== 'eif') throw new Error(`${name}: the kernel's routers hairpin with EIF alone`)
   if (nat && wan === undefined) throw new Error(`${name}: a NAT needs an external address`)
-  return [
-    nat && wan !== undefined ? translation(wan, nat) : '',
-    passage('ip', name, v4, block),
-    passage('ip6', name, v6, block),
-  ].join('\n')
+  return [nat && wan !== undefined ? translation(wan, nat) : '', passage('ip', name, v4, block), passage('ip6', name, v6, block)].join('\n')
 }
 
 function natOf(policy: Policy): NatSpec | undefined {

@@ -47,7 +47,11 @@ impl Question {
             "same-carrier" => Relation::SameCarrier { hairpin: false },
             "same-carrier-hairpin" => Relation::SameCarrier { hairpin: true },
             _ => {
-                return Err(Error::invalid("relation", relation, "apart, same-lan, same-carrier, same-carrier-hairpin"));
+                return Err(Error::invalid(
+                    "relation",
+                    relation,
+                    "apart, same-lan, same-carrier, same-carrier-hairpin",
+                ));
             }
         };
         Ok(Self { a: place(a)?, b: place(b)?, relation })

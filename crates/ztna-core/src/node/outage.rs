@@ -34,7 +34,7 @@ impl Node {
         } else {
             (
                 Some("udp-blocked"),
-                "nothing ever came back: check that the relay runs there and that no firewall drops UDP to it",
+                "nothing ever came back (udp-blocked): check that the relay runs there and that no firewall drops UDP to it",
             )
         }
     }
