@@ -59,7 +59,9 @@ test('a relay that is down: start() and ztna check name it, its address and what
     const advice = `relay r1 (${lab.relayAddress}): no answer yet`
     const error = await errorOf(agent.start({ timeoutMs: 500 }))
     expect(error.code).toBe('ERR_ZTNA_UNREACHABLE')
-    expect(error.message).toContain(`not online within 500 ms: no relay answers: ${advice}; nothing ever came back (udp-blocked): check that`)
+    expect(error.message).toContain(
+      `not online within 500 ms: no relay answers: ${advice}; nothing ever came back (udp-blocked): check that`,
+    )
     expect(error.details).toMatchObject({ reason: 'udp-blocked', tried: [advice] })
     await using processes = new Lab()
     const role = startRole(processes, await processes.netns('alice'), 'agent', 'alice', `${lab.dir}/agent-alice`)
