@@ -2,11 +2,11 @@
 //! `tests/fuzz_corpus.rs`. Each feeds arbitrary bytes and asserts that what was decoded, once encoded, decodes to the same.
 //! They panic on a broken round trip; nothing but those two callers may use them.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use super::{
-    authority, capsule, check, connect_ip, connect_udp, host, http_connect, icmp, path_signal, percent, proxy_status,
-    quic_header, socks5, stun, traceparent, varint,
+    authority, capsule, check, connect_ip, connect_udp, host, http_connect, icmp, igd, nat_pmp, path_signal, pcp,
+    percent, proxy_status, quic_header, socks5, stun, traceparent, varint,
 };
 use super::{base64, structured};
 
@@ -23,7 +23,10 @@ pub const TARGETS: &[(&str, Entry)] = &[
     ("connect_udp", connect_udp),
     ("http_connect", http_connect),
     ("icmp", icmp),
+    ("igd", igd),
+    ("nat_pmp", nat_pmp),
     ("path_signal", path_signal),
+    ("pcp", pcp),
     ("proxy_status", proxy_status),
     ("quic_header", quic_header),
     ("socks5", socks5),
@@ -173,6 +176,56 @@ pub fn path_signal(data: &[u8]) {
         let mut out = Vec::new();
         message.encode(&mut out);
         assert_eq!(path_signal::Message::decode(&out), Ok(Some(message)));
+    }
+}
+
+/// Whatever it says, it leads to the gateway alone.
+pub fn igd(data: &[u8]) {
+    const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+    let at = igd::Url { at: SocketAddrV4::new(GATEWAY, 80), path: "/".into() };
+    let check = |url: &igd::Url| {
+        assert_eq!(*url.at.ip(), GATEWAY);
+        assert!(url.path.starts_with('/') && url.path.bytes().all(|b| b.is_ascii_graphic()));
+    };
+    if let Ok(url) = igd::parse_search_answer(data, GATEWAY) {
+        check(&url);
+    }
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Ok(url) = at.join(text)
+    {
+        check(&url);
+    }
+    if let Ok(Some(answer)) = igd::http::parse(data, true) {
+        assert!(answer.body.len() <= data.len());
+    }
+    if let Ok(services) = igd::description::parse(data, &at) {
+        services.iter().for_each(|s| check(&s.control));
+    }
+    for status in [200, 500] {
+        if let Ok(igd::soap::SoapAnswer::Refused { .. }) = igd::soap::parse(status, data) {
+            assert_eq!(status, 500);
+        }
+    }
+}
+
+pub fn nat_pmp(data: &[u8]) {
+    if let Ok(answer) = nat_pmp::parse(data) {
+        assert!(nat_pmp::parse(data.get(..16).unwrap_or(data)) == Ok(answer));
+    }
+}
+
+/// What was mapped can be asked for again.
+pub fn pcp(data: &[u8]) {
+    if let Ok(pcp::Answer::Mapped(mapped)) = pcp::parse(data) {
+        let pcp::MapAnswer { nonce, internal_port, external, lifetime } = mapped;
+        let again =
+            pcp::MapRequest { client: Ipv4Addr::LOCALHOST, nonce, internal_port, suggested: external, lifetime };
+        let mut echoed = again.encode();
+        if let Some(opcode) = echoed.get_mut(1) {
+            *opcode |= 0x80;
+        }
+        // What the request has of its own stands where the answer has its result, its epoch and reserved bytes.
+        assert_eq!(pcp::parse(&echoed), Ok(pcp::Answer::Mapped(mapped)));
     }
 }
 
