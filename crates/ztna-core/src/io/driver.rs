@@ -13,7 +13,8 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::event::{LocalEvent, Observer};
 use super::handle::{Handle, Post, Queue, Wake};
-use super::interfaces::{Monitor, SWARM, interfaces};
+use super::host::Host;
+use super::interfaces::{Monitor, SWARM};
 use super::listener::{Destination, ForwardId, ForwardSpec, LocalAddress};
 use super::local::{Flow, Local, Opener, Source};
 use super::node_flow::NodeStream;
@@ -61,6 +62,17 @@ impl<M: Machine + 'static> Driver<M> {
         make: impl FnOnce() -> Result<M, Error> + Send + 'static,
         observer: Observer,
     ) -> Result<Handle<M>, Error> {
+        Self::spawn_on(Host::System, name, sockets, make, observer)
+    }
+
+    /// As [`spawn`](Self::spawn), on the host that gave the sockets.
+    pub fn spawn_on(
+        host: Host,
+        name: &str,
+        sockets: Vec<Socket>,
+        make: impl FnOnce() -> Result<M, Error> + Send + 'static,
+        observer: Observer,
+    ) -> Result<Handle<M>, Error> {
         let no_room = |e: std::io::Error| Error::Limit(format!("no room for a packet loop: {e}"));
         let poll = Poll::new().map_err(no_room)?;
         let wake = Wake::new(mio::Waker::new(poll.registry(), WAKE).map_err(no_room)?);
@@ -72,7 +84,7 @@ impl<M: Machine + 'static> Driver<M> {
             let token = local.register(&socket, Source::Socket(index), Interest::READABLE).map_err(no_room)?;
             registered.push((socket, token));
         }
-        let sockets = SocketSet::new(registered);
+        let sockets = SocketSet::new(host, registered);
         let (started, starts) = channel();
         let closing = queue.clone();
         let body = move || {
@@ -347,7 +359,7 @@ impl<M: Machine + 'static> Driver<M> {
 
     fn watch_network(&mut self) {
         // Without it the machine's own timers still notice a dead path.
-        self.monitor = Monitor::new().ok();
+        self.monitor = Monitor::new(self.sockets.host()).ok();
         #[cfg(target_os = "linux")]
         if let Some(monitor) = &self.monitor
             && self.local.register(monitor.fd(), Source::Network, Interest::READABLE).is_err()
@@ -378,7 +390,7 @@ impl<M: Machine + 'static> Driver<M> {
     }
 
     fn tell_interfaces(&mut self) {
-        match interfaces() {
+        match self.sockets.host().interfaces() {
             Ok(all) => self.machine.handle_interfaces(self.now, &all),
             Err(e) => tracing::debug!(reason = %e, "the system does not tell its interfaces"),
         }

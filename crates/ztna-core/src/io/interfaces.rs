@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::host::Host;
 use crate::interface::Interface;
 
 /// Changes come in swarms (an interface, its addresses, its routes): one word for all that come within this time.
@@ -46,7 +47,14 @@ pub(super) struct Monitor {
 
 #[cfg(target_os = "linux")]
 impl Monitor {
-    pub fn new() -> std::io::Result<Self> {
+    pub fn new(host: &Host) -> std::io::Result<Self> {
+        match host {
+            Host::System => Self::netlink(),
+            Host::Virtual(host) => Ok(Monitor { socket: host.changes()? }),
+        }
+    }
+
+    fn netlink() -> std::io::Result<Self> {
         use rustix::net::netlink::SocketAddrNetlink;
         use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
         // rtnetlink(7): RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE.
@@ -81,18 +89,28 @@ impl Monitor {
 /// Compares.
 #[cfg(not(target_os = "linux"))]
 pub(super) struct Monitor {
+    host: Host,
     last: Vec<IpAddr>,
 }
 
 #[cfg(not(target_os = "linux"))]
 impl Monitor {
-    pub fn new() -> std::io::Result<Self> {
-        Ok(Monitor { last: addresses() })
+    pub fn new(host: &Host) -> std::io::Result<Self> {
+        let mut monitor = Monitor { host: host.clone(), last: Vec::new() };
+        monitor.last = monitor.addresses();
+        Ok(monitor)
+    }
+
+    fn addresses(&self) -> Vec<IpAddr> {
+        match &self.host {
+            Host::System => addresses(),
+            Host::Virtual(host) => host.interfaces().unwrap_or_default().iter().map(|i| i.address).collect(),
+        }
     }
 
     /// `true`: the addresses differ from the last look.
     pub fn drain(&mut self) -> bool {
-        let now = addresses();
+        let now = self.addresses();
         let changed = now != self.last;
         self.last = now;
         changed

@@ -16,6 +16,7 @@ pub mod folder;
 mod handle;
 #[allow(unsafe_code, reason = "an allocator is unsafe by its trait")]
 pub mod heap;
+mod host;
 #[allow(unsafe_code, reason = "getifaddrs has no safe wrapper here")]
 mod interfaces;
 mod listener;
@@ -39,6 +40,7 @@ mod udp_local;
 pub use driver::{Driver, Watch};
 pub use event::{LocalEvent, Observer};
 pub use handle::{Handle, Post};
+pub use host::{Host, Received, VirtualHost, VirtualPort};
 pub use interfaces::{addresses, interfaces};
 pub use listener::{Destination, ForwardId, ForwardSpec, Listen, LocalAddress};
 pub use node_flow::NodeStream;

@@ -6,7 +6,7 @@ use mio::Interest;
 
 use super::descriptors;
 use super::local::{Local, Source};
-use super::udp::{Socket, SocketSet};
+use super::udp::SocketSet;
 use crate::role::{MORE_SOCKETS, Machine, SocketIndex};
 
 /// Most that a loop has open: a burst, and as many again that stayed of earlier ones.
@@ -28,7 +28,7 @@ impl Local {
             Err(std::io::Error::other("over the limit"))
         } else {
             run.clone().try_for_each(|index| {
-                let socket = descriptors::keep_spare(Socket::small(v4)?)?;
+                let socket = descriptors::keep_spare(sockets.host().small(v4)?)?;
                 let token = self.register(&socket, Source::Socket(index), Interest::READABLE)?;
                 sockets.put(index, socket, token);
                 Ok(())

@@ -81,7 +81,7 @@ mod tests {
         let wake = Wake::new(mio::Waker::new(poll.registry(), mio::Token(0)).expect("a waker"));
         let mut local = Local::new(registry, wake, Box::new(|_| {}));
         let mut window = Window::default();
-        let mut sockets = super::super::udp::SocketSet::new(Vec::new());
+        let mut sockets = super::super::udp::SocketSet::new(super::super::host::Host::System, Vec::new());
         let (bulk, sparse) = (FlowId(1), FlowId(2));
         let fill = |local: &mut Local, flow, bytes: usize| {
             let (ours, theirs) = sys::pair().expect("a pair");

@@ -11,6 +11,7 @@ use mio::{Interest, Registry, Token};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Type};
 
+use super::host::{Host, VirtualPort};
 use super::sieve::{self, Sieve};
 use super::sys::listen_error;
 use crate::error::Error;
@@ -31,12 +32,22 @@ const SENDS_PER_TURN: usize = 64;
 
 /// A bound UDP socket. IPv6 ones take IPv6 alone.
 pub struct Socket {
-    socket: UdpSocket,
-    state: UdpSocketState,
+    medium: Medium,
     local: SocketAddr,
     receive_buffer: usize,
     readable: bool,
     sieve: Sieve,
+}
+
+/// What carries the datagrams.
+enum Medium {
+    Kernel(Kernel),
+    Virtual(Box<dyn VirtualPort>),
+}
+
+struct Kernel {
+    socket: UdpSocket,
+    state: UdpSocketState,
 }
 
 impl Socket {
@@ -65,12 +76,22 @@ impl Socket {
         let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new((&socket).into())?;
         let local = socket.local_addr()?;
-        Ok(Socket { socket, state, local, receive_buffer, readable: true, sieve: Sieve::default() })
+        let medium = Medium::Kernel(Kernel { socket, state });
+        Ok(Socket { medium, local, receive_buffer, readable: true, sieve: Sieve::default() })
+    }
+
+    /// A port of a virtual host, which keeps its own bounds.
+    pub(super) fn from_port(port: Box<dyn VirtualPort>) -> Self {
+        let local = port.local_addr();
+        let medium = Medium::Virtual(port);
+        Socket { medium, local, receive_buffer: KERNEL_BUFFER, readable: true, sieve: Sieve::default() }
     }
 
     /// Gives a [`small`](Self::small) one the room of the others.
     pub(super) fn enlarge(&mut self) {
-        self.receive_buffer = set_buffers(&socket2::SockRef::from(&self.socket), KERNEL_BUFFER);
+        if let Medium::Kernel(kernel) = &self.medium {
+            self.receive_buffer = set_buffers(&socket2::SockRef::from(&kernel.socket), KERNEL_BUFFER);
+        }
     }
 
     /// Binds `address` as the first of a group with `reuse_port`. Errors: also when the port is another's, whose group `reuse_port`
@@ -99,6 +120,21 @@ impl Socket {
     }
 
     /// Sends `burst` from byte `from` on. A datagram that the system refuses is gone and counted: QUIC repairs what is lost.
+    fn send(&mut self, burst: &[u8], transmit: &Transmit, from: usize, counters: &mut UdpCounters) -> Sent {
+        match &mut self.medium {
+            Medium::Kernel(kernel) => kernel.send(burst, transmit, from, counters),
+            Medium::Virtual(port) => {
+                let rest = burst.get(from..).unwrap_or_default();
+                counters.too_large += port.send(transmit.from, transmit.to, transmit.segment.max(1), rest);
+                counters.bursts_sent += 1;
+                counters.bytes_sent += rest.len() as u64;
+                Sent::All
+            }
+        }
+    }
+}
+
+impl Kernel {
     fn send(&mut self, burst: &[u8], transmit: &Transmit, mut from: usize, counters: &mut UdpCounters) -> Sent {
         let segment = transmit.segment.max(1);
         // Set where a whole burst was refused: it is tried again one datagram at a time.
@@ -150,8 +186,34 @@ impl Socket {
 
 impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
+        match &self.medium {
+            Medium::Kernel(kernel) => kernel.socket.as_raw_fd(),
+            Medium::Virtual(port) => port.as_raw_fd(),
+        }
     }
+}
+
+/// As recvmmsg, of bursts. Errors: `WouldBlock`.
+fn receive_virtual(
+    port: &mut dyn VirtualPort,
+    buffers: &mut [IoSliceMut<'_>],
+    meta: &mut [RecvMeta],
+) -> std::io::Result<usize> {
+    let mut filled = 0;
+    for (buffer, meta) in buffers.iter_mut().zip(meta) {
+        match port.receive(buffer) {
+            Ok(burst) => {
+                meta.addr = burst.from;
+                meta.dst_ip = Some(burst.to);
+                meta.len = burst.len;
+                meta.stride = burst.stride;
+                filled += 1;
+            }
+            Err(e) if filled == 0 => return Err(e),
+            Err(_) => break,
+        }
+    }
+    Ok(filled)
 }
 
 /// Sets both buffers, past the system's limit where we may; returns the receive buffer's size in bytes.
@@ -187,6 +249,7 @@ pub struct UdpCounters {
 
 /// All sockets of one loop.
 pub(super) struct SocketSet {
+    host: Host,
     /// By index: those that the loop was started with, then those that its machine asked for. `None` is free.
     slots: Vec<Option<Box<Slot>>>,
     /// How many the loop was started with.
@@ -218,9 +281,10 @@ enum Sent {
 }
 
 impl SocketSet {
-    /// Sockets that are registered under their tokens, by index.
-    pub fn new(sockets: Vec<(Socket, Token)>) -> Self {
+    /// Sockets of `host` that are registered under their tokens, by index.
+    pub fn new(host: Host, sockets: Vec<(Socket, Token)>) -> Self {
         let mut set = SocketSet {
+            host,
             slots: Vec::new(),
             own: sockets.len(),
             buffers: Vec::new(),
@@ -233,6 +297,10 @@ impl SocketSet {
             set.put(index, socket, token);
         }
         set
+    }
+
+    pub fn host(&self) -> &Host {
+        &self.host
     }
 
     /// The local addresses of the sockets that the loop was started with.
@@ -333,7 +401,11 @@ impl SocketSet {
         let mut slices: [IoSliceMut<'_>; BURSTS] =
             std::array::from_fn(|_| slices.next().unwrap_or(IoSliceMut::new(&mut [])));
         let Some(slices) = slices.get_mut(..asked) else { return false };
-        let received = match socket.state.recv((&socket.socket).into(), slices, &mut self.meta) {
+        let received = match &mut socket.medium {
+            Medium::Kernel(kernel) => kernel.state.recv((&kernel.socket).into(), slices, &mut self.meta),
+            Medium::Virtual(port) => receive_virtual(port.as_mut(), slices, &mut self.meta),
+        };
+        let received = match received {
             Ok(n) => n,
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 socket.readable = false;
@@ -413,9 +485,9 @@ impl SocketSet {
             if verdict.shed > 0 {
                 machine.handle_shed(verdict.shed);
             }
-            if let Some(share) = verdict.share {
+            if let (Some(share), Medium::Kernel(kernel)) = (verdict.share, &socket.medium) {
                 // Without it the machine itself drops what is over its budget.
-                let installed = sieve::install((&socket.socket).into(), share);
+                let installed = sieve::install((&kernel.socket).into(), share);
                 tracing::info!(address = %socket.local, share, ?installed, "sieving first Initials");
             }
         }
