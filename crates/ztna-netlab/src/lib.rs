@@ -11,6 +11,9 @@
 //! [`nat`] is what routers do to flows, [`link`] what a line does to packets. [`sim`] puts both together to a network in memory,
 //! on virtual time, for machines that do no I/O.
 //!
+//! [`homes`] names the parts of such a network as an application sees them, [`io::live`] runs one on the real clock for programs of
+//! the same process: what the SDK's `createTestNetwork` is made of.
+//!
 //! [`lab`] does the same between network namespaces, with a description and commands.
 //!
 //! [`wire`] decides what happens to each packet; it has no sockets, no clock and a seeded generator, so the same packets at
@@ -22,9 +25,10 @@
 pub mod args;
 pub mod checksum;
 pub mod command;
+pub mod homes;
 pub mod icmp;
 pub mod impairment;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 pub mod io;
 pub mod ip;
 pub mod lab;
