@@ -48,6 +48,7 @@ const native = load()
 exports.NativeRole = native.NativeRole
 exports.NativeFlow = native.NativeFlow
 exports.NativeDatagram = native.NativeDatagram
+exports.NativeTestNetwork = native.NativeTestNetwork
 exports.pki = native.pki
 exports.policyCheck = native.policyCheck
 exports.peerUid = native.peerUid

@@ -9,7 +9,7 @@ export class NativeRole {
   /**
    * Does no I/O.
    * @param role 'agent', 'connector' or 'relay'
-   * @param optionsJson the role's options: network (a folder, or its files' contents), listen, stunAlt, publicAddrs, loops, limits, services, authorize
+   * @param optionsJson the role's options: network (a folder, or its files' contents), listen, stunAlt, publicAddrs, loops, limits, services, authorize, testPlace
    * @param onEvent called with one JSON event at a time; does not keep the process alive
    */
   constructor(role: string, optionsJson: string, onEvent: (json: string) => void)
@@ -93,6 +93,20 @@ export class NativeDatagram {
   /** Datagrams lost in this flow's queues so far. */
   dropped(): number
   /** Ends the flow. */
+  close(): void
+}
+
+/** A network of homes in memory, for the roles of this process whose option `testPlace` names it. */
+export class NativeTestNetwork {
+  /** @param specJson `{ seed, relays, homes, nodes }` (ztna_netlab::homes::Spec) */
+  constructor(specJson: string)
+  /** What `testPlace.network` has to be. */
+  readonly id: number
+  /** The addresses of a node or relay: a JSON array. */
+  addresses(name: string): string
+  /** `{ op, … }` (ztna_netlab::homes::Change). When it throws, nothing has changed. */
+  change(changeJson: string): void
+  /** Ends it; roles that still run on it receive nothing from then on. */
   close(): void
 }
 

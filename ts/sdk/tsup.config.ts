@@ -2,8 +2,10 @@ import { defineConfig } from 'tsup'
 
 export default defineConfig([
   {
-    entry: { index: 'src/index.ts' },
+    entry: { index: 'src/index.ts', testing: 'src/testing.ts' },
     format: ['esm', 'cjs'],
+    // One copy of the classes for both entries, in CommonJS too: `instanceof ZtnaError` has to hold whichever one threw.
+    splitting: true,
     target: 'node20',
     // `import.meta.url`, by which the loader finds the addon, has to exist in the CommonJS build too.
     shims: true,

@@ -9,3 +9,4 @@ mod lost;
 mod options;
 mod role;
 mod running;
+mod test_network;

@@ -20,6 +20,16 @@ pub struct RoleOptions {
     pub services: Vec<StaticService>,
     #[serde(default)]
     pub authorize: bool,
+    /// Absent: on the system's network.
+    pub test_place: Option<TestPlace>,
+}
+
+/// A node of a test network of this process.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TestPlace {
+    pub network: u32,
+    pub node: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -11,7 +11,7 @@ use ztna_core::agent::Agent;
 use ztna_core::connector::{Connector, Serve};
 use ztna_core::error::{Error, Result};
 use ztna_core::io::folder::{FolderReader, FolderWatch, IdleReader, read_folder};
-use ztna_core::io::{Driver, Handle, Observer, Socket};
+use ztna_core::io::{Driver, Handle, Host, Observer, Socket};
 use ztna_core::node::{KeyLimit, ReceiveLimit};
 use ztna_core::relay::{MIN_BPS, Relay, RelayConfig, Shared};
 use ztna_core::role::Machine;
@@ -19,6 +19,7 @@ use ztna_core::trust::Snapshot;
 
 use crate::events::lock;
 use crate::options::{self, NetworkSource, RoleOptions};
+use crate::test_network;
 
 pub enum Running {
     Agent(Handle<Agent>),
@@ -105,6 +106,7 @@ pub fn start(
     let key_limit =
         o.limits.as_ref().and_then(|l| l.packets_per_key).map(|n| KeyLimit { successor: n, cut: n.saturating_mul(2) });
     let receive_limit = receive_limit(o)?;
+    let host = o.test_place.as_ref().map_or(Ok(Host::System), test_network::host)?;
     let mut warnings = Vec::new();
     let (running, listen) = match role {
         Role::Agent => {
@@ -117,7 +119,8 @@ pub fn start(
                 agent.set_receive_limit(receive_limit);
                 Ok(agent)
             };
-            (Running::Agent(Driver::spawn("ztna-agent", node_sockets(&mut warnings)?, make, observer(0))?), Vec::new())
+            let sockets = node_sockets(&host, &mut warnings)?;
+            (Running::Agent(Driver::spawn_on(host, "ztna-agent", sockets, make, observer(0))?), Vec::new())
         }
         Role::Connector => {
             let (made, authorize) = (snapshot.clone(), o.authorize);
@@ -133,12 +136,10 @@ pub fn start(
                 }
                 Ok(connector)
             };
-            (
-                Running::Connector(Driver::spawn("ztna-connector", node_sockets(&mut warnings)?, make, observer(0))?),
-                Vec::new(),
-            )
+            let sockets = node_sockets(&host, &mut warnings)?;
+            (Running::Connector(Driver::spawn_on(host, "ztna-connector", sockets, make, observer(0))?), Vec::new())
         }
-        Role::Relay => start_relay(o, &snapshot, &observer, &mut warnings)?,
+        Role::Relay => start_relay(&host, o, &snapshot, &observer, &mut warnings)?,
     };
     let folder = reader.map(|reader| {
         let (apply, adopt) = (running.applier(), adopt.clone());
@@ -168,13 +169,13 @@ fn static_serve(s: &options::StaticService) -> Result<Serve> {
 }
 
 /// One socket for each address family that the host has.
-fn node_sockets(warnings: &mut Vec<Error>) -> Result<Vec<Socket>> {
-    let v4 = Socket::bind(SocketAddr::from(([0, 0, 0, 0], 0)), false)?;
+fn node_sockets(host: &Host, warnings: &mut Vec<Error>) -> Result<Vec<Socket>> {
+    let v4 = host.bind(SocketAddr::from(([0, 0, 0, 0], 0)), false)?;
     if let Some(text) = v4.clipped() {
         warnings.push(Error::Limit(text));
     }
     let mut sockets = vec![v4];
-    sockets.extend(Socket::bind(SocketAddr::from(([0u16; 8], 0)), false));
+    sockets.extend(host.bind(SocketAddr::from(([0u16; 8], 0)), false));
     Ok(sockets)
 }
 
@@ -187,6 +188,7 @@ fn address(text: &str, option: &str) -> Result<SocketAddr> {
 }
 
 fn start_relay(
+    host: &Host,
     o: &RoleOptions,
     snapshot: &Arc<Snapshot>,
     observer: &impl Fn(usize) -> Observer,
@@ -196,7 +198,8 @@ fn start_relay(
     if let Some(loops) = o.loops.filter(|n| !(1..=MAX_LOOPS).contains(n)) {
         return Err(Error::config("loops", format!("{loops} is not accepted; a whole number from 1 to {MAX_LOOPS}")));
     }
-    let count = o.loops.unwrap_or(cores).clamp(1, MAX_LOOPS);
+    // Loops share a port by what the system's network does to spread senders, which a test network does not.
+    let count = if host.is_system() { o.loops.unwrap_or(cores).clamp(1, MAX_LOOPS) } else { 1 };
     let wanted: Vec<SocketAddr> = o.listen.iter().map(|a| address(a, "listen")).collect::<Result<_>>()?;
     if wanted.is_empty() {
         return Err(Error::config("listen", "name at least one address, such as 0.0.0.0:4433"));
@@ -205,7 +208,7 @@ fn start_relay(
     let mut listen = Vec::new();
     let mut sets: Vec<Vec<Socket>> = vec![Vec::new()];
     for at in wanted {
-        let socket = Socket::claim(at)?;
+        let socket = host.claim(at)?;
         if let Some(text) = socket.clipped() {
             warnings.push(Error::Limit(text));
         }
@@ -218,7 +221,7 @@ fn start_relay(
     let mut config = RelayConfig::new(listen.clone());
     config.public_addrs = o.public_addrs.iter().map(|a| address(a, "publicAddrs")).collect::<Result<_>>()?;
     if let Some(alt) = &o.stun_alt {
-        let socket = Socket::claim(address(alt, "stunAlt")?)?;
+        let socket = host.claim(address(alt, "stunAlt")?)?;
         config.stun_alt = Some((listen.len(), socket.local_addr()));
         all.push(socket.local_addr());
         if let Some(set) = sets.first_mut() {
@@ -238,7 +241,7 @@ fn start_relay(
         config.limits.bps_per_session = l.bps_per_session;
     }
     for _ in 1..count {
-        sets.push(all.iter().map(|at| Socket::bind(*at, true)).collect::<Result<_>>()?);
+        sets.push(all.iter().map(|at| host.bind(*at, true)).collect::<Result<_>>()?);
     }
     let handles: Arc<OnceLock<Vec<Handle<Relay>>>> = Arc::new(OnceLock::new());
     let wakes = handles.clone();
@@ -254,7 +257,7 @@ fn start_relay(
     for (index, set) in sets.into_iter().enumerate() {
         let (shared, snapshot) = (shared.clone(), snapshot.clone());
         let make = move || Relay::new(shared, index, snapshot, epoch);
-        loops.push(Driver::spawn(&format!("ztna-relay-{index}"), set, make, observer(index))?);
+        loops.push(Driver::spawn_on(host.clone(), &format!("ztna-relay-{index}"), set, make, observer(index))?);
     }
     // Set once, here: nothing has been posted across loops before.
     drop(handles.set(loops.clone()));

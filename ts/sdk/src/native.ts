@@ -8,6 +8,8 @@ export type NativeRole = addon.NativeRole
 export type NativeFlow = addon.NativeFlow
 /** A UDP flow: two rings and a doorbell. */
 export type NativeDatagram = addon.NativeDatagram
+/** A network in memory. */
+export type NativeTestNetwork = addon.NativeTestNetwork
 export type PkiCommand = Parameters<typeof addon.pki>[0]
 
 /** What the addon exports. Flows are made by a role alone, and `default` is there only when a CommonJS module is imported. */

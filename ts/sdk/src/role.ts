@@ -8,6 +8,7 @@ import { type NativeRole, native } from './native.js'
 import { NetworkFeed, type NetworkConfig, type NetworkSource } from './network-source.js'
 import { DRAIN_MS, drainOf, timeoutOf } from './ops.js'
 import { StartAttempt } from './start-attempt.js'
+import { type PlacedRole, testPlaceOf } from './test-place.js'
 import { type Cancel, type Identity, type NativeIdentity, type Role, type State, deepFreeze, toIdentity } from './types.js'
 
 /** Time `start()` waits for `online`, milliseconds. */
@@ -288,12 +289,15 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
       ...(own['limits'] as object | undefined),
       ...(packetsPerKey === undefined ? {} : { packetsPerKey }),
     }
-    const options = JSON.stringify({ ...own, limits, network })
+    const place = testPlaceOf(this.#options.network)
+    const testPlace = place === undefined ? null : { network: place.network, node: place.node }
+    const options = JSON.stringify({ ...own, limits, network, testPlace })
     const role = new (native().NativeRole)(this.#role, options, (json) => {
       if (this.#native === role) this.#handle(JSON.parse(json) as NativeEvent)
     })
     this.#native = role
     this.#prepared = false
+    place?.joined(this as PlacedRole)
     const answer = JSON.parse(await role.start()) as { identity: NativeIdentity; listen: string[] }
     if (attempt.over) return
     this.#running = true
@@ -399,6 +403,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     this.#stopLogging = undefined
     clearInterval(this.#keepAlive)
     this.#keepAlive = undefined
+    testPlaceOf(this.#options.network)?.left(this as PlacedRole)
     this.onEnded(why)
   }
 

@@ -213,6 +213,16 @@ export class FakeDatagram implements NativeDatagram {
   }
 }
 
+/** Builds nothing. */
+class FakeTestNetwork {
+  readonly id = 1
+  addresses(): string {
+    return '["192.0.2.1"]'
+  }
+  change(): void {}
+  close(): void {}
+}
+
 /** What was said to systemd since the last `useFake`. */
 export const told: string[] = []
 
@@ -223,6 +233,7 @@ export function useFake(prepare: (role: FakeRole) => void = () => {}): void {
   told.length = 0
   const module: NativeModule = {
     NativeRole: FakeRole,
+    NativeTestNetwork: FakeTestNetwork,
     pki: () => '{}',
     policyCheck: () => '{"ok":true,"findings":[]}',
     peerUid: () => process.getuid?.() ?? 0,
