@@ -57,7 +57,7 @@ impl<M: Machine + 'static> Handle<M> {
 
     /// Whether the loop still takes closures.
     pub fn is_running(&self) -> bool {
-        lock(&self.shared.queue.sender).is_some()
+        lock(&self.shared.queue.open).is_some()
     }
 
     /// Waits for the thread to end. Further calls return at once.
@@ -69,35 +69,35 @@ impl<M: Machine + 'static> Handle<M> {
     }
 }
 
-/// The sending half of a loop's queue: `None` inside once it has ended.
+/// The sending half of a loop's queue, and its bell: `None` inside once it has ended, so that a handle that somebody still has
+/// holds no descriptor of it.
 pub(super) struct Queue<M: Machine> {
-    sender: Arc<Mutex<Option<Sender<Post<M>>>>>,
-    wake: Wake,
+    open: Arc<Mutex<Option<(Sender<Post<M>>, Wake)>>>,
 }
 
 impl<M: Machine> Clone for Queue<M> {
     fn clone(&self) -> Self {
-        Queue { sender: self.sender.clone(), wake: self.wake.clone() }
+        Queue { open: self.open.clone() }
     }
 }
 
 impl<M: Machine> Queue<M> {
     pub fn new(wake: Wake) -> (Self, Receiver<Post<M>>) {
         let (tx, rx) = channel();
-        (Queue { sender: Arc::new(Mutex::new(Some(tx))), wake }, rx)
+        (Queue { open: Arc::new(Mutex::new(Some((tx, wake)))) }, rx)
     }
 
     fn push(&self, f: Post<M>) -> bool {
-        let sent = lock(&self.sender).as_ref().is_some_and(|tx| tx.send(f).is_ok());
-        if sent {
-            self.wake.wake();
-        }
-        sent
+        lock(&self.open).as_ref().is_some_and(|(tx, wake)| {
+            let sent = tx.send(f).is_ok();
+            wake.wake();
+            sent
+        })
     }
 
     /// From here on every push is refused; what was pushed before is in the receiver.
     pub fn close(&self) {
-        *lock(&self.sender) = None;
+        *lock(&self.open) = None;
     }
 }
 

@@ -67,6 +67,7 @@ export class TestNetwork implements AsyncDisposable {
   readonly #running = new Map<PlacedRole, { readonly node: string; onLeft: () => void }>()
   readonly #homes: Map<string, NativeHome>
   readonly #homeOf: Map<string, string>
+  readonly #revoked = new Set<string>()
   #madeHomes = 0
   #closing: Promise<void> | undefined
 
@@ -179,14 +180,16 @@ export class TestNetwork implements AsyncDisposable {
     await this.#update((content) => ({ ...content, policy }))
   }
 
-  /** Revokes a node's certificate. Resolves when the nodes that run know of it. Errors: ERR_ZTNA_CONFIG for an unknown name. */
+  /** Revokes a node's certificate. Resolves when the others that run know of it. Errors: ERR_ZTNA_CONFIG for an unknown name. */
   async revoke(name: string): Promise<void> {
     const { role } = this.#node(name)
-    const revoked = `${role}/${name}`
-    await this.#update((content) => {
-      const names = [...new Set([...(content.revoked?.match(/[a-z]+\/[a-z0-9-]+/g) ?? []), revoked])]
-      return { ...content, revoked: `names = ${JSON.stringify(names)}\n` }
-    })
+    this.#revoked.add(`${role}/${name}`)
+    const text = `names = ${JSON.stringify([...this.#revoked])}\n`
+    // A node does not take a snapshot that revokes itself.
+    await this.#update(
+      (content) => ({ ...content, revoked: text }),
+      (node) => node !== name,
+    )
   }
 
   /**
@@ -252,7 +255,7 @@ export class TestNetwork implements AsyncDisposable {
           .filter(used)
           .map((ip) => `https://${bracketed(ip)}:${RELAY_PORT}`),
       })),
-      services: Object.entries(services).map(([name, service]) => ({ name, connectors: Object.keys(connectors), ...service })),
+      services: Object.entries(services).map(([name, service]) => Object.assign({ name, connectors: Object.keys(connectors) }, service)),
       agents: Object.entries(agents).map(([name, { groups = [] }]) => ({ name, groups })),
       ...(options.relayMode === undefined ? {} : { relayMode: options.relayMode }),
     }
@@ -283,31 +286,28 @@ export class TestNetwork implements AsyncDisposable {
     return found
   }
 
-  /** Hands a new snapshot to relays, and what they have taken to all others. */
-  async #update(change: (content: NetworkContent) => NetworkContent): Promise<void> {
-    const nodes = [...this.#sources]
-    await this.#hand(
-      nodes.filter(([, { role }]) => role === 'relay'),
-      change,
-    )
-    await this.#hand(
-      nodes.filter(([, { role }]) => role !== 'relay'),
-      change,
-    )
+  /** Hands a new snapshot to relays, and what they have taken to all others that are `told`. */
+  async #update(change: (content: NetworkContent) => NetworkContent, told: (name: string) => boolean = () => true): Promise<void> {
+    const nodes = [...this.#sources].filter(([name]) => told(name))
+    await this.#hand(new Map(nodes.filter(([, { role }]) => role === 'relay')), change)
+    await this.#hand(new Map(nodes.filter(([, { role }]) => role !== 'relay')), change)
   }
 
   async #hand(
-    nodes: readonly (readonly [name: string, node: { readonly source: LiveSource }])[],
+    nodes: ReadonlyMap<string, { readonly source: LiveSource }>,
     change: (content: NetworkContent) => NetworkContent,
   ): Promise<void> {
-    const names = new Set(nodes.map(([name]) => name))
-    const before = nodes.map(([, { source }]) => source.content)
-    const taken = Promise.all([...this.#running].filter(([, { node }]) => names.has(node)).map(([role, entry]) => nextReload(role, entry)))
-    for (const [, { source }] of nodes) source.content = change(source.content)
+    const running = [...this.#running].filter(([, { node }]) => nodes.has(node))
+    const reloads = (): Promise<void[]> => Promise.all(running.map(([role, entry]) => nextReload(role, entry)))
+    const before = [...nodes.values()].map(({ source }) => ({ source, content: source.content }))
+    const taken = reloads()
+    for (const { source } of before) source.content = change(source.content)
     try {
       await taken
     } catch (error) {
-      for (const [index, [, { source }]] of nodes.entries()) source.content = before[index] ?? source.content
+      const undone = reloads()
+      for (const { source, content } of before) source.content = content
+      await undone.catch(() => {})
       throw fromNative(error)
     }
   }

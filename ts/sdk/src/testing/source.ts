@@ -30,7 +30,7 @@ export class LiveSource implements AsyncIterable<NetworkContent> {
     let ended = false
     let wake = (): void => {}
     const next = async (): Promise<IteratorResult<NetworkContent>> => {
-      while (!ended && seen === this.#version) {
+      if (!ended && seen === this.#version) {
         await new Promise<void>((resolve) => {
           wake = resolve
           this.#readers.add(resolve)
