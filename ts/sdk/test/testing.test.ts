@@ -127,7 +127,7 @@ test('IPv6 is direct between homes whose NATs for IPv4 are hard', async () => {
 test('a relay that a test closes can be replaced', async () => {
   await using lab = await start({})
   await lab.net.relays.get('r1')?.close({ drainMs: 0 })
-  await using relay = await new ZtnaRelay(lab.net.relay('r1')).start()
+  const relay = await new ZtnaRelay(lab.net.relay('r1')).start()
   expect(relay.address()[0]).toMatchObject({ address: '198.51.100.1', port: 4433 })
   await lab.net.until(lab.agent, 'echo', 'direct', { timeoutMs: 20_000 })
 }, 30_000)
