@@ -53,7 +53,13 @@ async function placeAddon(profile) {
 async function buildSdk() {
   const inputs = ['ts/sdk/src', 'ts/sdk/package.json', 'ts/sdk/tsconfig.json', 'ts/sdk/tsup.config.ts', 'crates/ztna-napi/index.d.ts']
   const hash = await hashOf([...inputs, 'package-lock.json'])
-  const outputs = ['ts/sdk/dist/index.js', 'ts/sdk/dist/index.cjs', 'ts/sdk/dist/testing.js', 'ts/sdk/dist/cli.js', 'ts/sdk/dist/index.d.ts']
+  const outputs = [
+    'ts/sdk/dist/index.js',
+    'ts/sdk/dist/index.cjs',
+    'ts/sdk/dist/testing.js',
+    'ts/sdk/dist/cli.js',
+    'ts/sdk/dist/index.d.ts',
+  ]
   if (allExist(outputs) && (await isStamped('sdk', hash))) return
   say('npm run build -w ts/sdk')
   await must('npm', ['run', 'build', '-w', 'ts/sdk'])

@@ -46,7 +46,7 @@ test('losses are as many as were asked for, and streams make up for them', async
     await sleep(5)
   }
   await sleep(200)
-  socket.close()
+  await socket.close()
   // Two lines there and two back: 0.95⁴ = 81 %, give or take four standard deviations.
   expect(back / sent).toBeGreaterThan(0.76)
   expect(back / sent).toBeLessThan(0.87)
