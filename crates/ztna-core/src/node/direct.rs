@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Node;
 use super::link::Link;
+use super::turns::Families;
 use crate::interface::Interface;
 use crate::path::checklist::Keys;
 use crate::path::{Direct, Local, PathId};
@@ -186,6 +187,7 @@ impl Node {
     /// The host's addresses.
     pub fn handle_interfaces(&mut self, now: Instant, interfaces: &[Interface]) {
         self.reflexive.set_interfaces(interfaces);
+        self.families = Families::of(interfaces);
         self.offer_to_all(now);
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::accept::Dropped;
 use super::backoff::Backoff;
+use super::turns::{Families, Turns};
 use crate::quic::black_hole::BlackHole;
 use crate::quic::connection::HANDSHAKE;
 use crate::quic::{Connection, StreamId, Wrote};
@@ -45,7 +46,7 @@ pub struct Leg {
     pub relay: String,
     pub urls: Vec<RelayUrl>,
     pub addresses: Vec<SocketAddr>,
-    next_address: usize,
+    turns: Turns,
     pub address: Option<SocketAddr>,
     pub state: LegState,
     pub conn: Option<Connection>,
@@ -87,7 +88,7 @@ impl Leg {
             relay,
             urls,
             addresses,
-            next_address: 0,
+            turns: Turns::default(),
             address: None,
             state: LegState::Waiting { until: now },
             conn: None,
@@ -131,11 +132,14 @@ impl Leg {
     }
 
     /// Takes turns over the relay's addresses.
-    pub fn take_address(&mut self) -> Option<SocketAddr> {
-        let address = self.addresses.get(self.next_address % self.addresses.len().max(1)).copied();
-        self.next_address = self.next_address.wrapping_add(1);
-        self.address = address;
-        address
+    pub fn take_address(&mut self, families: Families) -> Option<SocketAddr> {
+        self.address = self.turns.take(&self.addresses, families);
+        self.address
+    }
+
+    /// How long connecting may take: less where the relay has another address and this one is silent.
+    fn patience(&self) -> Duration {
+        if self.last_heard > 0 { HANDSHAKE } else { self.turns.patience() }
     }
 
     pub fn is_ready(&self) -> bool {
@@ -164,6 +168,7 @@ impl Leg {
             self.last_heard = heard;
             self.ever_heard = true;
             self.silent_since = None;
+            self.turns.answered();
         }
     }
 
@@ -178,7 +183,7 @@ impl Leg {
     pub fn is_dead(&self, now: Instant) -> bool {
         let quiet = SILENT.max(self.rtt().min(Duration::from_secs(2)) * 8);
         match self.state {
-            LegState::Connecting { since } => now >= since + HANDSHAKE,
+            LegState::Connecting { since } => now >= since + self.patience(),
             LegState::Ready | LegState::Draining => self.silent_since.is_some_and(|t| now >= t + quiet),
             LegState::Waiting { .. } | LegState::Replaced => false,
         }
@@ -200,7 +205,7 @@ impl Leg {
         let conn = self.conn.as_ref().and_then(Connection::timeout_instant);
         let own = match self.state {
             LegState::Waiting { until } => (!self.addresses.is_empty()).then_some(until),
-            LegState::Connecting { since } => Some(since + HANDSHAKE),
+            LegState::Connecting { since } => Some(since + self.patience()),
             LegState::Ready | LegState::Draining => {
                 let dead = self.silent_since.map(|t| t + SILENT.max(self.rtt().min(Duration::from_secs(2)) * 8));
                 let alive = self.last_sent + self.keep_alive;

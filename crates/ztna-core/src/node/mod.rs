@@ -21,6 +21,7 @@ mod receive;
 pub mod session;
 mod tails;
 mod transmit;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -148,6 +149,7 @@ pub struct Node {
     pub draining: Option<Instant>,
     pub counters: Counters,
     transmit: transmit::Queue,
+    families: turns::Families,
     held: budget::Gauge,
     reflexive: Reflexive,
     /// Whose checks carry which token.
@@ -215,6 +217,7 @@ impl Node {
             draining: None,
             counters: Counters::default(),
             transmit: transmit::Queue::default(),
+            families: turns::Families::BOTH,
             held: budget::Gauge::default(),
             reflexive: Reflexive::new(random_mask()),
             tokens: BTreeMap::new(),

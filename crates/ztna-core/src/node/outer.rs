@@ -83,7 +83,7 @@ impl Node {
     fn connect_leg(&mut self, now: Instant, key: usize) {
         let local = SocketAddr::from(([0, 0, 0, 0], 0));
         let Some(leg) = self.legs.get_mut(key) else { return };
-        let Some(address) = leg.take_address() else {
+        let Some(address) = leg.take_address(self.families) else {
             leg.state = LegState::Waiting { until: now + super::backoff::MAX };
             leg.last_error = Some("its name does not resolve".into());
             self.resolve.extend(leg.unresolved().map(str::to_owned).collect::<Vec<_>>());

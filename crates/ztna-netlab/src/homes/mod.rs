@@ -63,8 +63,6 @@ struct Home {
     /// The address that all nodes of the home share, where they do.
     external: Option<IpAddr>,
     tag: u16,
-    /// It was added while the network ran: it goes when the last node leaves it.
-    passing: bool,
 }
 
 impl Homes {
@@ -133,11 +131,7 @@ impl Homes {
                 let home = self.home(&self.home_of(at)?)?;
                 home.routers.clone().into_iter().try_for_each(|router| self.network.rebind(router))
             }
-            Change::AddHome { name, home } => {
-                self.add_home(name, home).map_err(|e| e.within(name))?;
-                self.homes.get_mut(name).ok_or_else(|| gone(name))?.passing = true;
-                Ok(())
-            }
+            Change::AddHome { name, home } => self.add_home(name, home).map_err(|e| e.within(name)),
             Change::Move { node, home } => self.move_node(node, home),
         }
     }
@@ -151,17 +145,11 @@ impl Homes {
         let slot = self.free_slot(to)?;
         let known = unknown("node", name, self.nodes.keys());
         let node = self.nodes.get_mut(name).ok_or(known)?;
-        let left = node.home.clone();
-        if left != to {
+        if node.home != to {
             node.slot = slot;
             node.home = to.to_owned();
         }
-        self.settle(name)?;
-        let is_empty = self.nodes.values().all(|node| node.home != left);
-        if is_empty && self.homes.get(&left).is_some_and(|home| home.passing) {
-            self.remove_home(&left)?;
-        }
-        Ok(())
+        self.settle(name)
     }
 
     fn set_line(&mut self, homes: &[String], line: &LineSpec) -> Result<()> {
