@@ -15,11 +15,11 @@ export class Console {
   }
 
   /** One command at a time, so that each answer belongs to its question. */
-  ask(command: string): Promise<Answer> {
+  ask(command: string, timeoutMs = 5_000): Promise<Answer> {
     const asked = this.#queue.then(async () => {
       const from = this.#proc.mark
       this.#proc.write(`${command}\n`)
-      const [line] = await this.#proc.waitFor(/^\{.*\}$/, { from, timeoutMs: 5_000 })
+      const [line] = await this.#proc.waitFor(/^\{.*\}$/, { from, timeoutMs })
       const answer = JSON.parse(line) as Answer
       if (!answer.ok) throw new Error(`${this.#proc.label}: ${command}: ${answer.error ?? 'refused'}`)
       return answer
