@@ -10,7 +10,9 @@ import { beside } from './rows/beside.ts'
 import { bulk, wan } from './rows/bulk.ts'
 import { cold, connect, firstByte, request } from './rows/latency.ts'
 import { idleFlows } from './rows/memory.ts'
+import { idle, near, ping } from './rows/long-paths.ts'
 import { node } from './rows/node.ts'
+import { events, file, first, guessed, promotion } from './rows/paths.ts'
 import { flooded, handshakes, idleNodes } from './rows/relay.ts'
 
 const MEASUREMENTS: Readonly<Record<string, Measurement>> = {
@@ -28,6 +30,14 @@ const MEASUREMENTS: Readonly<Record<string, Measurement>> = {
   flood: flooded,
   'wan-forwarded': () => wan('forwarded'),
   'wan-tunnel': () => wan('tunnel'),
+  'path-first': first,
+  'path-guessed': guessed,
+  'path-events': events,
+  'path-file': file,
+  'path-promotion': promotion,
+  'path-ping': ping,
+  'path-idle': idle,
+  'path-near': near,
 }
 
 async function main(wanted: readonly string[]): Promise<number> {
