@@ -8,7 +8,7 @@ import { Failure, isMain, main, must } from './lib/process.mjs'
 
 // Loading the addon and naming a class of each role is what a wrong package fails at.
 const body = `
-if ([ZtnaAgent, ZtnaConnector, ZtnaRelay].some((role) => typeof role !== 'function')) throw new Error('a role is missing')
+if ([ZtnaAgent, ZtnaConnector, ZtnaRelay, createTestNetwork].some((name) => typeof name !== 'function')) throw new Error('a name is missing')
 const agent = new ZtnaAgent({ network: './no-such-folder' })
 agent.start().then(
   () => { throw new Error('started without a network folder') },
@@ -25,8 +25,14 @@ export async function installTest() {
     await must('mkdir', [user])
     await writeFile(join(user, 'package.json'), '{ "name": "user", "private": true }\n')
     await must('npm', ['install', '--prefer-offline', '--no-audit', '--no-fund', ...tarballs], { cwd: user })
-    await writeFile(join(user, 'esm.mjs'), `import ${names} from '@ztna/sdk'\n${body}`)
-    await writeFile(join(user, 'cjs.cjs'), `const ${names} = require('@ztna/sdk')\n${body}`)
+    await writeFile(
+      join(user, 'esm.mjs'),
+      `import ${names} from '@ztna/sdk'\nimport { createTestNetwork } from '@ztna/sdk/testing'\n${body}`,
+    )
+    await writeFile(
+      join(user, 'cjs.cjs'),
+      `const ${names} = require('@ztna/sdk')\nconst { createTestNetwork } = require('@ztna/sdk/testing')\n${body}`,
+    )
     for (const script of ['esm.mjs', 'cjs.cjs']) {
       const { output } = await must(process.execPath, [script], { cwd: user, stdoutOnly: true, timeoutMs: 30_000 })
       if (!['ERR_ZTNA_CONFIG', 'ERR_ZTNA_IDENTITY'].includes(output.trim())) {

@@ -75,6 +75,12 @@ test('connector-udp echoes the datagram of agent-datagram', async () => {
   expect(await echo.stop('SIGINT')).toEqual({ code: 0, signal: null })
 })
 
+test('test-network has a direct path, a relayed one and another policy, with no trust folder and no namespace', async () => {
+  const { stdout } = await finish('test-network.mjs')
+  expect(stdout).toMatch(/^direct to 203\.0\.113\.\d+, round trip over 40 ms: true: hello alice\n/)
+  expect(stdout).toContain('blocked, by the relay: hello alice\nanother policy: ERR_ZTNA_DENIED\n')
+})
+
 test('relay tells who met whom, and ends on an interrupt', async () => {
   await relay.waitFor(/^alice meets c1/)
   await relay.waitFor(/^alice leaves c2: /)

@@ -116,6 +116,19 @@ fn a_node_that_moves_notices_and_leaves_its_old_addresses_to_others() {
 }
 
 #[test]
+fn a_node_may_move_on_for_ever() {
+    let mut world = World::new(json!({ "a": "none" }));
+    for n in 0..600 {
+        let home = json!({ "nat": if n % 2 == 0 { "double" } else { "none" }, "ip": "ipv4", "line": {} });
+        world.change(json!({ "op": "addHome", "name": n.to_string(), "home": home })).unwrap();
+        world.change(json!({ "op": "move", "node": "a", "home": n.to_string() })).unwrap();
+    }
+    world.seen("a");
+    let error = world.change(json!({ "op": "rebind", "at": "598" })).unwrap_err().to_string();
+    assert!(error.contains("known: 599, a, a-home, a2"), "{error}");
+}
+
+#[test]
 fn a_line_keeps_what_a_change_does_not_name() {
     let mut world = World::new(json!({ "a": "none" }));
     world.change(json!({ "op": "setLine", "at": "a", "line": { "delay": 30 } })).unwrap();

@@ -5,6 +5,7 @@
  * @module
  */
 export { createTestNetwork, type TestNetwork } from './testing/network.js'
+export type { AwaitedPath } from './testing/until.js'
 export type {
   AgentPlace,
   ConnectorPlace,

@@ -1,6 +1,7 @@
 import type { Socket } from 'node:net'
 import { assertType, expectTypeOf, test } from 'vitest'
-import type { EventOf, AgentEvents, PathInfo, ZtnaAgent, ZtnaConnector, ZtnaSocket } from '../src/index.js'
+import type { TestNetwork, TestNetworkOptions } from '../src/testing.js'
+import type { EventOf, AgentEvents, NodeOptions, PathInfo, RelayOptions, ZtnaAgent, ZtnaConnector, ZtnaSocket } from '../src/index.js'
 
 test('sockets are net sockets and events are tagged', () => {
   expectTypeOf<ZtnaSocket>().toExtend<Socket>()
@@ -14,4 +15,24 @@ test('a handler is one of the kinds', () => {
   assertType<Parameters<ZtnaConnector['serve']>[1]>({ socket: (socket) => socket.end() })
   // @ts-expect-error a target needs its scheme
   assertType<Parameters<ZtnaConnector['serve']>[1]>({ target: '127.0.0.1:80' })
+})
+
+test('what a test network hands out is what roles take', () => {
+  expectTypeOf<ReturnType<TestNetwork['agent']>>().toExtend<NodeOptions>()
+  expectTypeOf<ConstructorParameters<typeof ZtnaConnector>[0]>().toEqualTypeOf<ReturnType<TestNetwork['connector']> | undefined>()
+  expectTypeOf<ReturnType<TestNetwork['relay']>>().toExtend<RelayOptions>()
+  expectTypeOf<TestNetwork>().toExtend<AsyncDisposable>()
+  expectTypeOf<TestNetwork['until']>().returns.resolves.toEqualTypeOf<PathInfo>()
+})
+
+test('a network is described with names that it knows', () => {
+  assertType<TestNetworkOptions>({
+    nat: { mapping: 'address-dependent' },
+    agents: { alice: { home: 'office' } },
+    services: { web: { tcp: [80] } },
+  })
+  // @ts-expect-error no such NAT
+  assertType<TestNetworkOptions>({ nat: 'symmetric' })
+  // @ts-expect-error a connector has no groups
+  assertType<TestNetworkOptions>({ connectors: { c1: { groups: ['eng'] } } })
 })

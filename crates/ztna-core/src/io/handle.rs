@@ -72,7 +72,12 @@ impl<M: Machine + 'static> Handle<M> {
 /// The sending half of a loop's queue, and its bell: `None` inside once it has ended, so that a handle that somebody still has
 /// holds no descriptor of it.
 pub(super) struct Queue<M: Machine> {
-    open: Arc<Mutex<Option<(Sender<Post<M>>, Wake)>>>,
+    open: Arc<Mutex<Option<Open<M>>>>,
+}
+
+struct Open<M: Machine> {
+    sender: Sender<Post<M>>,
+    wake: Wake,
 }
 
 impl<M: Machine> Clone for Queue<M> {
@@ -84,13 +89,13 @@ impl<M: Machine> Clone for Queue<M> {
 impl<M: Machine> Queue<M> {
     pub fn new(wake: Wake) -> (Self, Receiver<Post<M>>) {
         let (tx, rx) = channel();
-        (Queue { open: Arc::new(Mutex::new(Some((tx, wake)))) }, rx)
+        (Queue { open: Arc::new(Mutex::new(Some(Open { sender: tx, wake }))) }, rx)
     }
 
     fn push(&self, f: Post<M>) -> bool {
-        lock(&self.open).as_ref().is_some_and(|(tx, wake)| {
-            let sent = tx.send(f).is_ok();
-            wake.wake();
+        lock(&self.open).as_ref().is_some_and(|open| {
+            let sent = open.sender.send(f).is_ok();
+            open.wake.wake();
             sent
         })
     }

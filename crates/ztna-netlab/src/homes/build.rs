@@ -31,9 +31,22 @@ impl Homes {
             routers: Vec::new(),
             external,
             tag: self.built,
+            passing: false,
         };
         let home = self.with_routers(home)?;
         self.homes.insert(name.to_owned(), home);
+        Ok(())
+    }
+
+    /// Takes a home away that nobody is in, with its public address.
+    pub(super) fn remove_home(&mut self, name: &str) -> Result<()> {
+        let home = self.homes.remove(name).ok_or_else(|| gone(name))?;
+        for router in home.routers {
+            self.network.set_external(router, Vec::new())?;
+        }
+        if let Some(external) = home.external {
+            self.public.give_back(external);
+        }
         Ok(())
     }
 

@@ -63,6 +63,8 @@ struct Home {
     /// The address that all nodes of the home share, where they do.
     external: Option<IpAddr>,
     tag: u16,
+    /// It was added while the network ran: it goes when the last node leaves it.
+    passing: bool,
 }
 
 impl Homes {
@@ -131,7 +133,11 @@ impl Homes {
                 let home = self.home(&self.home_of(at)?)?;
                 home.routers.clone().into_iter().try_for_each(|router| self.network.rebind(router))
             }
-            Change::AddHome { name, home } => self.add_home(name, home).map_err(|e| e.within(name)),
+            Change::AddHome { name, home } => {
+                self.add_home(name, home).map_err(|e| e.within(name))?;
+                self.homes.get_mut(name).ok_or_else(|| gone(name))?.passing = true;
+                Ok(())
+            }
             Change::Move { node, home } => self.move_node(node, home),
         }
     }
@@ -145,11 +151,17 @@ impl Homes {
         let slot = self.free_slot(to)?;
         let known = unknown("node", name, self.nodes.keys());
         let node = self.nodes.get_mut(name).ok_or(known)?;
-        if node.home != to {
+        let left = node.home.clone();
+        if left != to {
             node.slot = slot;
             node.home = to.to_owned();
         }
-        self.settle(name)
+        self.settle(name)?;
+        let is_empty = self.nodes.values().all(|node| node.home != left);
+        if is_empty && self.homes.get(&left).is_some_and(|home| home.passing) {
+            self.remove_home(&left)?;
+        }
+        Ok(())
     }
 
     fn set_line(&mut self, homes: &[String], line: &LineSpec) -> Result<()> {

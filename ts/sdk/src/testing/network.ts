@@ -169,6 +169,9 @@ export class TestNetwork implements AsyncDisposable {
     const home = typeof to === 'string' ? to : this.#newHome(node, known, to)
     this.#change({ op: 'move', node, home })
     this.#homeOf.set(node, home)
+    // Native takes a home away that was made for a move and is empty.
+    const isEmpty = ![...this.#homeOf.values()].includes(known)
+    if (isEmpty && !(known in this.#plan.homes)) this.#homes.delete(known)
   }
 
   /**
