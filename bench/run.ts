@@ -8,6 +8,7 @@ import { run } from '../tests/lib/proc.ts'
 import { load, machine, table, type Measurement, type Row } from './lib/measure.ts'
 import { beside } from './rows/beside.ts'
 import { bulk, wan } from './rows/bulk.ts'
+import { direct, roundTrip } from './rows/direct.ts'
 import { cold, connect, firstByte, request } from './rows/latency.ts'
 import { idleFlows } from './rows/memory.ts'
 import { idle, near, ping } from './rows/long-paths.ts'
@@ -19,7 +20,10 @@ const MEASUREMENTS: Readonly<Record<string, Measurement>> = {
   beside,
   forwarded: () => bulk('forwarded'),
   tunnel: () => bulk('tunnel'),
-  node,
+  node: () => node('forwarded'),
+  direct,
+  'direct-node': () => node('direct'),
+  'direct-rtt': roundTrip,
   connect,
   cold,
   request,

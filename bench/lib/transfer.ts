@@ -10,14 +10,25 @@ export interface Transfer {
   readonly processCpuPerGB: number
 }
 
-/** One TCP flow of iperf3 for `seconds` from `from` to its own 127.0.0.1:port. Cubic, because the kernel's default may be BBR. */
+/** One TCP flow of iperf3 for `seconds` from `from` to port `port` of its own 127.0.0.1, or of `host`. Cubic: the kernel's default may be BBR. */
 export async function transfer(
   from: Netns,
   port: number,
-  o: { seconds?: number; reverse?: boolean; process?: RoleProc } = {},
+  o: { seconds?: number; reverse?: boolean; process?: RoleProc; host?: string } = {},
 ): Promise<Transfer> {
   const seconds = o.seconds ?? 8
-  const args = ['-c', '127.0.0.1', '-p', String(port), '-C', 'cubic', '-t', String(seconds), '-J', ...(o.reverse === true ? ['-R'] : [])]
+  const args = [
+    '-c',
+    o.host ?? '127.0.0.1',
+    '-p',
+    String(port),
+    '-C',
+    'cubic',
+    '-t',
+    String(seconds),
+    '-J',
+    ...(o.reverse === true ? ['-R'] : []),
+  ]
   const [busy, own] = [busySeconds(), o.process?.proc.cpuSeconds() ?? 0]
   const { stdout } = await from.run('iperf3', args, { timeoutMs: (seconds + 30) * 1000, codes: 'any' })
   const spent = busySeconds() - busy

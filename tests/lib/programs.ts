@@ -151,8 +151,8 @@ export async function dnsmasq(netns: Netns, port: number, names = 1000): Promise
   return proc
 }
 
-export async function iperf3Server(netns: Netns, port: number): Promise<Proc> {
-  const proc = netns.spawn('iperf3', ['-s', '-B', HOST, '-p', String(port), '--forceflush'], { label: 'iperf3 -s' })
+export async function iperf3Server(netns: Netns, port: number, address = HOST): Promise<Proc> {
+  const proc = netns.spawn('iperf3', ['-s', '-B', address, '-p', String(port), '--forceflush'], { label: 'iperf3 -s' })
   await listening(netns, port, proc)
   return proc
 }

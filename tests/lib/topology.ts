@@ -77,6 +77,15 @@ export class Topology implements AsyncDisposable {
     return `198.51.100.${this.relayNames.indexOf(name) + 1}`
   }
 
+  /** Of a node on its link to relay r1. */
+  address(node: string): string {
+    return `10.${this.#number(node)}.1.1`
+  }
+  /** Relay r1's end of that link. */
+  gateway(node: string): string {
+    return `10.${this.#number(node)}.1.2`
+  }
+
   relay(name = 'r1', args: readonly string[] = []): RoleProc {
     const listen = `${this.relayAddress(name)}:4433`
     const all = ['--listen', listen, ...(this.spec.relayArgs ?? []), ...args]
@@ -104,9 +113,9 @@ export class Topology implements AsyncDisposable {
   async assertAgentsHaveNoRoute(): Promise<void> {
     for (const agent of this.agentNames) {
       for (const connector of this.connectorNames) {
-        const address = `10.${this.#number(connector)}.1.1`
+        const address = this.address(connector)
         await assertUnreachable(this.place(agent), address, 22)
-        await this.lab.route(this.place(agent), `${address}/32`, `10.${this.#number(agent)}.1.2`)
+        await this.lab.route(this.place(agent), `${address}/32`, this.gateway(agent))
         try {
           await assertUnreachable(this.place(agent), address, 22)
         } finally {
