@@ -15,6 +15,7 @@ import { idle, near, ping } from './rows/long-paths.ts'
 import { node } from './rows/node.ts'
 import { events, file, first, guessed, promotion } from './rows/paths.ts'
 import { flooded, handshakes, idleNodes } from './rows/relay.ts'
+import { switched, switchedWan } from './rows/switch.ts'
 
 const MEASUREMENTS: Readonly<Record<string, Measurement>> = {
   beside,
@@ -24,6 +25,8 @@ const MEASUREMENTS: Readonly<Record<string, Measurement>> = {
   direct,
   'direct-node': () => node('direct'),
   'direct-rtt': roundTrip,
+  switch: switched,
+  'switch-wan': switchedWan,
   connect,
   cold,
   request,

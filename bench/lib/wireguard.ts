@@ -23,7 +23,9 @@ const SOCKETS = '/var/run/wireguard'
 /** wireguard-go at both ends, as its own defaults have it (MTU 1420); resolves when a packet has gone through. */
 export async function wireguard(lab: Lab, a: TunnelEnd, b: TunnelEnd): Promise<void> {
   const program = await build(lab)
-  const ends = [a, b].map((end, i) => ({ ...end, name: `wg${process.pid}${'ab'[i] ?? ''}`, key: keyPair() }))
+  const ends = [a, b].map(({ netns, outside, inside }, i) => {
+    return { netns, outside, inside, name: `wg${process.pid}${'ab'[i] ?? ''}`, key: keyPair() }
+  })
   for (const [i, end] of ends.entries()) {
     const peer = ends[1 - i]
     if (peer === undefined) throw new Error('a tunnel has two ends')
