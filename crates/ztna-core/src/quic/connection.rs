@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::trust::identity::{PeerIdentity, Refusal};
 use crate::wire::cid::Cid;
 
-pub(super) type Transport = quiche::Connection;
+pub(super) use ztna_quiche::Transport;
 /// A QUIC stream ID (RFC 9000 §2.1).
 pub type StreamId = u64;
 
@@ -151,7 +151,7 @@ impl Connection {
     /// As [`recv`](Self::recv), naming the local address that it arrived at.
     pub fn recv_at(&mut self, packet: &mut [u8], from: SocketAddr, to: SocketAddr) {
         self.packets += 1;
-        let _ = self.account.charge(|| self.q.recv(packet, quiche::RecvInfo { from, to }));
+        let _ = self.account.charge(|| ztna_quiche::recv(&mut self.q, packet, quiche::RecvInfo { from, to }));
     }
 
     /// Settles what packets and timers changed: handshake, HTTP/3, closing. Call once after a batch, before `poll_event`.
@@ -252,7 +252,7 @@ impl Connection {
 
     /// Writes one packet into `out` (at least the connection's largest payload): its length and where to.
     pub fn send(&mut self, out: &mut [u8]) -> Option<(usize, SocketAddr)> {
-        let (n, info) = self.account.charge(|| self.q.send(out)).ok()?;
+        let (n, info) = self.account.charge(|| ztna_quiche::send(&mut self.q, out)).ok()?;
         self.packets += 1;
         self.flight += n;
         Some((n, info.to))
@@ -318,7 +318,7 @@ impl Connection {
     /// well before the idle timer that a keep-alive every 15 s holds more than 40 s away.
     pub fn in_flight(&self, now: Instant) -> bool {
         const NEAR: Duration = Duration::from_secs(25);
-        self.q.timeout_instant().is_some_and(|t| t.saturating_duration_since(now) < NEAR)
+        ztna_quiche::timeout_instant(&self.q).is_some_and(|t| t.saturating_duration_since(now) < NEAR)
     }
 
     /// What this connection holds of the heap, bytes: all that its peer made it keep and all that was written to it. DATAGRAMs
@@ -342,17 +342,17 @@ impl Connection {
     /// neither the peer has ended nor we have read to its end is held in any case.
     pub fn holds_sender(&mut self, stream: StreamId) -> bool {
         // quiche lets go of a stream, and then knows it no more, once both directions are done and acknowledged.
-        self.q.stream_capacity(stream).is_ok()
+        ztna_quiche::stream_capacity(&mut self.q, stream).is_ok()
     }
 
     pub fn timeout_instant(&self) -> Option<Instant> {
-        self.q.timeout_instant()
+        ztna_quiche::timeout_instant(&self.q)
     }
 
     /// Fires timers that are due.
     pub fn on_timeout(&mut self) {
         if self.q.timeout().is_some_and(|t| t.is_zero()) {
-            self.account.charge(|| self.q.on_timeout());
+            self.account.charge(|| ztna_quiche::on_timeout(&mut self.q));
         }
     }
 
@@ -392,7 +392,7 @@ impl Connection {
             Wrote::Stopped(_) | Wrote::Gone => false,
         };
         if short {
-            let _ = self.q.stream_writable(stream, LOW_WATERMARK);
+            let _ = ztna_quiche::stream_writable(&mut self.q, stream, LOW_WATERMARK);
         }
         wrote
     }
@@ -401,10 +401,10 @@ impl Connection {
     pub fn capacity(&mut self, stream: StreamId) -> usize {
         /// DATA frame header: type and a length of at most 4 bytes.
         const HEADER: usize = 5;
-        match self.q.stream_capacity(stream) {
+        match ztna_quiche::stream_capacity(&mut self.q, stream) {
             Ok(n) if n > HEADER => n - HEADER,
             Ok(_) => {
-                let _ = self.q.stream_writable(stream, LOW_WATERMARK);
+                let _ = ztna_quiche::stream_writable(&mut self.q, stream, LOW_WATERMARK);
                 0
             }
             // The write itself will say Stopped or Gone.
@@ -458,10 +458,10 @@ impl Connection {
     pub fn dgram_send(&mut self, payload: Vec<u8>) -> bool {
         self.wrote = true;
         self.account.take(payload.capacity());
-        self.account.charge(|| self.q.dgram_send_buf(payload)).is_ok()
+        self.account.charge(|| ztna_quiche::dgram_send(&mut self.q, payload)).is_ok()
     }
     pub fn dgram_recv(&mut self) -> Option<Vec<u8>> {
-        let payload = self.account.charge(|| self.q.dgram_recv_buf()).ok()?;
+        let payload = self.account.charge(|| ztna_quiche::dgram_recv(&mut self.q)).ok()?;
         self.account.give(payload.capacity());
         Some(payload)
     }

@@ -117,7 +117,7 @@ impl Http3 {
         if self.pending.iter().any(|p| matches!(p, Pending::Response { stream: s, .. } if *s == stream)) {
             return Wrote::Blocked;
         }
-        match self.h3.send_body(q, stream, data, fin) {
+        match ztna_quiche::send_body(&mut self.h3, q, stream, data, fin) {
             Ok(n) => Wrote::Bytes(n),
             Err(h3::Error::Done) => Wrote::Blocked,
             Err(h3::Error::TransportError(quiche::Error::StreamStopped(code))) => Wrote::Stopped(code),
@@ -127,7 +127,7 @@ impl Http3 {
 
     /// Reads body bytes; 0 when there are none now.
     pub(super) fn read(&mut self, q: &mut Transport, stream: StreamId, out: &mut [u8]) -> usize {
-        self.h3.recv_body(q, stream, out).unwrap_or(0)
+        ztna_quiche::recv_body(&mut self.h3, q, stream, out).unwrap_or(0)
     }
 
     /// A stream was shut down here. What h3 keeps of it, half a kilobyte, can go when the transport has let it go.
@@ -139,9 +139,9 @@ impl Http3 {
     fn sweep(&mut self, q: &mut Transport) {
         for _ in 0..self.leaving.len().min(MAX_SWEEP) {
             let Some(stream) = self.leaving.pop_front() else { return };
-            if matches!(q.stream_capacity(stream), Err(quiche::Error::InvalidStreamState(_))) {
+            if matches!(ztna_quiche::stream_capacity(q, stream), Err(quiche::Error::InvalidStreamState(_))) {
                 // The one is for a stream that was answered, the other for one that was not.
-                let _ = self.h3.send_body(q, stream, b"x", false);
+                let _ = ztna_quiche::send_body(&mut self.h3, q, stream, b"x", false);
                 let _ = self.h3.send_response(q, stream, &[h3::Header::new(b":status", b"500")], true);
             } else {
                 self.leaving.push_back(stream);
@@ -154,7 +154,7 @@ impl Http3 {
         self.flush(q);
         self.sweep(q);
         loop {
-            match self.h3.poll(q) {
+            match ztna_quiche::poll(&mut self.h3, q) {
                 Ok((stream, h3::Event::Headers { list, more_frames })) => {
                     self.next_request = self.next_request.max(stream.saturating_add(REQUEST_STEP));
                     match fields_of(&list) {
