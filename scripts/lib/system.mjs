@@ -23,6 +23,7 @@ const packages = {
     { name: 'iproute2', command: 'ip' },
     { name: 'nftables', command: 'nft' },
     { name: 'nginx-light', command: 'nginx' },
+    { name: 'miniupnpd-nftables', command: 'miniupnpd' },
     { name: 'postgresql', present: () => hasEntry('/usr/lib/postgresql') },
     { name: 'redis-server', command: 'redis-server' },
     { name: 'redis-tools', command: 'redis-benchmark' },

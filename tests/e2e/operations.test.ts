@@ -376,7 +376,12 @@ const FAMILIES = {
   ztna_handshakes: 'counter',
   ztna_certificate_expiry_seconds: 'gauge',
 } as const
-const NODE_FAMILIES = { ztna_flows: 'gauge', ztna_reconnects: 'counter', ztna_path_switches: 'counter' } as const
+const NODE_FAMILIES = {
+  ztna_flows: 'gauge',
+  ztna_reconnects: 'counter',
+  ztna_path_switches: 'counter',
+  ztna_port_mapping: 'gauge',
+} as const
 const RELAY_FAMILIES = { ztna_sessions: 'gauge' } as const
 
 const sum = (samples: readonly Sample[], name: string): number =>

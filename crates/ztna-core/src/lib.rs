@@ -20,6 +20,7 @@ pub mod io;
 pub mod metrics;
 pub mod node;
 pub mod path;
+pub mod port_mapping;
 pub mod quic;
 pub mod relay;
 pub mod role;

@@ -45,6 +45,8 @@ pub const CERTIFICATE_EXPIRY: Family = Family {
         "Time until the node's own certificate ends, and its connections with it.",
     )
 };
+pub const PORT_MAPPING: Family =
+    gauge("ztna_port_mapping", "What came of asking the router for a port: 1 for the state that holds, by protocol.");
 pub const SESSIONS: Family = gauge("ztna_sessions", "Sessions between an agent and a connector at this relay.");
 pub const SESSIONS_ACROSS_LOOPS: Family =
     gauge("ztna_sessions_across_loops", "Sessions whose two ends live on different packet loops.");
@@ -106,6 +108,9 @@ pub fn node(node: &Node, now: Instant, local: &[(&str, u64)]) -> String {
     let switches: Vec<(String, u64)> =
         c.switches.iter().map(|((to, reason), n)| (format!("to=\"{to}\",reason=\"{reason}\""), *n)).collect();
     family(&mut out, &PATH_SWITCHES, &switches);
+    let mapping = node.port_mapping();
+    let by = mapping.protocol().map_or("none", |p| p.as_str());
+    family(&mut out, &PORT_MAPPING, &[(format!("state=\"{}\",protocol=\"{by}\"", mapping.as_str()), 1)]);
     let left = node.snapshot.identity().not_after.duration_since(node.wall(now)).map_or(0, |d| d.as_secs());
     family(&mut out, &CERTIFICATE_EXPIRY, &[(String::new(), left)]);
     out.push_str("# EOF\n");

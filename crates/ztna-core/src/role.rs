@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::id::FlowId;
 use crate::interface::Interface;
+use crate::port_mapping::PortMapping;
 use crate::quic::Wrote;
 use crate::trust::{PeerIdentity, Protocol, Snapshot};
 
@@ -156,6 +157,9 @@ pub enum Action {
     CloseSockets { first: SocketIndex, count: usize },
     /// A socket that `OpenSockets` made is to carry bulk: its kernel buffers become as large as the others'.
     EnlargeSocket(SocketIndex),
+    /// Have the IPv4 network's gateway asked for a port that leads to the first IPv4 socket, from here on and until the loop ends.
+    /// `handle_port_mapping` follows, again whenever something has changed.
+    MapPort,
     /// The role has drained, or has died: the loop ends.
     End(Result<(), Error>),
 }
@@ -306,6 +310,8 @@ pub trait Machine {
     fn handle_interfaces(&mut self, _now: Instant, _interfaces: &[Interface]) {}
     /// The host's addresses or routes changed.
     fn handle_network_change(&mut self, _now: Instant) {}
+    /// What has become of an [`Action::MapPort`].
+    fn handle_port_mapping(&mut self, _now: Instant, _mapping: &PortMapping) {}
     /// Stop taking new work, finish what runs, then `Action::End`; at once when `within` is zero.
     fn shut_down(&mut self, now: Instant, within: Duration);
     fn state(&self) -> State;

@@ -8,6 +8,7 @@ use ztna_core::metrics::epoch_ms;
 use ztna_core::node::Node;
 use ztna_core::path::explain::Evidence;
 use ztna_core::path::nat;
+use ztna_core::port_mapping::MappingProtocol;
 use ztna_core::role::{Answer, FlowInfo, Notice, PathInfo, PathKind};
 use ztna_core::trust::{PeerIdentity, Snapshot};
 use ztna_core::wire::path_signal::{CandidateKind, Outcome};
@@ -115,9 +116,14 @@ fn explanation(p: &PathInfo, evidence: &Evidence, peer: &str) -> Value {
         .remote_checks
         .iter()
         .map(|r| check(&r.candidate.address.to_string(), peer, r.candidate.kind, r.outcome, r.rtt, None));
+    let mapping = &evidence.port_mapping;
     json!({
         "path": path(p), "reasons": reasons,
         "nat": { "local": nat::describe(evidence.local_nat), "remote": nat::describe(evidence.remote_nat) },
+        "portMapping": {
+            "state": mapping.as_str(), "protocol": mapping.protocol().map(MappingProtocol::as_str),
+            "external": mapping.external(), "detail": mapping.describe(),
+        },
         "checks": ours.chain(theirs).collect::<Vec<Value>>(),
     })
 }

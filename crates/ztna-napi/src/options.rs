@@ -20,6 +20,9 @@ pub struct RoleOptions {
     pub services: Vec<StaticService>,
     #[serde(default)]
     pub authorize: bool,
+    /// Agent and connector. Default: no.
+    #[serde(default)]
+    pub port_mapping: bool,
     /// Absent: on the system's network.
     pub test_place: Option<TestPlace>,
 }

@@ -105,7 +105,7 @@ pub fn start(
     adopt(snapshot.clone())?;
     let key_limit =
         o.limits.as_ref().and_then(|l| l.packets_per_key).map(|n| KeyLimit { successor: n, cut: n.saturating_mul(2) });
-    let receive_limit = receive_limit(o)?;
+    let (receive_limit, port_mapping) = (receive_limit(o)?, o.port_mapping);
     let host = o.test_place.as_ref().map_or(Ok(Host::System), test_network::host)?;
     let mut warnings = Vec::new();
     let (running, listen) = match role {
@@ -117,6 +117,7 @@ pub fn start(
                     agent.set_key_limit(limit);
                 }
                 agent.set_receive_limit(receive_limit);
+                agent.set_port_mapping(port_mapping);
                 Ok(agent)
             };
             let sockets = node_sockets(&host, &mut warnings)?;
@@ -131,6 +132,7 @@ pub fn start(
                     connector.set_key_limit(limit);
                 }
                 connector.set_receive_limit(receive_limit);
+                connector.set_port_mapping(port_mapping);
                 for serve in serves {
                     connector.serve(serve)?;
                 }

@@ -2,7 +2,7 @@
 import type { Agent as HttpAgent } from 'node:http'
 import type { AgentOptions as HttpsAgentOptions, Agent as HttpsAgent } from 'node:https'
 import type { Dispatcher } from 'undici'
-import { functionOf, limitsOf } from './arguments.js'
+import { flagOf, functionOf, limitsOf } from './arguments.js'
 import { ZtnaDeniedError, type ZtnaError, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import { FlowTable } from './flows.js'
@@ -122,10 +122,12 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   readonly fetch: typeof globalThis.fetch = (input, init) => this.#http.fetch(input, init)
 
   readonly #limits: NodeLimits
+  readonly #portMapping: boolean
 
   constructor(options: NodeOptions = {}) {
-    super('agent', options, ['limits'])
+    super('agent', options, ['limits', 'portMapping'])
     this.#limits = { ...limitsOf(options.limits, NODE_LIMITS) }
+    this.#portMapping = flagOf(options.portMapping, 'portMapping') ?? true
   }
 
   /** Services of the network, by name. Empty until started. */
@@ -240,7 +242,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
 
   /** @internal */
   protected override nativeOptions(): Record<string, unknown> {
-    return { limits: this.#limits }
+    return { limits: this.#limits, portMapping: this.#portMapping }
   }
 
   /** @internal */

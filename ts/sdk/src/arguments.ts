@@ -41,6 +41,12 @@ export function limitsOf<T extends object>(limits: T | undefined, names: readonl
   return limits
 }
 
+/** `value`, true, false or undefined. Errors: as `objectOf`. */
+export function flagOf(value: boolean | undefined, what: string): boolean | undefined {
+  if (value === undefined || typeof value === 'boolean') return value
+  throw notAccepted(value, what, 'true or false')
+}
+
 /** `signal`, an AbortSignal or undefined. Errors: as `objectOf`. */
 export function signalOf(signal: AbortSignal | undefined): AbortSignal | undefined {
   if (signal === undefined) return undefined

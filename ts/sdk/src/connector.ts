@@ -1,6 +1,6 @@
 /** The connector: sits beside private services and takes flows out of the tunnel. */
 import { type AgentStats, toAgentStats, toRelayStatus } from './agent.js'
-import { countOf, functionOf, limitsOf, notAccepted, optionsOf, textOf } from './arguments.js'
+import { countOf, flagOf, functionOf, limitsOf, notAccepted, optionsOf, textOf } from './arguments.js'
 import { ZtnaDeniedError, ZtnaError, aborted, configError, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import { FlowTable } from './flows.js'
@@ -144,19 +144,21 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   readonly #authorize: Authorize | undefined
   readonly #static: readonly StaticService[]
   readonly #limits: NodeLimits
+  readonly #portMapping: boolean
   readonly #flows = new FlowTable()
   readonly #services = new Map<number, Service>()
   // Flows may arrive before the promise that tells their number: they wait for the calls in flight.
   #serving: Promise<unknown>[] = []
 
   constructor(options: ConnectorOptions = {}) {
-    super('connector', options, ['authorize', 'services', 'limits'])
+    super('connector', options, ['authorize', 'services', 'limits', 'portMapping'])
     if (options.authorize !== undefined) functionOf(options.authorize, 'authorize', 'a function')
     const services = options.services ?? []
     if (!Array.isArray(services)) throw notAccepted(services, 'services', 'an array of { service, protocol, ports, target }')
     this.#authorize = options.authorize
     this.#static = services.map(checkStatic)
     this.#limits = { ...limitsOf(options.limits, NODE_LIMITS) }
+    this.#portMapping = flagOf(options.portMapping, 'portMapping') ?? true
   }
 
   /** Serves `service` from now on. Errors: ERR_ZTNA_CONFIG, CLOSED, ABORTED. */
@@ -211,7 +213,12 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
 
   /** @internal */
   protected override nativeOptions(): Record<string, unknown> {
-    return { services: this.#static, limits: this.#limits, authorize: this.#authorize !== undefined }
+    return {
+      services: this.#static,
+      limits: this.#limits,
+      portMapping: this.#portMapping,
+      authorize: this.#authorize !== undefined,
+    }
   }
 
   /** @internal */

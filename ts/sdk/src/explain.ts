@@ -43,6 +43,24 @@ export interface PathNat {
   readonly remote: NatMapping
 }
 
+/**
+ * What came of asking the router for a port. `off`: switched off. `unneeded`: no NAT, or no gateway to ask. `double-nat`: the router's own address is
+ * private, so nothing is offered to the other end. `failed`: no protocol led to a port.
+ */
+export type PortMappingState = 'off' | 'unneeded' | 'asking' | 'mapped' | 'double-nat' | 'failed'
+
+/** A port of the router's that leads to this node, so that the other end can begin. */
+export interface PortMapping {
+  /** What came of asking for it. */
+  readonly state: PortMappingState
+  /** Which of the three protocols the router speaks, once it has answered. */
+  readonly protocol?: 'pcp' | 'nat-pmp' | 'upnp'
+  /** What the other end is told, `address:port`, while `mapped`. */
+  readonly external?: string
+  /** The same in words, with the answer to each protocol where it failed. */
+  readonly detail: string
+}
+
 /** Why the path is what it is, from both ends' evidence. */
 export interface PathExplanation {
   /** The path now. */
@@ -51,6 +69,8 @@ export interface PathExplanation {
   readonly reasons: readonly PathObstacle[]
   /** The NAT in front of each end. */
   readonly nat: PathNat
+  /** Whether the router of this end has opened a port. What the other end's has opened is among the checks, as `portmap`. */
+  readonly portMapping: PortMapping
   /** What was tried. */
   readonly checks: readonly PathCheck[]
 }
@@ -64,10 +84,16 @@ interface NativeCheck extends Omit<PathCheck, 'rttMs' | 'at'> {
   readonly at: number | null
 }
 
+interface NativePortMapping extends Omit<PortMapping, 'protocol' | 'external'> {
+  readonly protocol: NonNullable<PortMapping['protocol']> | null
+  readonly external: string | null
+}
+
 interface NativeExplanation {
   readonly path: NativePath
   readonly reasons: readonly NativeObstacle[]
   readonly nat: PathNat
+  readonly portMapping: NativePortMapping
   readonly checks: readonly NativeCheck[]
 }
 
@@ -75,11 +101,16 @@ interface NativeExplanation {
 export function toExplanation(json: string): PathExplanation {
   const native = JSON.parse(json) as NativeExplanation
   const reasons = native.reasons.map(toObstacle)
-  return deepFreeze({ path: toPath(native.path), reasons, nat: native.nat, checks: native.checks.map(toCheck) })
+  const portMapping = toPortMapping(native.portMapping)
+  return deepFreeze({ path: toPath(native.path), reasons, nat: native.nat, portMapping, checks: native.checks.map(toCheck) })
 }
 
 function toObstacle({ remedy, ...rest }: NativeObstacle): PathObstacle {
   return remedy === null ? rest : { ...rest, remedy }
+}
+
+function toPortMapping({ protocol, external, ...rest }: NativePortMapping): PortMapping {
+  return { ...rest, ...(protocol === null ? {} : { protocol }), ...(external === null ? {} : { external }) }
 }
 
 function toCheck({ rttMs, at, ...rest }: NativeCheck): PathCheck {

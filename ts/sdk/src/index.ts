@@ -40,5 +40,14 @@ export {
   type RelayEntry,
   type ServiceEntry,
 } from './network-source.js'
-export { type NatMapping, type PathCheck, type PathExplanation, type PathNat, type PathObstacle, type PathReason } from './explain.js'
+export {
+  type NatMapping,
+  type PathCheck,
+  type PathExplanation,
+  type PathNat,
+  type PathObstacle,
+  type PathReason,
+  type PortMapping,
+  type PortMappingState,
+} from './explain.js'
 export { type Cancel, type Identity, type PathInfo, type PathKind, type PathPolicy, type Role, type State } from './types.js'

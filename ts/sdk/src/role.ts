@@ -39,6 +39,11 @@ export interface NodeLimits {
 export interface NodeOptions extends RoleOptions {
   /** Default: those of the protocol. */
   limits?: NodeLimits
+  /**
+   * Whether a router with a NAT is asked to open a port for this node (PCP, NAT-PMP, UPnP), so that the other end reaches it directly. Default
+   * true. The port is given back by `close()`.
+   */
+  portMapping?: boolean
 }
 
 /** What a reload found. */

@@ -131,7 +131,8 @@ export class FakeRole implements NativeRole {
   async explain(): Promise<string> {
     const check = { local: 'this end', remote: '192.0.2.9:7', via: 'srflx', result: 'timeout', rttMs: null, at: 1 }
     const reasons = [{ code: 'check-timeout', detail: 'none has answered', remedy: null }]
-    return JSON.stringify({ path: PATH, reasons, nat: { local: 'none', remote: 'unknown' }, checks: [check] })
+    const portMapping = { state: 'failed', protocol: null, external: null, detail: 'the router gave no port: PCP: no answer' }
+    return JSON.stringify({ path: PATH, reasons, nat: { local: 'none', remote: 'unknown' }, portMapping, checks: [check] })
   }
   async check(): Promise<string> {
     return JSON.stringify({ allowed: false, by: 'connector', policyId: null, reason: 'no policy permits' })

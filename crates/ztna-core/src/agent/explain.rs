@@ -61,6 +61,7 @@ impl Agent {
         let around = Surroundings {
             relay_only: link.policy == PathPolicy::RelayOnly,
             second_port_silent: self.node.silent_second_port(),
+            port_mapping: self.node.port_mapping().clone(),
         };
         let evidence = Box::new(explain(link.path.direct(), around));
         Some(Answer::Explain { path: self.node.describe_path(key)?, evidence, peer: link.peer.clone() })

@@ -11,6 +11,7 @@ use crate::id::FlowId;
 use crate::interface::Interface;
 use crate::node::flows::Phase;
 use crate::node::{NodeEvent, outer};
+use crate::port_mapping::PortMapping;
 use crate::quic::connection::{Closed, H3_NO_ERROR};
 use crate::quic::{Event, Wrote, field};
 use crate::role::{Action, Arrival, Machine, Notice, Open, PathPolicy, Read, State, Transmit};
@@ -131,6 +132,10 @@ impl Machine for Agent {
 
     fn handle_network_change(&mut self, now: Instant) {
         self.node.handle_network_change(now);
+    }
+
+    fn handle_port_mapping(&mut self, now: Instant, mapping: &PortMapping) {
+        self.node.handle_port_mapping(now, mapping);
     }
 
     fn shut_down(&mut self, now: Instant, within: Duration) {

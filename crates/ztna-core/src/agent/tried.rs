@@ -40,7 +40,11 @@ impl Tried {
                 && !l.can_ask()
         });
         for l in indirect {
-            let around = Surroundings { relay_only: false, second_port_silent: node.silent_second_port() };
+            let around = Surroundings {
+                relay_only: false,
+                second_port_silent: node.silent_second_port(),
+                port_mapping: node.port_mapping().clone(),
+            };
             for why in explain(l.path.direct(), around).reasons {
                 let message = format!("no direct path to connector `{}`: {}", l.peer, why.detail);
                 let reason = Some(why.cause.as_str());

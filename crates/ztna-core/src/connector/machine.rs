@@ -10,6 +10,7 @@ use crate::id::FlowId;
 use crate::interface::Interface;
 use crate::node::NodeEvent;
 use crate::node::flows::Phase;
+use crate::port_mapping::PortMapping;
 use crate::quic::{Event, StreamId, Wrote};
 use crate::role::{Action, Arrival, Machine, Read, State, Transmit};
 use crate::trust::{Protocol, Snapshot};
@@ -102,6 +103,10 @@ impl Machine for Connector {
 
     fn handle_network_change(&mut self, now: Instant) {
         self.node.handle_network_change(now);
+    }
+
+    fn handle_port_mapping(&mut self, now: Instant, mapping: &PortMapping) {
+        self.node.handle_port_mapping(now, mapping);
     }
 
     fn shut_down(&mut self, now: Instant, within: Duration) {

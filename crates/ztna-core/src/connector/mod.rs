@@ -97,6 +97,11 @@ impl Connector {
         self.node.receive_limit = limit;
     }
 
+    /// Whether the router is asked for a port, so that peers reach this host directly. Default: no.
+    pub fn set_port_mapping(&mut self, on: bool) {
+        self.node.set_port_mapping(on);
+    }
+
     pub fn node(&self) -> &Node {
         &self.node
     }

@@ -18,6 +18,7 @@ use super::interfaces::{Monitor, SWARM};
 use super::listener::{Destination, ForwardId, ForwardSpec, LocalAddress};
 use super::local::{Flow, Local, Opener, Source};
 use super::node_flow::NodeStream;
+use super::port_mapping::PortMapper;
 use super::resolve::Asker;
 use super::ring::NodeDatagram;
 use super::timers::Timer;
@@ -238,6 +239,9 @@ impl<M: Machine + 'static> Driver<M> {
             self.sockets.shed(self.now, &mut self.machine);
             busy |= self.run_posts(posts);
             self.take_resolved();
+            if let Some(mapping) = self.local.mapper.as_ref().and_then(PortMapper::poll) {
+                self.machine.handle_port_mapping(self.now, &mapping);
+            }
             let due = self.machine.poll_timeout().is_some_and(|at| at <= self.now);
             if due {
                 self.machine.handle_timeout(self.now);
@@ -387,6 +391,9 @@ impl<M: Machine + 'static> Driver<M> {
         }
         self.tell_interfaces();
         self.machine.handle_network_change(self.now);
+        if let Some(mapper) = &self.local.mapper {
+            mapper.follow();
+        }
     }
 
     fn tell_interfaces(&mut self) {
@@ -401,6 +408,9 @@ impl<M: Machine + 'static> Driver<M> {
     /// Resets what is left, runs what was posted, waits a moment for the program.
     fn end(&mut self, poll: &mut Poll, posts: &Receiver<Post<M>>, wake: &Wake, queue: &Queue<M>) {
         self.now = Instant::now();
+        if let Some(mapper) = &self.local.mapper {
+            mapper.end();
+        }
         self.local.close_all(&mut self.machine, self.now);
         // What the machine's last words to its peers are.
         while self.sockets.transmit(self.now, &mut self.machine, &self.local.registry) {}
@@ -411,6 +421,9 @@ impl<M: Machine + 'static> Driver<M> {
             self.now = Instant::now();
             wake.clear();
             while self.run_posts(posts) {}
+        }
+        if let Some(mapper) = &self.local.mapper {
+            mapper.wait(until);
         }
         queue.close();
         while self.run_posts(posts) {}

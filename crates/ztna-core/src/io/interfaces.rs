@@ -18,6 +18,11 @@ mod by_name;
 mod ifaddrs;
 #[cfg(target_os = "linux")]
 mod netlink;
+#[cfg(target_os = "linux")]
+mod route;
+
+#[cfg(target_os = "linux")]
+pub(super) use route::gateway;
 
 /// Every address of every interface that is up and running, loopback included, by index and address. Errors: the system won't tell.
 pub fn interfaces() -> std::io::Result<Vec<Interface>> {

@@ -16,6 +16,7 @@ use super::event::{LocalEvent, Observer};
 use super::handle::Wake;
 use super::listener::{Forward, ForwardId};
 use super::node_flow::{DatagramReply, StreamReply};
+use super::port_mapping::PortMapper;
 use super::ready::{Ready, TurnNumber, Work};
 use super::resolve::Resolver;
 use super::ring::{Dirty, Ring};
@@ -113,6 +114,8 @@ pub(super) struct Local {
     /// Datagrams lost between the loop and the program: full queues, too large.
     pub lost_in_rings: Arc<AtomicU64>,
     pub descriptors: Descriptors,
+    /// From the first [`Action::MapPort`] on.
+    pub mapper: Option<PortMapper>,
 }
 
 impl Local {
@@ -140,6 +143,7 @@ impl Local {
             lost: 0,
             lost_in_rings: Arc::default(),
             descriptors: Descriptors::new(),
+            mapper: None,
         }
     }
 
@@ -277,6 +281,7 @@ impl Local {
             }
             Action::CloseSockets { first, count } => self.close_sockets(sockets, first, count),
             Action::EnlargeSocket(index) => sockets.enlarge(index),
+            Action::MapPort => self.map_port(machine, sockets, now),
             Action::End(result) => self.ended = Some(result),
         }
     }

@@ -24,6 +24,7 @@ mod local;
 mod more_sockets;
 mod node_flow;
 pub mod pki_folder;
+mod port_mapping;
 mod ready;
 mod resolve;
 mod ring;

@@ -173,6 +173,7 @@ impl Node {
 
     /// Our addresses have changed, or what is known of our NAT.
     pub(super) fn offer_to_all(&mut self, now: Instant) {
+        self.want_port();
         let keys: Vec<usize> = self.links.iter().map(|(k, _)| k).collect();
         for key in keys {
             self.offer_to(now, key);

@@ -17,6 +17,7 @@ mod links;
 mod lost;
 mod outage;
 pub(crate) mod outer;
+mod port_mapping;
 mod receive;
 pub mod session;
 mod tails;
@@ -34,6 +35,7 @@ use crate::error::{Error, Result};
 use crate::path::PathId;
 use crate::path::budget::Budget;
 use crate::path::reflexive::Reflexive;
+use crate::port_mapping::PortMapping;
 use crate::quic::reset::ResetKeys;
 use crate::quic::{self, Event, Router, StreamId, TlsConfig, connection};
 use crate::role::{Action, Notice, State};
@@ -152,6 +154,7 @@ pub struct Node {
     families: turns::Families,
     held: budget::Gauge,
     reflexive: Reflexive,
+    port_mapping: PortMapping,
     /// Whose checks carry which token.
     tokens: BTreeMap<Token, usize>,
     /// Links that may have checks to send.
@@ -220,6 +223,7 @@ impl Node {
             families: turns::Families::BOTH,
             held: budget::Gauge::default(),
             reflexive: Reflexive::new(random_mask()),
+            port_mapping: PortMapping::default(),
             tokens: BTreeMap::new(),
             checking: BTreeSet::new(),
             budget: Budget::default(),

@@ -7,6 +7,7 @@ use super::candidate::Candidate;
 use super::checklist::Local;
 use super::direct::Direct;
 use super::nat::{Mapping, describe};
+use crate::port_mapping::PortMapping;
 use crate::wire::path_signal::{Outcome, Report};
 
 /// What stands in the way of a direct path (api.d.ts `PathReason`).
@@ -65,15 +66,18 @@ pub struct Evidence {
     pub checks: Vec<Tried>,
     /// Our addresses, as the peer has tried them; empty where it has not said.
     pub remote_checks: Vec<Report>,
+    /// Whether our router has opened a port.
+    pub port_mapping: PortMapping,
 }
 
 /// What a node knows beside one connection.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Surroundings {
     /// The caller asked for the relay.
     pub relay_only: bool,
     /// A relay answers on its main port and not on its second one.
     pub second_port_silent: Option<SocketAddr>,
+    pub port_mapping: PortMapping,
 }
 
 /// `direct`: `None` where the connection has no direct paths at all.
@@ -89,16 +93,24 @@ pub fn explain(direct: Option<&Direct>, around: Surroundings) -> Evidence {
             }
         };
         let (local_nat, remote_nat) = (Mapping::Unknown, Mapping::Unknown);
-        return Evidence { reasons: vec![why], local_nat, remote_nat, checks: Vec::new(), remote_checks: Vec::new() };
+        return Evidence {
+            reasons: vec![why],
+            local_nat,
+            remote_nat,
+            checks: Vec::new(),
+            remote_checks: Vec::new(),
+            port_mapping: around.port_mapping,
+        };
     };
     let (remote_nat, status) = direct.remote();
     let checks = direct.list().tried();
-    let reasons = if direct.current().is_some() { Vec::new() } else { reasons(direct, &checks, around) };
+    let reasons = if direct.current().is_some() { Vec::new() } else { reasons(direct, &checks, &around) };
     let remote_checks = status.map(|(_, reports)| reports.clone()).unwrap_or_default();
-    Evidence { reasons, local_nat: direct.mapping(), remote_nat, checks, remote_checks }
+    let port_mapping = around.port_mapping;
+    Evidence { reasons, local_nat: direct.mapping(), remote_nat, checks, remote_checks, port_mapping }
 }
 
-fn reasons(direct: &Direct, checks: &[Tried], around: Surroundings) -> Vec<Why> {
+fn reasons(direct: &Direct, checks: &[Tried], around: &Surroundings) -> Vec<Why> {
     let mut all = Vec::new();
     let mut add = |cause, detail: String, remedy| all.push(Why { cause, detail, remedy });
     let (ours, theirs) = (direct.mapping(), direct.remote().0);
@@ -137,9 +149,10 @@ fn reasons(direct: &Direct, checks: &[Tried], around: Surroundings) -> Vec<Why> 
         add(
             Cause::HardNatBoth,
             format!(
-                "both NATs give each destination another port ({} here, {} there)",
+                "both NATs give each destination another port ({} here, {} there); {}",
                 describe(ours),
-                describe(theirs)
+                describe(theirs),
+                around.port_mapping.describe()
             ),
             Some("forward a UDP port at one of the routers, switch on UPnP or PCP there, or use IPv6"),
         );

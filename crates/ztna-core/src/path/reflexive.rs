@@ -35,6 +35,8 @@ pub struct Reflexive {
     /// As relays said on their streams.
     observed: BTreeMap<SocketAddr, SocketAddr>,
     probes: BTreeMap<SocketAddr, Probe>,
+    /// A port of the router's that leads to our main socket.
+    mapped: Option<SocketAddr>,
 }
 
 impl Reflexive {
@@ -47,6 +49,7 @@ impl Reflexive {
             interfaces: Vec::new(),
             observed: BTreeMap::new(),
             probes: BTreeMap::new(),
+            mapped: None,
         }
     }
 
@@ -61,6 +64,18 @@ impl Reflexive {
 
     pub fn set_interfaces(&mut self, interfaces: &[Interface]) {
         self.interfaces = interfaces.to_vec();
+    }
+
+    /// What the router has given us, or takes back.
+    pub fn set_mapped(&mut self, mapped: Option<SocketAddr>) {
+        self.mapped = mapped;
+    }
+
+    /// Whether an IPv4 relay sees us under an address that is none of this host's.
+    pub fn is_translated(&self) -> bool {
+        let foreign = |seen: &SocketAddr| seen.is_ipv4() && self.interfaces.iter().all(|i| i.address != seen.ip());
+        let told = self.observed.values().copied().chain(self.probes.values().filter_map(|p| p.seen));
+        !self.interfaces.is_empty() && told.into_iter().any(|seen| foreign(&seen))
     }
 
     /// The relay at `server` sees us as `address`. `true`: that is new, and its ports are asked again.
@@ -143,6 +158,7 @@ impl Reflexive {
         for s in seen.iter().filter(|s| !hosts.contains(&s.as_address)) {
             all.push(Candidate { kind: CandidateKind::ServerReflexive, address: s.as_address });
         }
+        all.extend(self.mapped.map(|address| Candidate { kind: CandidateKind::PortMapped, address }));
         let mapping = self.mapping(&seen);
         (offer(all), mapping)
     }
@@ -166,5 +182,48 @@ impl Reflexive {
             Mapping::Unknown => of(false),
             known => known,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn behind(address: &str) -> Reflexive {
+        let mut r = Reflexive::new([0; 12]);
+        r.set_sockets(&["0.0.0.0:5000".parse().unwrap()]);
+        r.set_interfaces(&[Interface {
+            index: 1,
+            name: "eth0".into(),
+            address: address.parse().unwrap(),
+            prefix_len: 24,
+            scope_id: 0,
+            kind: InterfaceKind::Ordinary,
+            temporary: false,
+            deprecated: false,
+        }]);
+        r
+    }
+
+    #[test]
+    fn a_relay_that_sees_another_address_than_the_hosts_sees_a_nat() {
+        let (now, relay) = (Instant::now(), "192.0.2.1:4433".parse().unwrap());
+        let mut r = behind("192.168.1.10");
+        assert!(!r.is_translated());
+        r.observe(now, relay, "192.168.1.10:5000".parse().unwrap());
+        assert!(!r.is_translated());
+        r.observe(now, relay, "203.0.113.1:6000".parse().unwrap());
+        assert!(r.is_translated());
+    }
+
+    #[test]
+    fn a_port_of_the_routers_is_offered_first_and_only_while_it_lasts() {
+        let mut r = behind("192.168.1.10");
+        let mapped: SocketAddr = "203.0.113.1:7000".parse().unwrap();
+        r.set_mapped(Some(mapped));
+        let first = Candidate { kind: CandidateKind::PortMapped, address: mapped };
+        assert_eq!(r.offer().0.first(), Some(&first));
+        r.set_mapped(None);
+        assert!(r.offer().0.iter().all(|c| c.address != mapped));
     }
 }

@@ -569,7 +569,7 @@ impl World {
                 Action::Notice(n) => self.notices.push((at, n)),
                 // Each node has one socket here.
                 Action::OpenSockets { id, .. } => m.sockets_opened(now, id, 1, &[]),
-                Action::CloseSockets { .. } | Action::EnlargeSocket(_) => {}
+                Action::CloseSockets { .. } | Action::EnlargeSocket(_) | Action::MapPort => {}
                 Action::End(result) => {
                     // A role's last words are sent before its loop ends.
                     let mut last = Vec::new();

@@ -111,7 +111,8 @@ function fromFlag(setting: Setting, flags: Readonly<Record<string, unknown>>): F
   const value = flags[attributeOf(setting)]
   if (value === undefined) return undefined
   try {
-    return { value: coerce(setting, value, flagOf(setting)), source: flagOf(setting) }
+    const source = flagOf(setting, value === true)
+    return { value: coerce(setting, value, source), source }
   } catch (error) {
     throw new UsageError((error as Error).message)
   }

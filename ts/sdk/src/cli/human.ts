@@ -70,13 +70,14 @@ export function describePath(path: Fields): string {
 }
 
 /** The answer of `ztna explain`. */
-export function explainPath(service: string, { path, reasons, nat, checks }: PathExplanation): string {
+export function explainPath(service: string, { path, reasons, nat, portMapping, checks }: PathExplanation): string {
   const lines = [`${service}: ${describePath({ ...path })}${path.remote === undefined ? '' : `, ${path.remote}`}`]
   for (const { code, detail, remedy } of reasons) {
     lines.push(`not direct: ${detail} (${code})`)
     if (remedy !== undefined) lines.push(`  what helps: ${remedy}`)
   }
   lines.push(`NAT here: ${nat.local}; NAT there: ${nat.remote}`)
+  lines.push(portMapping.detail)
   for (const { local, remote, via, result, rttMs } of checks) {
     lines.push(`tried ${via} ${local} -> ${remote}: ${result}${rttMs === undefined ? '' : `, ${rttMs.toFixed(2)} ms`}`)
   }

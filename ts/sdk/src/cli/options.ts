@@ -74,6 +74,13 @@ export const SETTINGS: readonly Setting[] = [
     least: 1_048_576,
   },
   {
+    key: 'port_mapping',
+    type: 'boolean',
+    roles: ['agent', 'connector'],
+    help: 'do not ask the router to open a port for this node',
+    fallback: true,
+  },
+  {
     key: 'service',
     type: 'list',
     roles: ['connector'],
@@ -122,7 +129,10 @@ export const SETTINGS: readonly Setting[] = [
   { key: 'json', type: 'boolean', roles: ALL, help: 'events on standard output as JSON, one a line', fallback: false },
 ]
 
-export const flagOf = (setting: Setting): string => `--${setting.key.replaceAll('_', '-')}`
+/** What is on by default has a flag that switches it off; its `help` speaks of that. */
+export const isSwitchedOff = (setting: Setting): boolean => setting.type === 'boolean' && setting.fallback === true
+export const flagOf = (setting: Setting, on = false): string =>
+  `--${isSwitchedOff(setting) && !on ? 'no-' : ''}${setting.key.replaceAll('_', '-')}`
 export const variableOf = (setting: Setting): string => `ZTNA_${setting.key.toUpperCase()}`
 /** The name commander gives the flag's value. */
 export const attributeOf = (setting: Setting): string => setting.key.replace(/_(.)/g, (_, c: string) => c.toUpperCase())

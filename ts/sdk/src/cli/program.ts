@@ -6,7 +6,7 @@ import { addClientCommands } from './client.js'
 import { loadSettings } from './config.js'
 import { withExamples } from './examples.js'
 import { EXIT, UsageError, exitCodeOf } from './exit.js'
-import { SETTINGS, attributeOf, flagOf } from './options.js'
+import { SETTINGS, attributeOf, flagOf, isSwitchedOff } from './options.js'
 import { addPkiCommands } from './pki.js'
 import { runRole } from './run.js'
 
@@ -81,6 +81,12 @@ function withSettings(command: Command, roles: readonly Role[]): Command {
       option.argParser((text: string, before: string[] | undefined) => [...(before ?? []), text])
     }
     option.attributeName = () => attributeOf(setting)
+    if (isSwitchedOff(setting)) {
+      // Without it commander takes the default for a flag, which would win over variable and file.
+      const on = new Option(flagOf(setting, true)).hideHelp()
+      on.attributeName = option.attributeName
+      command.addOption(on)
+    }
     if (setting.choices !== undefined) option.choices(setting.choices)
     command.addOption(option)
   }

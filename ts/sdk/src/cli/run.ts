@@ -190,10 +190,11 @@ function createRole(settings: Settings, options: RoleOptions): AnyRole {
   const base = { ...options, network, ...(packetsPerKey === undefined ? {} : { packetsPerKey }) }
   const unreadBytes = settings.number('max_unread_bytes')
   const limits = unreadBytes === undefined ? {} : { unreadBytes }
-  if (settings.role === 'agent') return new ZtnaAgent({ ...base, limits })
+  const node = { ...base, limits, portMapping: settings.get('port_mapping') === true }
+  if (settings.role === 'agent') return new ZtnaAgent(node)
   if (settings.role === 'connector') {
     const services = settings.list('service').map((text) => parseAs(settings, 'service', text, parseService))
-    return new ZtnaConnector({ ...base, services, limits })
+    return new ZtnaConnector({ ...node, services })
   }
   const stunAlt = settings.text('stun_alt')
   const loops = settings.number('loops')

@@ -14,15 +14,15 @@ use crate::interface::{Interface, InterfaceKind};
 use crate::io::sys;
 
 /// Message types and flags of linux/netlink.h and linux/rtnetlink.h.
-const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const RTM_NEWLINK: u16 = 16;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
-const NLM_F_REQUEST: u16 = 0x1;
+pub(super) const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_DUMP: u16 = 0x300;
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 /// Attributes of linux/if_link.h and linux/if_addr.h.
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
@@ -71,9 +71,7 @@ const GUESTS: &[&str] = &["veth", "tun", "macvtap"];
 
 /// Every address that may be sent from. Errors: the kernel's, or no whole answer.
 pub(super) fn interfaces() -> io::Result<Vec<Interface>> {
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-    bind(&socket, &SocketAddrNetlink::new(0, 0))?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    let socket = open()?;
     let mut links = BTreeMap::new();
     // struct ifinfomsg and struct ifaddrmsg, of any family.
     dump(&socket, RTM_GETLINK, &[0; 16], |ty, body| {
@@ -90,6 +88,14 @@ pub(super) fn interfaces() -> io::Result<Vec<Interface>> {
         }
     })?;
     Ok(found)
+}
+
+/// A socket to ask the kernel by. Protocol 0 of this family is NETLINK_ROUTE.
+pub(super) fn open() -> io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &SocketAddrNetlink::new(0, 0))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
+    Ok(socket)
 }
 
 /// A link as far as it matters here.
@@ -186,7 +192,7 @@ fn kind_of(index: u32, link: &Link, links: &BTreeMap<u32, Link>) -> InterfaceKin
     }
 }
 
-fn ip(family: u8, value: &[u8]) -> Option<IpAddr> {
+pub(super) fn ip(family: u8, value: &[u8]) -> Option<IpAddr> {
     match i32::from(family) {
         libc::AF_INET => Some(Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?).into()),
         libc::AF_INET6 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?).into()),
@@ -227,7 +233,7 @@ fn dump(socket: &OwnedFd, ty: u16, body: &[u8], mut each: impl FnMut(u16, &[u8])
 }
 
 /// Type and body of the first message, and what follows it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+pub(super) fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let len = usize::try_from(u32_at(bytes, 0)?).ok()?;
     let ty = u16_at(bytes, 4)?;
     let body = bytes.get(HEADER..len)?;
@@ -235,7 +241,7 @@ fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
 }
 
 /// Type and value of each attribute, as far as they are whole.
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     /// The two flags above a type: nested, network byte order.
     const TYPE: u16 = 0x3fff;
     std::iter::from_fn(move || {
@@ -250,7 +256,7 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|b| u16::from_ne_bytes(*b))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|b| u32::from_ne_bytes(*b))
 }
 
