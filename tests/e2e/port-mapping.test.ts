@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { MappingHomes, explain, type Router } from '../lib/mapping-homes.ts'
+import { MappingHomes, explain } from '../lib/mapping-homes.ts'
 import { curl } from '../lib/peers.ts'
 import { nginx, until } from '../lib/programs.ts'
 import type { RoleProc } from '../lib/ztna.ts'
@@ -68,6 +68,30 @@ test('a router that does not answer delays nothing, and is told of', async () =>
   expect(reasons).toContainEqual(
     expect.objectContaining({ code: 'hard-nat-both', detail: expect.stringContaining('the router gave no port') as string }),
   )
+})
+
+test('a host that gets another address has the port opened for that one', async () => {
+  await using h = await MappingHomes.create({ alice: 'pcp', c1: 'refuses' })
+  const { agent } = await start(h)
+  await until('the port is open', async () => (await h.openPorts('alice')).length === 1)
+  const host = h.place('alice')
+  await host.run('ip', ['address', 'delete', '192.168.1.10/24', 'dev', 'eth0'])
+  await host.run('ip', ['address', 'add', '192.168.1.77/24', 'dev', 'eth0'])
+  await host.run('ip', ['route', 'replace', 'default', 'via', '192.168.1.1'])
+  await until('the port leads to the new address', async () => (await h.openPorts('alice')).some((rule) => rule.includes('192.168.1.77')))
+  expect(await fetched(h)).toBe('hello\n')
+  await until('the path is direct', async () => isDirect(agent), 20_000)
+})
+
+test('a router that is behind another NAT itself opens nothing, and explain says why', async () => {
+  await using h = await MappingHomes.create({ alice: 'pcp', c1: 'refuses', aliceOutside: '100.64.7.1' })
+  const { agent } = await start(h)
+  expect(await fetched(h)).toBe('hello\n')
+  await until('the router has been asked', async () => (await explain(agent)).portMapping.state === 'failed')
+  const { portMapping, path } = await explain(agent)
+  expect(portMapping.detail).toContain('its own network has failed: it has no public address')
+  expect(path.kind).toBe('relay')
+  expect(await h.openPorts('alice')).toEqual([])
 })
 
 test('a node that is told so asks for nothing', async () => {

@@ -26,6 +26,7 @@ test.each<[string, () => unknown, string]>([
   ['an agent with a wrong logger', () => new ZtnaAgent({ network: CONTENT, logger: wrong({ info: 1 }) }), 'logger.debug: undefined'],
   ['an agent of log level null', () => new ZtnaAgent({ network: CONTENT, logLevel: wrong(7) }), 'logLevel 7 is not accepted; one of trace'],
   ['an agent with a limit of 0', () => new ZtnaAgent({ network: CONTENT, limits: { unreadBytes: 0 } }), 'limits.unreadBytes: 0'],
+  ['an agent with portMapping "no"', () => new ZtnaAgent({ network: CONTENT, portMapping: wrong('no') }), 'portMapping: "no"'],
   ['an agent with limits null', () => new ZtnaAgent({ network: CONTENT, limits: wrong(null) }), 'limits: null'],
   ['new ZtnaConnector(null)', () => new ZtnaConnector(wrong(null)), 'options of the connector: null'],
   ['a connector with services {}', () => new ZtnaConnector({ network: CONTENT, services: wrong({}) }), 'services: an object'],

@@ -16,7 +16,10 @@ beforeEach(() => {
 })
 afterEach(() => void vi.restoreAllMocks())
 
-function start(more: Readonly<Record<string, unknown>> = {}): { ended: Promise<number>; control: string } {
+function start(
+  more: Readonly<Record<string, unknown>> = {},
+  environment: NodeJS.ProcessEnv = {},
+): { ended: Promise<number>; control: string } {
   const network = tempDir()
   writeFileSync(
     join(network, 'network.toml'),
@@ -24,7 +27,7 @@ function start(more: Readonly<Record<string, unknown>> = {}): { ended: Promise<n
   )
   const control = join(network, 'c.sock')
   const flags = { network, control, json: true, metrics: '127.0.0.1:0', forward: ['tcp:127.0.0.1:8080=web:80'], ...more }
-  return { ended: runRole(loadSettings('agent', flags, {}, undefined)), control }
+  return { ended: runRole(loadSettings('agent', flags, environment, undefined)), control }
 }
 
 test('an agent says online with what it listens on, answers, and drains on SIGTERM with exit 0', async () => {
@@ -54,6 +57,19 @@ test('a limit on the command line reaches the native role', async () => {
   const { ended } = start({ maxUnreadBytes: '4000000', packetsPerKey: '5000' })
   await expect.poll(() => lines.length).toBeGreaterThan(0)
   expect(FakeRole.last.options['limits']).toEqual({ unreadBytes: 4_000_000, packetsPerKey: 5_000 })
+  process.emit('SIGTERM')
+  expect(await ended).toBe(0)
+})
+
+test.each([
+  ['by default', {}, {}, true],
+  ['with --no-port-mapping', { portMapping: false }, {}, false],
+  ['with ZTNA_PORT_MAPPING=false', {}, { ZTNA_PORT_MAPPING: 'false' }, false],
+  ['with --port-mapping over the variable', { portMapping: true }, { ZTNA_PORT_MAPPING: 'false' }, true],
+])('whether the router is asked for a port reaches the native role %s', async (_, flags, environment, expected) => {
+  const { ended } = start(flags, environment)
+  await expect.poll(() => lines.length).toBeGreaterThan(0)
+  expect(FakeRole.last.options['portMapping']).toBe(expected)
   process.emit('SIGTERM')
   expect(await ended).toBe(0)
 })

@@ -84,7 +84,7 @@ function withSettings(command: Command, roles: readonly Role[]): Command {
     if (isSwitchedOff(setting)) {
       // Without it commander takes the default for a flag, which would win over variable and file.
       const on = new Option(flagOf(setting, true)).hideHelp()
-      on.attributeName = option.attributeName
+      on.attributeName = () => attributeOf(setting)
       command.addOption(on)
     }
     if (setting.choices !== undefined) option.choices(setting.choices)

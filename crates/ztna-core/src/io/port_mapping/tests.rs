@@ -5,6 +5,7 @@ use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 use std::thread;
 
 use super::*;
+use crate::port_mapping::MappingProtocol;
 use crate::wire::pcp;
 
 const SOURCE: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -153,29 +154,54 @@ fn neither_a_redirect_nor_an_endless_answer_of_a_gateway_is_followed() {
     served.join().unwrap();
 }
 
-#[test]
-fn the_worker_maps_takes_back_and_ends_soon_after_it_was_told_to() {
-    let gateway = udp([127, 9, 6, 1], pcp::SERVER_PORT);
+/// A worker that asks `gateway`, as far as the first question, which has been answered with `external`.
+fn mapping(gateway: &UdpSocket, external: SocketAddrV4) -> (mio::Poll, PortMapper) {
     let poll = mio::Poll::new().unwrap();
     let wake = Wake::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
     let mapper = PortMapper::spawn(wake, Vec::new()).unwrap();
-    mapper.wish(Wish::Map(site([127, 9, 6, 1])));
+    let SocketAddr::V4(at) = gateway.local_addr().unwrap() else { panic!("it is IPv4") };
+    mapper.wish(Wish::Map(site(at.ip().octets())));
     let mut room = [0; 100];
     let (n, client) = gateway.recv_from(&mut room).unwrap();
-    let external = "203.0.113.1:6000".parse().unwrap();
     gateway.send_to(&granting(&room[..n], external), client).unwrap();
-    let by = crate::port_mapping::MappingProtocol::Pcp;
+    (poll, mapper)
+}
+
+fn becomes(mapper: &PortMapper, news: &PortMapping) {
     let until = Instant::now() + Duration::from_secs(10);
-    while mapper.poll() != Some(PortMapping::Mapped { by, external }) {
-        assert!(Instant::now() < until);
+    while mapper.poll().as_ref() != Some(news) {
+        assert!(Instant::now() < until, "never {news:?}");
         thread::sleep(Duration::from_millis(5));
     }
-    mapper.end();
+}
+
+/// A mapping is taken back, by a request for a lifetime of nothing.
+fn is_taken_back(gateway: &UdpSocket, external: SocketAddrV4) {
+    let mut room = [0; 100];
     let (n, client) = gateway.recv_from(&mut room).unwrap();
-    assert_eq!(room[4..8], [0; 4], "a lifetime of nothing");
+    assert_eq!(room[4..8], [0; 4]);
     gateway.send_to(&granting(&room[..n], external), client).unwrap();
-    mapper.wait(until);
+}
+
+const BY: MappingProtocol = MappingProtocol::Pcp;
+
+#[test]
+fn the_worker_maps_takes_back_and_ends_soon_after_it_was_told_to() {
+    let (gateway, external) = (udp([127, 9, 6, 1], pcp::SERVER_PORT), "203.0.113.1:6000".parse().unwrap());
+    let (_poll, mapper) = mapping(&gateway, external);
+    becomes(&mapper, &PortMapping::Mapped { by: BY, external });
+    mapper.end();
+    is_taken_back(&gateway, external);
+    mapper.wait(Instant::now() + Duration::from_secs(10));
     assert!(lock(&mapper.shared.state).ended);
+}
+
+#[test]
+fn a_port_on_an_address_that_nobody_outside_reaches_is_given_back_and_told_of() {
+    let (gateway, external) = (udp([127, 9, 8, 1], pcp::SERVER_PORT), "100.64.7.1:6000".parse().unwrap());
+    let (_poll, mapper) = mapping(&gateway, external);
+    is_taken_back(&gateway, external);
+    becomes(&mapper, &PortMapping::DoubleNat { by: BY, external: *external.ip() });
 }
 
 #[test]
