@@ -12,6 +12,7 @@
 )]
 
 pub mod agent;
+pub mod bucket;
 pub mod connector;
 pub mod error;
 pub mod id;

@@ -12,7 +12,7 @@ use crate::interface::Interface;
 use crate::node::flows::Phase;
 use crate::node::{NodeEvent, outer};
 use crate::port_mapping::PortMapping;
-use crate::quic::connection::{Closed, H3_NO_ERROR};
+use crate::quic::connection::{Closed, H3_NO_ERROR, H3_REQUEST_CANCELLED};
 use crate::quic::{Event, Wrote, field};
 use crate::role::{Action, Arrival, Machine, Notice, Open, PathPolicy, Read, State, Transmit};
 use crate::trust::{Protocol, Snapshot};
@@ -289,12 +289,7 @@ impl Agent {
         self.ask_again(self.now, &flows);
         for id in flows {
             if self.node.flows.get(&id).is_some_and(|f| f.phase == Phase::Open) {
-                let Some(flow) = self.node.flows.get(&id) else { continue };
-                let (link, stream) = (flow.link, flow.stream);
-                if let Some(l) = self.node.links.get_mut(link) {
-                    l.conn.reset(stream, crate::quic::connection::H3_REQUEST_CANCELLED);
-                }
-                self.cut(id, error.clone());
+                self.node.cut_flow_with(id, H3_REQUEST_CANCELLED, error.clone());
             }
         }
     }

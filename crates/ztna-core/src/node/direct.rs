@@ -1,11 +1,12 @@
 //! Direct paths as a node has them: signalling inside each inner connection, checks beside them, data that comes by no relay.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Node;
 use super::link::Link;
 use super::turns::Families;
+use crate::bucket::{Bucket, Rate};
 use crate::interface::Interface;
 use crate::path::checklist::Keys;
 use crate::path::{Direct, Local, PathId};
@@ -22,7 +23,7 @@ pub const PROTOCOL: &str = "ztna-path";
 const LABEL: &str = "EXPORTER-ztna-path-check";
 /// Packets a second, by no relay and from no address that has answered, that are given to a connection to be decrypted: a NAT that
 /// rebinds under a full flow shows in one of them.
-const STRANGERS: u32 = 100;
+const STRANGERS: Rate = Rate { at_once: 100.0, each_second: 100.0 };
 
 /// What a link keeps for its direct paths beside the path agent.
 #[derive(Debug, Default)]
@@ -30,7 +31,7 @@ pub struct Signalling {
     /// The signalling stream.
     pub stream: Option<StreamId>,
     token: Option<Token>,
-    strangers: Option<(Instant, u32)>,
+    strangers: Option<Bucket>,
 }
 
 impl Link {
@@ -239,11 +240,7 @@ impl Node {
         if direct.list().pair_of(local, arrival.from).is_some_and(|p| direct.list().is_usable(p)) {
             return true;
         }
-        let (since, tried) = link.signalling.strangers.unwrap_or((now, 0));
-        let fresh = now >= since + Duration::from_secs(1);
-        let (since, tried) = if fresh { (now, 0) } else { (since, tried) };
-        link.signalling.strangers = Some((since, tried.saturating_add(1)));
-        tried < STRANGERS
+        link.signalling.strangers.get_or_insert(Bucket::full(now, STRANGERS)).take(now, STRANGERS)
     }
 
     /// Packets of a link came by no relay, and decrypted.

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::checklist::PairId;
-use super::direct::{Direct, DirectEvent};
+use super::direct::{Direct, DirectEvent, doubled};
 
 /// Silence before a path is suspect: at least this (protocol.md, Timers), or four round trips.
 pub const SUSPECT_MIN: Duration = Duration::from_millis(250);
@@ -114,7 +114,6 @@ struct Session {
     /// Lower is preferred: round trip to the relay.
     rtt: Duration,
     forwarded: Forwarded,
-    last_heard: Option<Instant>,
     failures: u32,
 }
 
@@ -199,7 +198,7 @@ impl PathAgent {
     /// A session with a relay whose round trip is `rtt` can carry tunnel datagrams.
     pub fn add(&mut self, now: Instant, session: usize, rtt: Duration) {
         if self.find(session).is_none() {
-            self.sessions.push(Session { id: session, rtt, forwarded: Forwarded::No, last_heard: None, failures: 0 });
+            self.sessions.push(Session { id: session, rtt, forwarded: Forwarded::No, failures: 0 });
         }
         if self.relay.is_none() {
             // In place of one that ended: the peer may have lost its path as well, and waits for a packet to learn of this one.
@@ -290,9 +289,8 @@ impl PathAgent {
 
     /// Datagrams of the peer came by `path` and decrypted. `short`: with short headers, which alone say how it sends now.
     pub fn handle_received(&mut self, now: Instant, path: PathId, short: bool) {
-        if let PathId::Relay(p) = path {
-            let Some(s) = self.sessions.iter_mut().find(|s| s.id == p.session) else { return };
-            s.last_heard = Some(now);
+        if matches!(path, PathId::Relay(p) if !self.has_session(p.session)) {
+            return;
         }
         let was = std::mem::replace(&mut self.liveness, Liveness::Alive);
         self.complain = None;
@@ -538,7 +536,7 @@ impl PathAgent {
 
     fn fail_forwarded(&mut self, now: Instant, session: usize) {
         if let Some(s) = self.sessions.iter_mut().find(|s| s.id == session) {
-            let wait = RETRY_MIN.saturating_mul(1 << s.failures.min(10)).min(RETRY_MAX);
+            let wait = doubled(RETRY_MIN, s.failures, RETRY_MAX);
             s.failures = s.failures.saturating_add(1);
             s.forwarded = Forwarded::Failed { retry: now + wait };
         }

@@ -72,8 +72,6 @@ pub struct Outgoing {
 pub enum CheckEvent {
     /// It carries the largest packet both ways.
     Usable(PairId),
-    /// An answer came on a usable pair: its round trip was measured again.
-    Measured(PairId),
     /// It was usable, and no longer answers.
     Lost(PairId),
     /// The round is over.
@@ -120,7 +118,6 @@ struct Pair {
     /// The address has answered a check of ours, so that more may be sent to it.
     answered: Option<Instant>,
     last_sent: Option<Instant>,
-    last_heard: Option<Instant>,
     /// Named by the peer in its present generation.
     named: bool,
 }
@@ -137,8 +134,6 @@ pub struct Checklist {
     kept: [Option<PairId>; 2],
     answers: VecDeque<Outgoing>,
     events: VecDeque<CheckEvent>,
-    /// Our addresses as the peer's answers told them.
-    seen_as: BTreeMap<SocketAddr, Local>,
 }
 
 impl Checklist {
@@ -156,13 +151,7 @@ impl Checklist {
             kept: [None; 2],
             answers: VecDeque::new(),
             events: VecDeque::new(),
-            seen_as: BTreeMap::new(),
         }
-    }
-
-    /// The token by which the peer's checks are known.
-    pub fn peer_token(&self) -> Token {
-        self.keys.theirs.0
     }
 
     /// Takes the peer's candidates, in place of those it named before. Pairs that work stay.
@@ -213,7 +202,7 @@ impl Checklist {
         self.round.is_some()
     }
 
-    /// Asks a usable pair whether it still works: `Lost` or `Measured` follows.
+    /// Asks a usable pair whether it still works: it is out of doubt with the first answer, or `Lost` follows.
     pub fn doubt(&mut self, now: Instant, id: PairId) {
         if let Some(p) = self.pairs.get_mut(&id).filter(|p| p.phase == Phase::Usable) {
             p.phase = Phase::Doubted { sent: 0 };
@@ -251,13 +240,6 @@ impl Checklist {
         }
     }
 
-    /// Genuine data came in on a pair.
-    pub fn note_heard(&mut self, now: Instant, id: PairId) {
-        if let Some(p) = self.pairs.get_mut(&id) {
-            p.last_heard = Some(now);
-        }
-    }
-
     /// Genuine data came from an address of no pair: one check asks whether it is the peer's (protocol.md).
     pub fn handle_unknown(&mut self, now: Instant, local: Local, from: SocketAddr) {
         self.trigger(now, local, from, UNKNOWN_EVERY);
@@ -278,8 +260,8 @@ impl Checklist {
                 self.trigger(now, local, from, PACE * 4);
                 true
             }
-            Some(Check::Success { tid, counter, mapped }) if self.window.accept(counter) => {
-                self.handle_success(now, local, from, tid, mapped)
+            Some(Check::Success { tid, counter, .. }) if self.window.accept(counter) => {
+                self.handle_success(now, local, from, tid)
             }
             Some(Check::Request { .. } | Check::Success { .. }) | None => false,
         }
@@ -315,10 +297,6 @@ impl Checklist {
 
     pub fn remote(&self, id: PairId) -> Option<(Local, SocketAddr)> {
         self.pairs.get(&id).map(|p| (p.local, p.remote))
-    }
-
-    pub fn kind(&self, id: PairId) -> Option<CandidateKind> {
-        self.pairs.get(&id).map(|p| p.kind)
     }
 
     pub fn rtt(&self, id: PairId) -> Option<Duration> {
@@ -372,11 +350,6 @@ impl Checklist {
         self.tried().into_iter().take(MAX_REPORTS).map(report).collect()
     }
 
-    /// Our addresses as the peer has seen them.
-    pub fn seen_as(&self) -> impl Iterator<Item = SocketAddr> {
-        self.seen_as.keys().copied()
-    }
-
     fn insert(&mut self, remote: SocketAddr, kind: CandidateKind, local: Local, named: bool) -> Option<PairId> {
         if self.pairs.len() >= MAX_PAIRS {
             // One that came to nothing, and that the peer does not name, makes room.
@@ -397,7 +370,6 @@ impl Checklist {
             rtt: None,
             answered: None,
             last_sent: None,
-            last_heard: None,
             named,
         };
         self.pairs.insert(id, pair);
@@ -426,7 +398,6 @@ impl Checklist {
             None => self.insert(from, CandidateKind::PeerReflexive, local, false),
         };
         let Some(p) = id.and_then(|id| self.pairs.get_mut(&id)) else { return };
-        p.last_heard = Some(now);
         let recent = p.outstanding.back().is_some_and(|(_, at, _)| now < *at + every);
         match p.phase {
             Phase::Idle(_) | Phase::Checking { .. } if recent => {}
@@ -440,14 +411,7 @@ impl Checklist {
         }
     }
 
-    fn handle_success(
-        &mut self,
-        now: Instant,
-        local: Local,
-        from: SocketAddr,
-        tid: TransactionId,
-        mapped: SocketAddr,
-    ) -> bool {
+    fn handle_success(&mut self, now: Instant, local: Local, from: SocketAddr, tid: TransactionId) -> bool {
         // Symmetric: the answer comes from where the question went (RFC 8445 §7.2.5.2.1).
         let Some(id) = self.pair_of(local, from) else { return false };
         let Some(p) = self.pairs.get_mut(&id) else { return false };
@@ -456,10 +420,6 @@ impl Checklist {
         let sample = now.saturating_duration_since(sent);
         p.rtt = Some(p.rtt.map_or(sample, |r| if sample < r { sample } else { (r * 7 + sample) / 8 }));
         p.answered = Some(now);
-        p.last_heard = Some(now);
-        if self.seen_as.len() < MAX_PAIRS {
-            self.seen_as.insert(mapped, local);
-        }
         match p.phase {
             Phase::Checking { .. } | Phase::Idle(_) if !wide => {
                 p.phase = Phase::Widening { sent: 0 };
@@ -477,7 +437,6 @@ impl Checklist {
                 p.phase = Phase::Usable;
                 p.outstanding.clear();
                 p.due = self.kept.contains(&Some(id)).then_some(now + KEEP_ALIVE);
-                self.events.push_back(CheckEvent::Measured(id));
             }
         }
         true
@@ -538,7 +497,7 @@ impl Checklist {
             return None;
         }
         self.counter += 1;
-        let (counter, tid) = (self.counter, self.tid(self.counter));
+        let (counter, tid) = (self.counter, TransactionId::nth(self.keys.mask, self.counter));
         let p = self.pairs.get_mut(&id)?;
         if p.outstanding.len() >= OUTSTANDING {
             p.outstanding.pop_front();
@@ -549,14 +508,6 @@ impl Checklist {
         let total = wide.then_some(self.largest);
         let sealed = check::request(tid, self.keys.ours.0, counter, total, &self.keys.ours.1, &mut bytes);
         sealed.then_some(Outgoing { local: p.local, to: p.remote, bytes })
-    }
-
-    fn tid(&self, counter: u64) -> TransactionId {
-        let mut tid = self.keys.mask;
-        for (b, c) in tid.iter_mut().zip(counter.to_be_bytes()) {
-            *b ^= c;
-        }
-        TransactionId(tid)
     }
 }
 

@@ -211,10 +211,7 @@ impl Direct {
     /// Genuine data came in by no relay. Gives the pair that it came by, if it is one.
     pub fn handle_data(&mut self, now: Instant, local: Local, from: SocketAddr) -> Option<PairId> {
         match self.list.pair_of(local, from) {
-            Some(id) if self.list.is_usable(id) => {
-                self.list.note_heard(now, id);
-                Some(id)
-            }
+            Some(id) if self.list.is_usable(id) => Some(id),
             Some(_) | None => {
                 self.list.handle_unknown(now, local, from);
                 self.list.pair_of(local, from)
@@ -319,7 +316,7 @@ impl Direct {
     fn settle(&mut self, now: Instant) {
         while let Some(event) = self.list.poll_event() {
             match event {
-                CheckEvent::Usable(_) | CheckEvent::Measured(_) => {}
+                CheckEvent::Usable(_) => {}
                 CheckEvent::Lost(pair) => {
                     if self.current == Some(pair) {
                         self.current = None;
@@ -329,9 +326,8 @@ impl Direct {
                 }
                 CheckEvent::RoundEnded => {
                     if self.current.is_none() {
-                        let wait = ROUND_MIN.saturating_mul(1 << self.rounds_failed.min(5)).min(ROUND_MAX);
+                        self.next_round = Some(now + doubled(ROUND_MIN, self.rounds_failed, ROUND_MAX));
                         self.rounds_failed = self.rounds_failed.saturating_add(1);
-                        self.next_round = Some(now + wait);
                     }
                 }
             }
@@ -375,13 +371,18 @@ impl Direct {
         self.failures = if good || moved { 0 } else { self.failures.saturating_add(1) };
         let wait = match self.failures.checked_sub(1) {
             None => Duration::ZERO,
-            Some(n) => ROUND_MIN.saturating_mul(1 << n.min(5)).min(ROUND_MAX),
+            Some(n) => doubled(ROUND_MIN, n, ROUND_MAX),
         };
         self.barred = Some(now + wait);
         self.next_round = Some(now + wait);
         self.push(Message::CheckNow { generation: self.generation });
         self.choose(now);
     }
+}
+
+/// `first`, doubled `times` times, `most` at most.
+pub(super) fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
+    first.saturating_mul(1u32.checked_shl(times).unwrap_or(u32::MAX)).min(most)
 }
 
 /// Whether it is worth a move.

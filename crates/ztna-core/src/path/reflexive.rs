@@ -105,11 +105,8 @@ impl Reflexive {
     pub fn probe(&mut self, now: Instant, server: SocketAddr) {
         if self.probes.len() < SERVERS || self.probes.contains_key(&server) {
             self.asked += 1;
-            let mut tid = self.mask;
-            for (b, n) in tid.iter_mut().zip(self.asked.to_be_bytes()) {
-                *b ^= n;
-            }
-            self.probes.insert(server, Probe { tid: TransactionId(tid), sent: 0, due: Some(now), seen: None });
+            let tid = TransactionId::nth(self.mask, self.asked);
+            self.probes.insert(server, Probe { tid, sent: 0, due: Some(now), seen: None });
         }
     }
 

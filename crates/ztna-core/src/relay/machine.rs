@@ -7,7 +7,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use slab::Slab;
 
-use super::admission::Bucket;
 use super::conn::Conn;
 use super::drain::Phase;
 use super::forward::Fits;
@@ -17,6 +16,7 @@ use super::registry::Session;
 use super::share::Shares;
 use super::shared::Shared;
 use super::{NOT_TRUSTED, RESETS, requests};
+use crate::bucket::{Bucket, Rate};
 use crate::error::{DeniedBy, Error, Result};
 use crate::id::Role;
 use crate::quic::connection::{Closed, H3_MESSAGE_ERROR, H3_NO_ERROR, HANDSHAKE, StreamId};
@@ -99,7 +99,7 @@ impl Relay {
         let tls = TlsConfig::new(Kind::OuterServer, &snapshot)?;
         let reset_keys = reset_keys(&snapshot)?;
         shared.set_identity(id.name(), snapshot.identity().not_after);
-        let retries = f64::from(shared.retries_per_loop());
+        let retries = Rate::each_second(shared.retries_per_loop());
         let mut relay = Relay {
             shared,
             index: loop_index,

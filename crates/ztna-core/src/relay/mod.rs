@@ -9,6 +9,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::bucket::Rate;
 use crate::role::SocketIndex;
 
 mod admission;
@@ -127,7 +128,7 @@ impl Default for Limits {
 }
 
 /// Stateless resets that one loop sends a second: the keep-alives of 15,000 idle agents that it lost in a restart.
-const RESETS: f64 = 1_000.0;
+const RESETS: Rate = Rate { at_once: 1_000.0, each_second: 1_000.0 };
 
 /// How long PMTU discovery may take on a leg before it counts as too small to forward raw packets: three lost probes at each
 /// of eight sizes on a 100 ms leg.

@@ -13,6 +13,7 @@ use super::forward::Route;
 use super::inbox::{LoopMessage, Side};
 use super::machine::Relay;
 use super::registry::Session;
+use crate::bucket::Rate;
 use crate::quic::connection::Closed;
 use crate::quic::retry;
 use crate::quic::{ConnKey, Connection};
@@ -249,7 +250,7 @@ impl Relay {
     }
 
     fn send_retry(&mut self, now: Instant, arrival: Arrival, dcid: &[u8], scid: &[u8]) {
-        if !self.retries.take(now, f64::from(self.shared.retries_per_loop())) {
+        if !self.retries.take(now, Rate::each_second(self.shared.retries_per_loop())) {
             return self.shared.counters.drops.initial.add(1);
         }
         let seconds = self.seconds(now);

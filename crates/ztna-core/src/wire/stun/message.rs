@@ -26,6 +26,17 @@ pub const FINGERPRINT_LEN: usize = ATTR_HEADER_LEN + 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TransactionId(pub [u8; 12]);
 
+impl TransactionId {
+    /// The `n`th of a sequence that nobody can guess who does not know `secret`; no two of it are the same.
+    pub fn nth(secret: [u8; 12], n: u64) -> TransactionId {
+        let mut tid = secret;
+        for (b, n) in tid.iter_mut().zip(n.to_be_bytes()) {
+            *b ^= n;
+        }
+        TransactionId(tid)
+    }
+}
+
 pub struct Attribute<'a> {
     pub ty: u16,
     pub value: &'a [u8],
