@@ -11,20 +11,27 @@ const FUZZ = join(ROOT, 'crates', 'ztna-core')
 const TARGET = join(process.env['CARGO_TARGET_DIR'] ?? join(ROOT, 'target'), 'fuzz')
 /** A cold build with the sanitizer compiles BoringSSL once more. */
 const BUILD_MS = 60 * 60_000
+/** All seeds of the pairs take two cores for the better part of an hour. */
+const SEEDS_MS = 180 * 60_000
 
-/** Ten times the seeds of `npm test`, then seeds after seeds of the simulated network until `seconds` are over. */
+type Ran = Awaited<ReturnType<typeof run>>
+
+/** Ten times the seeds of `npm test`, for the places of nodes 200 of each pair, schedules of 10,000 steps; then seeds after seeds of the simulated network until `seconds` are over. */
 export async function simulations(seconds: number, progress: Progress): Promise<Outcome> {
-  const args = ['test', '--locked', '-p', 'ztna-core', '--test', 'system']
+  const suite = (name: string): string[] => ['test', '--locked', '-p', 'ztna-core', '--test', name]
   progress('building')
-  await run(null, 'cargo', [...args, '--no-run'], { cwd: ROOT, timeoutMs: BUILD_MS })
-  const more = await run(null, 'nice', ['cargo', ...args, '--', 'hostile', 'schedules'], {
-    cwd: ROOT,
-    env: { ZTNA_SOAK: '10' },
-    timeoutMs: 60 * 60_000,
-    codes: 'any',
-  })
-  progress(`ten times the seeds of npm test: ${more.code === 0 ? 'held' : 'DID NOT HOLD'}`)
-  const { stdout, stderr, code } = await run(null, 'nice', ['cargo', ...args, 'chaos::', '--', '--nocapture'], {
+  for (const name of ['system', 'paths']) await run(null, 'cargo', [...suite(name), '--no-run'], { cwd: ROOT, timeoutMs: BUILD_MS })
+  const held = async (what: string, args: readonly string[], env: Readonly<Record<string, string>>): Promise<Ran> => {
+    const ran = await run(null, 'nice', ['cargo', ...args], { cwd: ROOT, env, timeoutMs: SEEDS_MS, codes: 'any' })
+    progress(`${what}: ${ran.code === 0 ? 'held' : 'DID NOT HOLD'}`)
+    return ran
+  }
+  const more = [
+    await held('ten times the seeds of npm test', [...suite('system'), '--', 'hostile', 'schedules'], { ZTNA_SOAK: '10' }),
+    await held('schedules of 10,000 steps', [...suite('paths'), '--', 'schedules'], { ZTNA_STEPS: '10000' }),
+    await held('200 seeds of each pair of places', [...suite('paths'), '--', 'matrix', 'bursts'], { ZTNA_SOAK: '10' }),
+  ]
+  const { stdout, stderr, code } = await run(null, 'nice', ['cargo', ...suite('system'), 'chaos::', '--', '--nocapture'], {
     cwd: ROOT,
     env: { ZTNA_CHAOS_SECONDS: String(Math.ceil(seconds)) },
     timeoutMs: (seconds + 300) * 1_000,
@@ -32,7 +39,7 @@ export async function simulations(seconds: number, progress: Progress): Promise<
   })
   const seeds = [...stdout.matchAll(/seed (\d+) held$/gm)].map(([, seed]) => Number(seed))
   progress(`${seeds.length} seeds held`)
-  const failed = [more, { stdout, stderr, code }].flatMap((r) => (r.code === 0 ? [] : [lastLines(`${r.stdout}\n${r.stderr}`, 30)]))
+  const failed = [...more, { stdout, stderr, code }].flatMap((r) => (r.code === 0 ? [] : [lastLines(`${r.stdout}\n${r.stderr}`, 30)]))
   return { ran: true, problems: seeds.length === 0 ? ['no seed ran', ...failed] : failed, figures: { seconds, seeds: seeds.length } }
 }
 

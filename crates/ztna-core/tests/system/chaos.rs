@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::rng::Rng;
 use super::world::{Outcome, World, node_at, relay_at};
 use ztna_core::FlowId;
 use ztna_core::trust::Protocol;
@@ -31,7 +32,7 @@ fn whatever_is_lost_killed_and_started_again_bytes_arrive_whole_and_flows_open_o
 }
 
 fn survive(seed: u64) {
-    let mut dice = Dice(seed);
+    let mut dice = Rng::new(seed);
     let mut w = World::new(2, &["c1", "c2"]);
     w.start_relay(1);
     w.start_relay(2);
@@ -41,7 +42,7 @@ fn survive(seed: u64) {
     let mut sent: Vec<Sent> = Vec::new();
     for _ in 0..STEPS {
         match dice.below(7) {
-            0 => lose(&mut w, dice.below(1 << 32), dice.below(30)),
+            0 => lose(&mut w, dice.next(), dice.below(30)),
             1 => w.start_relay(1 + dice.below(2) as u8),
             2 => {
                 let n = dice.below(2) as u8;
@@ -51,12 +52,12 @@ fn survive(seed: u64) {
             4 => w.kill(node_at(2 + dice.below(2) as u8)),
             _ => {
                 let flow = w.open(node_at(1), "web", Protocol::Tcp, Duration::from_secs(5));
-                let count = 1 + dice.below(200_000) as usize;
+                let count = 1 + dice.below(200_000);
                 sent.push(Sent { flow, data: dice.bytes(count), written: 0 });
             }
         }
         // Each is written as far as it goes while the world turns: flows that are open, blocked, or gone.
-        let until = Instant::now() + Duration::from_millis(50 + dice.below(250));
+        let until = Instant::now() + Duration::from_millis(50 + dice.below(250) as u64);
         while Instant::now() < until {
             feed(&mut w, &mut sent);
         }
@@ -111,26 +112,7 @@ fn check(w: &World, sent: &[Sent], seed: u64) {
 }
 
 /// Loses `percent` of all packets from now on.
-fn lose(w: &mut World, seed: u64, percent: u64) {
-    let mut dice = Dice(seed);
-    w.lose = Box::new(move |_, _, _| dice.below(100) < percent);
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.next() as u8).collect()
-    }
+fn lose(w: &mut World, seed: u64, percent: usize) {
+    let mut dice = Rng::new(seed);
+    w.lose = Box::new(move |_, _, _| dice.percent(percent));
 }

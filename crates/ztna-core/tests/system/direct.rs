@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ztna_core::node::Node;
 use ztna_core::path::explain::{Cause, Evidence};
-use ztna_core::role::{Answer, PathKind, PathPolicy};
+use ztna_core::role::{Answer, Notice, PathKind, PathPolicy};
 use ztna_core::trust::Protocol;
 use ztna_core::{Error, FlowId};
 
@@ -214,16 +214,47 @@ const ONLY: &str =
     r#"permit(principal, action == Action::"connect", resource == Service::"web") when { context.path == "PATH" };"#;
 
 #[test]
-fn a_policy_that_forbids_the_direct_path_cuts_a_flow_when_it_moves_there_and_lets_the_relay_be() {
-    let mut w = up();
+fn a_flow_that_policy_forbids_the_direct_path_stays_on_the_relay_while_others_move() {
+    let (mut w, other) = direct();
     w.set_policy(&ONLY.replace("PATH", "relay"));
-    let auto = asked(&mut w, PathPolicy::Auto, Duration::from_secs(5));
-    // Cut when it moves, or refused where the connection had moved before.
-    let denied =
-        |o: &Outcome| matches!(o, Outcome::Reset(Error::Denied { .. }) | Outcome::Failed(Error::Denied { .. }));
-    assert!(w.until(|w| denied(&w.outcomes[&auto])), "{:?}", w.outcomes[&auto]);
-    let relayed = asked(&mut w, PathPolicy::RelayOnly, Duration::from_secs(5));
+    assert!(w.until(|w| matches!(w.outcomes[&other], Outcome::Reset(Error::Denied { .. }))), "it was direct");
+    let relayed = asked(&mut w, PathPolicy::Auto, Duration::from_secs(5));
+    assert_eq!(w.outcomes[&relayed], Outcome::Opened);
+    w.within(Duration::from_secs(2), |_| false);
     echoes(&mut w, relayed, b"by the relay");
+}
+
+#[test]
+fn a_flow_that_insists_on_the_path_that_policy_forbids_is_denied() {
+    let (mut w, _) = direct();
+    w.set_policy(&ONLY.replace("PATH", "relay"));
+    let only = asked(&mut w, PathPolicy::DirectOnly, Duration::from_secs(5));
+    let Outcome::Failed(Error::Denied { decision, .. }) = &w.outcomes[&only] else { panic!("{:?}", w.outcomes[&only]) };
+    assert!(decision.is_some());
+}
+
+#[test]
+fn a_flow_that_policy_wants_direct_waits_for_the_direct_path() {
+    let mut w = up();
+    w.set_policy(&ONLY.replace("PATH", "direct"));
+    let auto = asked(&mut w, PathPolicy::Auto, Duration::from_secs(5));
+    assert_eq!(w.outcomes[&auto], Outcome::Opened);
+    echoes(&mut w, auto, b"directly");
+    // The relay says of itself that the connector is not there yet.
+    let denials = w.notices.iter().filter(|(at, n)| *at != relay_at(1) && matches!(n, Notice::Denied { .. })).count();
+    assert_eq!(denials, 0);
+}
+
+#[test]
+fn a_flow_that_policy_wants_direct_fails_in_its_time_where_nothing_is_and_says_why() {
+    let mut w = up();
+    w.set_policy(&ONLY.replace("PATH", "direct"));
+    w.lose = Box::new(|from, to, _| is_between(from, to));
+    let auto = asked(&mut w, PathPolicy::Auto, Duration::from_secs(2));
+    let Outcome::Failed(Error::Unreachable { message, .. }) = &w.outcomes[&auto] else {
+        panic!("{:?}", w.outcomes[&auto])
+    };
+    assert!(message.contains("no direct path to connector `c1`"), "{message}");
 }
 
 #[test]

@@ -14,13 +14,16 @@ use ztna_core::interface::{Interface, InterfaceKind};
 use ztna_core::node::{KeyLimit, ReceiveLimit};
 use ztna_core::quic::Wrote;
 use ztna_core::relay::{Relay, RelayConfig, Shared};
-use ztna_core::role::{Action, Answer, Arrival, Machine, Notice, Open, PathPolicy, Read, Target};
-use ztna_core::trust::pki::{Ca, Issued, LeafSpec};
-use ztna_core::trust::{NodeFiles, Protocol, Secret, Snapshot};
+use ztna_core::role::{Action, Answer, Arrival, Machine, Notice, Open, PathPolicy, Target};
+use ztna_core::trust::Protocol;
+use ztna_core::trust::pki::{Ca, Issued};
 use ztna_core::{Error, FlowId, Role, SpiffeId};
 
 use super::hostile_relay::HostileRelay;
 use super::played::Played;
+
+mod echo;
+mod publishing;
 
 const DOMAIN: &str = "example.test";
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -151,29 +154,6 @@ impl World {
         }
     }
 
-    pub fn tunnel_only(&mut self) {
-        self.network = format!("relay_mode = \"tunnel\"\n{}", self.network);
-    }
-
-    pub fn snapshot(&self, role: Role, name: &str) -> Arc<Snapshot> {
-        let id = SpiffeId::new(DOMAIN, role, name).unwrap();
-        let mut leaves = self.leaves.borrow_mut();
-        let leaf = leaves
-            .entry(id.clone())
-            .or_insert_with(|| self.ca.issue(&LeafSpec::node(&id, SystemTime::now(), self.life)).unwrap());
-        let files = NodeFiles {
-            cert_pem: leaf.cert_pem.clone(),
-            key_pem: Secret::new(leaf.key_pem.expose().to_owned()),
-            ca_pem: self.ca.cert_pem.clone(),
-            network_toml: self.network.clone(),
-            policy_cedar: (role != Role::Agent).then(|| self.policy.clone()),
-            revoked_toml: (role != Role::Agent).then(String::new),
-            version: self.version,
-            folder: None,
-        };
-        Arc::new(Snapshot::from_files(&files, SystemTime::now()).unwrap())
-    }
-
     pub fn start_relay(&mut self, n: u8) {
         let shared = Shared::new(RelayConfig::new(vec![relay_at(n)]), 1, Arc::new(|_| ()));
         let epoch = (Instant::now(), SystemTime::now());
@@ -302,41 +282,6 @@ impl World {
 
     pub fn relay(&self, at: SocketAddr) -> &Shared {
         &self.relays[&at]
-    }
-
-    /// Changes network.toml, and publishes it to relays and connectors.
-    pub fn edit_network(&mut self, from: &str, to: &str) {
-        assert!(self.network.contains(from), "{}", self.network);
-        self.network = self.network.replace(from, to);
-        self.set_policy(&self.policy.clone());
-    }
-
-    /// Publishes another policy to relays and connectors.
-    pub fn set_policy(&mut self, policy: &str) {
-        self.policy = policy.into();
-        let names: Vec<(SocketAddr, Role, String)> = self
-            .nodes
-            .iter()
-            .filter_map(|(at, n)| match n {
-                Node::Connector(c) => Some((*at, Role::Connector, c.node().snapshot.identity().id.name().to_owned())),
-                Node::Relay(_) => {
-                    Some((*at, Role::Relay, format!("r{}", at.ip().to_string().rsplit('.').next().unwrap())))
-                }
-                Node::Agent(_) | Node::Hostile(_) | Node::Played(_) => None,
-            })
-            .collect();
-        for (at, role, name) in names {
-            let snapshot = self.snapshot(role, &name);
-            self.nodes.get_mut(&at).unwrap().machine().handle_snapshot(Instant::now(), snapshot);
-        }
-    }
-
-    /// Gives a running node another certificate; the one it had stays good until its end.
-    pub fn renew(&mut self, at: SocketAddr, role: Role, name: &str) {
-        self.leaves.borrow_mut().remove(&SpiffeId::new(DOMAIN, role, name).unwrap());
-        self.version += 1;
-        let snapshot = self.snapshot(role, name);
-        self.machine(at).handle_snapshot(Instant::now(), snapshot);
     }
 
     pub fn open(&mut self, at: SocketAddr, service: &str, protocol: Protocol, timeout: Duration) -> FlowId {
@@ -584,54 +529,6 @@ impl World {
                     }
                 }
             }
-        }
-    }
-
-    fn read(&mut self, at: SocketAddr, flow: FlowId) {
-        if self.unread_flows.contains(&flow) {
-            return;
-        }
-        let mut buf = [0u8; 16_384];
-        while let Some(node) = self.nodes.get_mut(&at) {
-            match node.machine().stream_read(flow, &mut buf) {
-                Read::Bytes(n) => self.received.entry(flow).or_default().extend_from_slice(&buf[..n]),
-                Read::Blocked => return,
-                Read::Finished => {
-                    self.finished.insert(flow);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn echo_back(&mut self, at: SocketAddr, flow: FlowId) {
-        if self.deaf.contains(&(at, flow)) {
-            return;
-        }
-        let mut buf = [0u8; 16_384];
-        let Some(node) = self.nodes.get_mut(&at) else { return };
-        let m = node.machine();
-        let held = self.echo.entry((at, flow)).or_default();
-        let mut fin = false;
-        loop {
-            match m.stream_read(flow, &mut buf) {
-                Read::Bytes(n) => {
-                    held.extend_from_slice(&buf[..n]);
-                    if let Some((_, got)) = self.arrived.iter_mut().find(|(key, _)| *key == (at, flow)) {
-                        got.extend_from_slice(&buf[..n]);
-                    }
-                }
-                Read::Blocked => break,
-                Read::Finished => {
-                    fin = true;
-                    break;
-                }
-            }
-        }
-        if (!held.is_empty() || fin)
-            && let Wrote::Bytes(n) = m.stream_write(flow, held, fin)
-        {
-            held.drain(..n);
         }
     }
 }
