@@ -13,7 +13,7 @@ use crate::id::FlowId;
 use crate::interface::Interface;
 use crate::port_mapping::PortMapping;
 use crate::quic::Wrote;
-use crate::trust::{PeerIdentity, Protocol, Snapshot};
+use crate::trust::{PathClass, PeerIdentity, Protocol, Snapshot};
 
 /// Index of one of the loop's UDP sockets, in the order in which they were given to it.
 pub type SocketIndex = usize;
@@ -78,6 +78,17 @@ pub enum PathPolicy {
     Auto,
     DirectOnly,
     RelayOnly,
+}
+
+impl PathPolicy {
+    /// The one kind of path that it leaves.
+    pub fn only(self) -> Option<PathClass> {
+        match self {
+            PathPolicy::Auto => None,
+            PathPolicy::DirectOnly => Some(PathClass::Direct),
+            PathPolicy::RelayOnly => Some(PathClass::Relay),
+        }
+    }
 }
 
 /// A flow's far end and how it is reached.

@@ -9,7 +9,7 @@ use super::{Agent, Purpose};
 use crate::error::{DeniedBy, Error};
 use crate::id::FlowId;
 use crate::interface::Interface;
-use crate::node::flows::Phase;
+use crate::node::flows::{MISDIRECTED, Phase};
 use crate::node::{NodeEvent, outer};
 use crate::port_mapping::PortMapping;
 use crate::quic::connection::{Closed, H3_NO_ERROR, H3_REQUEST_CANCELLED};
@@ -372,6 +372,9 @@ impl Agent {
             Event::Headers { stream, fields, fin } => {
                 let Some(id) = self.node.flow_at(link, stream) else { return };
                 let status = field(&fields, ":status").and_then(|s| s.parse().ok()).unwrap_or(0);
+                if status == MISDIRECTED && self.ask_elsewhere(now, id, &fields) {
+                    return;
+                }
                 let peer = self.node.links.get(link).map(|l| format!("connector `{}`", l.peer)).unwrap_or_default();
                 let error = (!(100..300).contains(&status))
                     .then(|| outer::refusal(status, &fields, DeniedBy::Connector).said_by(&peer));

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use super::{Agent, Purpose, RETRY_MAX, Waiting};
 use crate::error::Error;
 use crate::id::FlowId;
-use crate::node::flows::{Flow, Phase};
-use crate::quic::Fields;
+use crate::node::flows::{Flow, PATH, Phase};
+use crate::quic::{Fields, field};
+use crate::role::{Open, PathPolicy};
 use crate::trust::Protocol;
 use crate::wire::connect_ip::{PROTO_ICMPV6, Scope, Target};
 use crate::wire::{authority, connect_udp};
@@ -208,24 +209,46 @@ impl Agent {
             if !asking {
                 continue;
             }
-            let Some(mut flow) = self.node.remove_flow(id) else { continue };
-            if let Some(link) = self.node.links.get_mut(flow.link) {
-                link.conn.reset(flow.stream, crate::quic::connection::H3_REQUEST_CANCELLED);
-            }
-            let Some((open, deadline)) = flow.open.take() else { continue };
-            let purpose = super::purpose_of(id, &flow);
-            self.waiting.push_back(Waiting {
-                purpose,
-                port: flow.port,
-                open,
-                deadline,
-                retry_at: now,
-                pause: super::RETRY_MIN,
-                tried: Default::default(),
-                refused: Default::default(),
-            });
+            self.wait_again(now, id, |_| ());
         }
         self.place_all(now);
+    }
+
+    /// The connector says that another connection of ours would do: one that keeps to this kind of path. `false`: the flow is on such a
+    /// one already, or may take any other path by its own wish.
+    pub(super) fn ask_elsewhere(&mut self, now: Instant, id: FlowId, fields: &Fields) -> bool {
+        let only = match field(fields, PATH) {
+            Some("direct") => PathPolicy::DirectOnly,
+            Some("relay") => PathPolicy::RelayOnly,
+            Some(_) | None => return false,
+        };
+        let open = self.node.flows.get(&id).and_then(|f| f.open.as_ref());
+        if !open.is_some_and(|(open, _)| open.path == PathPolicy::Auto) {
+            return false;
+        }
+        self.wait_again(now, id, |open| open.path = only);
+        self.place_all(now);
+        true
+    }
+
+    /// Takes a request back that has not been granted, to be put on a connection anew.
+    fn wait_again(&mut self, now: Instant, id: FlowId, change: impl FnOnce(&mut Open)) {
+        let Some(mut flow) = self.node.remove_flow(id) else { return };
+        if let Some(link) = self.node.links.get_mut(flow.link) {
+            link.conn.reset(flow.stream, crate::quic::connection::H3_REQUEST_CANCELLED);
+        }
+        let Some((mut open, deadline)) = flow.open.take() else { return };
+        change(&mut open);
+        self.waiting.push_back(Waiting {
+            purpose: super::purpose_of(id, &flow),
+            port: flow.port,
+            open,
+            deadline,
+            retry_at: now,
+            pause: super::RETRY_MIN,
+            tried: Default::default(),
+            refused: Default::default(),
+        });
     }
 }
 
@@ -261,6 +284,9 @@ fn request_fields(w: &Waiting, zone: &str, id: FlowId) -> Fields {
         }
     }
     add("ztna-flow", id.to_string());
+    if let Some(only) = w.open.path.only() {
+        add(PATH, only.as_str().into());
+    }
     if asks_only(w) {
         add("ztna-check", "?1".into());
     }

@@ -1,6 +1,7 @@
 //! The connector: admits flows by policy and takes them to the services beside it.
 
 mod machine;
+mod misdirected;
 mod request;
 
 use std::collections::BTreeMap;
@@ -225,6 +226,11 @@ impl Connector {
         };
         let port = (request.protocol != Protocol::Icmp).then_some(request.port);
         let asked = Asked { service: request.service.clone(), port, protocol: request.protocol };
+        if !request.pinned
+            && let Some(only) = self.only_path(now, link, peer.id.name(), &asked)
+        {
+            return self.misdirect(link, stream, only);
+        }
         if let Err(denial) = self.judge(now, link, peer.id.name(), &asked, "is not on this connector") {
             return self.deny(link, stream, Some(peer), asked, denial);
         }

@@ -1,5 +1,6 @@
 //! What a request on an inner connection asks for. Pseudo-headers are judged here: quiche checks none of them.
 
+use crate::node::flows::PATH;
 use crate::quic::{Fields, field};
 use crate::trust::Protocol;
 use crate::wire::connect_ip::{PROTO_ICMP, PROTO_ICMPV6, Scope, Target as IpTarget};
@@ -14,6 +15,8 @@ pub struct Request {
     /// Asks for the decision alone.
     pub check: bool,
     pub traceparent: Option<String>,
+    /// It is on a connection that keeps to one kind of path.
+    pub pinned: bool,
 }
 
 impl Request {
@@ -54,7 +57,8 @@ impl Request {
             Some(other) => return Err((501, format!("protocol `{}` is not served", other.escape_debug()))),
         };
         let traceparent = field(fields, "traceparent").filter(|t| traceparent::is_valid(t)).map(str::to_owned);
-        Ok(Request { service, port, protocol, check: field(fields, "ztna-check") == Some("?1"), traceparent })
+        let check = field(fields, "ztna-check") == Some("?1");
+        Ok(Request { service, port, protocol, check, traceparent, pinned: field(fields, PATH).is_some() })
     }
 }
 

@@ -16,6 +16,11 @@ use super::{Node, NodeEvent};
 /// Datagrams that wait while a UDP flow is being decided and dialled.
 const EARLY_DATAGRAMS: usize = 32;
 
+/// Request: the one kind of path that the flow's connection keeps to. In an answer of [`MISDIRECTED`]: the one that policy permits.
+pub const PATH: &str = "ztna-path";
+/// RFC 9110 §15.5.20: the request would do on another connection to the same peer.
+pub const MISDIRECTED: u16 = 421;
+
 /// Where a flow stands.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Phase {

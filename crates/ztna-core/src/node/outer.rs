@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::flows::MISDIRECTED;
 use super::leg::{Capsules, LegState};
 use super::session::{Session, Slot};
 use super::{Node, NodeEvent, Owner};
@@ -548,7 +549,7 @@ pub fn refusal(status: u16, fields: &Fields, by: DeniedBy) -> Error {
     let details = proxy.as_ref().and_then(|p| p.details.clone()).unwrap_or_else(|| format!("status {status}"));
     let kind = proxy.as_ref().map(|p| p.error.as_str().to_owned()).unwrap_or_default();
     match (status, kind.as_str()) {
-        (403, _) => {
+        (403 | MISDIRECTED, _) => {
             let (decision, reason) = match details.split_once(": ") {
                 Some((id, rest)) if DecisionId::parse(id).is_some() => (Some(id.to_owned()), rest.to_owned()),
                 Some(_) | None => (None, details),

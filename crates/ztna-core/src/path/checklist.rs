@@ -28,8 +28,10 @@ const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// Padded checks before an address counts as too narrow, and between them.
 const WIDE_TRIES: u8 = 4;
 const WIDE_EVERY: Duration = Duration::from_millis(150);
-/// Checks of a path in doubt that may stay unanswered (protocol.md: relay again after three, within a second).
+/// Checks of a path in doubt that may stay unanswered, at least, and for how long (protocol.md: relay again after three, within a
+/// second). Both paths carry data meanwhile, so there is time: where a third of all packets is lost, three in a row often are.
 const PROBES: u8 = 3;
+const DOUBT: Duration = Duration::from_millis(500);
 const PROBE_MIN: Duration = Duration::from_millis(80);
 const PROBE_MAX: Duration = Duration::from_millis(200);
 /// On a path with nothing else to carry. The inner connection's own keep-alive, 15 s (protocol.md, Timers), does for the path that it
@@ -100,6 +102,7 @@ enum Phase {
     Usable,
     /// Usable until now; so many checks have gone unanswered since there was doubt.
     Doubted {
+        since: Instant,
         sent: u8,
     },
     /// Waits for a round.
@@ -205,7 +208,7 @@ impl Checklist {
     /// Asks a usable pair whether it still works: it is out of doubt with the first answer, or `Lost` follows.
     pub fn doubt(&mut self, now: Instant, id: PairId) {
         if let Some(p) = self.pairs.get_mut(&id).filter(|p| p.phase == Phase::Usable) {
-            p.phase = Phase::Doubted { sent: 0 };
+            p.phase = Phase::Doubted { since: now, sent: 0 };
             p.due = Some(now);
         }
     }
@@ -476,11 +479,11 @@ impl Checklist {
                 return None;
             }
             Phase::Usable if kept => {
-                p.phase = Phase::Doubted { sent: 1 };
+                p.phase = Phase::Doubted { since: now, sent: 1 };
                 p.due = Some(now + p.probe_interval());
             }
-            Phase::Doubted { sent } if sent < PROBES => {
-                p.phase = Phase::Doubted { sent: sent + 1 };
+            Phase::Doubted { since, sent } if sent < PROBES || now < since + DOUBT => {
+                p.phase = Phase::Doubted { since, sent: sent.saturating_add(1) };
                 p.due = Some(now + p.probe_interval());
             }
             Phase::Doubted { .. } => lost = true,

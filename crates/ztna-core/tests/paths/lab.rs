@@ -27,7 +27,7 @@ const OBSERVED: u8 = 0x41;
 const DATA: u8 = 0x42;
 const ACK: u8 = 0x43;
 const SIGNAL: u8 = 0x44;
-/// Data is sent this often, and what is not acknowledged after so long is no longer waited for.
+/// Data is sent this often unless a test says otherwise, and what is not acknowledged after so long is no longer waited for.
 const EVERY: Duration = Duration::from_millis(20);
 const FORGOTTEN: Duration = Duration::from_secs(2);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -75,6 +75,8 @@ pub struct Lab {
     pub data_lost: bool,
     /// Whether the ends send data.
     pub talking: bool,
+    /// How often.
+    pub every: Duration,
 }
 
 impl Lab {
@@ -116,6 +118,7 @@ impl Lab {
             deaf_direct: None,
             data_lost: false,
             talking: true,
+            every: EVERY,
         };
         for end in 0..2 {
             lab.know_addresses(end);
@@ -361,7 +364,7 @@ impl Lab {
             self.enable(end);
         }
         if self.talking && self.ends[end].enabled && self.now >= self.ends[end].next_data {
-            self.ends[end].next_data = self.now + EVERY;
+            self.ends[end].next_data = self.now + self.every;
             self.send_numbered(end, DATA, &[0; 1_200]);
         }
         let mut signals = Vec::new();

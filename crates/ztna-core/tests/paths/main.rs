@@ -9,5 +9,8 @@
 
 mod lab;
 mod matrix;
+#[allow(dead_code, reason = "the other suite uses all of it")]
+#[path = "../system/rng.rs"]
+mod rng;
 mod schedules;
 mod switching;

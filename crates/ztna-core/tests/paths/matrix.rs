@@ -3,24 +3,23 @@
 use std::time::Duration;
 
 use ztna_netlab::impairment::Impairment;
-use ztna_netlab::nat::{Filtering, Mapping, Ports};
-use ztna_netlab::sim::kinds::{Families, Kind, NodeKind};
+use ztna_netlab::sim::kinds::{Kind, NodeKind};
 use ztna_netlab::sim::oracle::{Relation, Verdict, verdict};
 
 use super::lab::{Lab, ms};
+use super::rng::seeds;
 
-const EIM: Mapping = Mapping::EndpointIndependent;
-const APDF: Filtering = Filtering::AddressAndPortDependent;
+/// How often the ends send data: that some flows matters here, how much does not. More seldom than this, each packet that is lost is a
+/// silence that puts the path in doubt.
+const TALK: Duration = Duration::from_millis(100);
 
 /// One way to the Internet: between two homes 20 ms (issue: Figures). `loss` in percent.
 fn home(loss: u32) -> Impairment {
     Impairment { delay: ms(10), loss: loss * 10_000, ..Impairment::default() }
 }
 
-/// Seeds of each pair; `ZTNA_SEEDS` in the soak.
-fn seeds() -> u64 {
-    std::env::var("ZTNA_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
-}
+/// Seeds of each pair (issue: Simulation), ten times as many in the soak.
+const SEEDS: u64 = 20;
 
 /// When both ends were on a direct path, if ever within `patience` from their start.
 fn time_to_direct(
@@ -32,26 +31,40 @@ fn time_to_direct(
     patience: Duration,
 ) -> Option<Duration> {
     let mut lab = Lab::new(seed, [a, b], relation, home(loss));
+    lab.every = TALK;
     lab.until(patience, Lab::both_direct).then_some(lab.now)
 }
 
-/// A round, and where much is lost the next one.
-fn patience(loss: u32) -> Duration {
-    Duration::from_secs(if loss < 10 { 20 } else { 120 })
+/// A round, and where much is lost the next one. What can't be direct is given a round: nothing comes of the next that did not of it.
+fn patience(loss: u32, wanted: Verdict) -> Duration {
+    Duration::from_secs(if loss >= 10 && wanted == Verdict::Direct { 120 } else { 20 })
 }
 
-fn agrees(relation: Relation, loss: u32, pairs: impl Iterator<Item = (NodeKind, NodeKind)>) {
+/// What each pair that the oracle is wrong about became.
+fn disagreements(relation: Relation, loss: u32, pairs: &[(NodeKind, NodeKind)]) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (a, b) in pairs {
-        for seed in 0..seeds() {
+    for &(a, b) in pairs {
+        for seed in seeds(0, SEEDS) {
             let wanted = verdict(a.side(), b.side(), relation);
-            let direct = time_to_direct(seed, a, b, relation, loss, patience(loss));
+            let direct = time_to_direct(seed, a, b, relation, loss, patience(loss, wanted));
             // Guessing has a test of its own.
             if direct.is_some() != (wanted == Verdict::Direct) {
                 wrong.push(format!("{a:?} with {b:?}, seed {seed}, loss {loss} %: {wanted:?}, but {direct:?}"));
             }
         }
     }
+    wrong
+}
+
+/// On all cores.
+fn agrees(relation: Relation, loss: u32, pairs: impl Iterator<Item = (NodeKind, NodeKind)>) {
+    let pairs: Vec<_> = pairs.collect();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let wrong: Vec<String> = std::thread::scope(|scope| {
+        let shares = pairs.chunks(pairs.len().div_ceil(cores));
+        let threads: Vec<_> = shares.map(|some| scope.spawn(move || disagreements(relation, loss, some))).collect();
+        threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
+    });
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
@@ -66,11 +79,8 @@ fn every_pair_of_places_gets_the_path_that_the_oracle_says() {
 
 #[test]
 fn losses_of_one_packet_in_twenty_and_one_in_five_change_no_outcome() {
-    // Every pair in the soak; here one node of the pair is the commonest home.
-    let commonest = NodeKind { kind: Kind::Nat(EIM, APDF, Ports::Preserve), families: Families::V4 };
     for loss in [5, 20] {
-        let some = NodeKind::matrix().map(|a| (a, commonest));
-        agrees(Relation::Apart, loss, all_pairs().filter(|_| seeds() > 1).chain(some));
+        agrees(Relation::Apart, loss, all_pairs());
     }
 }
 
@@ -79,7 +89,7 @@ fn losses_of_one_packet_in_twenty_and_one_in_five_change_no_outcome() {
 fn direct_follows_the_first_data_within_half_a_second_and_a_second_and_a_half_at_the_95th_percentile() {
     let mut all = Vec::new();
     for (a, b) in all_pairs().filter(|(a, b)| verdict(a.side(), b.side(), Relation::Apart) == Verdict::Direct) {
-        for seed in 0..seeds().min(50) {
+        for seed in 0..50 {
             let mut lab = Lab::new(seed, [a, b], Relation::Apart, home(0));
             assert!(lab.until(Duration::from_secs(20), |l| l.ends.iter().all(|e| e.heard > Duration::ZERO)));
             let first = lab.now;

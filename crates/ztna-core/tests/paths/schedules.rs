@@ -8,38 +8,31 @@ use ztna_netlab::sim::oracle::{Relation, Verdict, verdict};
 use ztna_netlab::sim::{Block, INTERNET};
 
 use super::lab::{Lab, ms};
+use super::rng::{Rng, seeds};
 
-/// A generator of its own: the same seed gives the same schedule whatever the network draws (Steele, Lea, Flood: SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
+/// Things that happen in one seed; `ZTNA_STEPS` in the soak.
+fn steps() -> usize {
+    std::env::var("ZTNA_STEPS").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
 }
 
-/// Steps of one seed, and seeds; `ZTNA_STEPS` and `ZTNA_SEEDS` in the soak.
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
-}
+/// Seeds that once failed, beside those that run always: two ends on different paths with one deaf, a pair given up although the
+/// next one was at hand, one that kept our old address, and checks without end.
+const FAILED: [u64; 2] = [44, 79];
 
 #[test]
 fn whatever_happens_to_the_direct_path_data_has_a_way_within_two_seconds() {
     let kinds: Vec<NodeKind> = NodeKind::matrix().filter(|n| n.kind != Kind::UdpBlocked).collect();
-    for seed in 0..setting("ZTNA_SEEDS", 30) {
-        let mut dice = Dice(seed);
-        let kinds = [0, 1].map(|_| kinds[dice.below(kinds.len() as u64) as usize]);
+    for seed in seeds(0, 30).chain(FAILED) {
+        // A generator of its own: the same seed gives the same schedule whatever the network draws.
+        let mut dice = Rng::new(seed);
+        let kinds = [0, 1].map(|_| kinds[dice.below(kinds.len())]);
         let direct = verdict(kinds[0].side(), kinds[1].side(), Relation::Apart) == Verdict::Direct;
         let home = Impairment { delay: ms(10), loss: 1_000, ..Impairment::default() };
         let mut lab = Lab::new(seed, kinds, Relation::Apart, home);
         lab.run(Duration::from_secs(10));
         let mut moved = 0;
-        for step in 0..setting("ZTNA_STEPS", 60) {
-            let end = dice.below(2) as usize;
+        for step in 0..steps() {
+            let end = dice.below(2);
             let place = if end == 0 { lab.pair.a.clone() } else { lab.pair.b.clone() };
             match dice.below(5) {
                 0 if !place.routers.is_empty() => lab.pair.network.rebind(place.routers[0]).unwrap(),
@@ -58,7 +51,7 @@ fn whatever_happens_to_the_direct_path_data_has_a_way_within_two_seconds() {
             }
             lab.forget_gaps();
             let from = lab.now;
-            lab.run(from + ms(200 + dice.below(8_000)));
+            lab.run(from + ms(200 + dice.below(8_000) as u64));
             let gap = lab.longest_gap();
             assert!(gap <= Duration::from_secs(2), "seed {seed}, step {step}, {kinds:?}: nothing heard for {gap:?}");
         }
