@@ -22,6 +22,7 @@ mod last_bytes;
 mod pair;
 mod path_schedules;
 mod played;
+mod port_mapping;
 mod renewed;
 mod replaced;
 mod restarted;

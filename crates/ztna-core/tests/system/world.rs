@@ -10,7 +10,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ztna_core::agent::Agent;
 use ztna_core::connector::{Connector, Serve};
-use ztna_core::interface::{Interface, InterfaceKind};
 use ztna_core::node::{KeyLimit, ReceiveLimit};
 use ztna_core::quic::Wrote;
 use ztna_core::relay::{Relay, RelayConfig, Shared};
@@ -70,6 +69,10 @@ pub struct World {
     pub direct: bool,
     /// Of the certificates that are issued from now on.
     pub life: Duration,
+    /// Agents that start from now on may have their router asked for a port.
+    pub maps_ports: bool,
+    /// Nodes that wanted their router asked for a port, as often as they did.
+    pub ports_wanted: Vec<SocketAddr>,
     nodes: BTreeMap<SocketAddr, Node>,
     relays: BTreeMap<SocketAddr, Arc<Shared>>,
     pub outcomes: BTreeMap<FlowId, Outcome>,
@@ -133,6 +136,8 @@ impl World {
             version: 1,
             direct: false,
             life: HOUR,
+            maps_ports: false,
+            ports_wanted: Vec::new(),
             nodes: BTreeMap::new(),
             relays: BTreeMap::new(),
             outcomes: BTreeMap::new(),
@@ -211,25 +216,15 @@ impl World {
         if let Some(limit) = limit {
             a.set_key_limit(limit);
         }
+        a.set_port_mapping(self.maps_ports);
         self.nodes.insert(at, Node::Agent(Box::new(a)));
         self.know_addresses(at);
     }
 
     fn know_addresses(&mut self, at: SocketAddr) {
         if self.direct {
-            let interface = Interface {
-                index: 2,
-                name: "eth0".into(),
-                address: at.ip(),
-                prefix_len: 24,
-                scope_id: 0,
-                kind: InterfaceKind::Ordinary,
-                temporary: false,
-                deprecated: false,
-            };
-            let machine = self.machine(at);
-            machine.handle_sockets(Instant::now(), &[at]);
-            machine.handle_interfaces(Instant::now(), &[interface]);
+            self.machine(at).handle_sockets(Instant::now(), &[at]);
+            self.has_address(at, at.ip());
         }
     }
 
@@ -514,7 +509,8 @@ impl World {
                 Action::Notice(n) => self.notices.push((at, n)),
                 // Each node has one socket here.
                 Action::OpenSockets { id, .. } => m.sockets_opened(now, id, 1, &[]),
-                Action::CloseSockets { .. } | Action::EnlargeSocket(_) | Action::MapPort => {}
+                Action::CloseSockets { .. } | Action::EnlargeSocket(_) => {}
+                Action::MapPort => self.ports_wanted.push(at),
                 Action::End(result) => {
                     // A role's last words are sent before its loop ends.
                     let mut last = Vec::new();
