@@ -38,6 +38,8 @@ pub const DENIED: Family = counter("ztna_denied", "Requests and flows denied, by
 pub const RECONNECTS: Family = counter("ztna_reconnects", "Connections to relays that were made again.");
 pub const HANDSHAKES: Family = counter("ztna_handshakes", "Handshakes, by how they ended.");
 pub const PATH_SWITCHES: Family = counter("ztna_path_switches", "Changes of path, by the path taken and why.");
+pub const PORT_BURSTS: Family =
+    counter("ztna_port_bursts", "Attempts to meet a peer of which one end is behind a hard NAT, by how they ended.");
 pub const CERTIFICATE_EXPIRY: Family = Family {
     unit: Some("seconds"),
     ..gauge(
@@ -111,6 +113,9 @@ pub fn node(node: &Node, now: Instant, local: &[(&str, u64)]) -> String {
     let mapping = node.port_mapping();
     let by = mapping.protocol().map_or("none", |p| p.as_str());
     family(&mut out, &PORT_MAPPING, &[(format!("state=\"{}\",protocol=\"{by}\"", mapping.as_str()), 1)]);
+    let bursts: Vec<(String, u64)> =
+        c.port_bursts.iter().map(|(result, n)| (format!("result=\"{result}\""), *n)).collect();
+    family(&mut out, &PORT_BURSTS, &bursts);
     let left = node.snapshot.identity().not_after.duration_since(node.wall(now)).map_or(0, |d| d.as_secs());
     family(&mut out, &CERTIFICATE_EXPIRY, &[(String::new(), left)]);
     out.push_str("# EOF\n");

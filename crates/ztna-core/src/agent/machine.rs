@@ -14,7 +14,7 @@ use crate::node::{NodeEvent, outer};
 use crate::port_mapping::PortMapping;
 use crate::quic::connection::{Closed, H3_NO_ERROR, H3_REQUEST_CANCELLED};
 use crate::quic::{Event, Wrote, field};
-use crate::role::{Action, Arrival, Machine, Notice, Open, PathPolicy, Read, State, Transmit};
+use crate::role::{Action, Arrival, Machine, Notice, Open, PathPolicy, Read, SocketIndex, State, Transmit};
 use crate::trust::{Protocol, Snapshot};
 use crate::wire::decision::DecisionId;
 
@@ -124,6 +124,10 @@ impl Machine for Agent {
 
     fn handle_sockets(&mut self, _now: Instant, sockets: &[SocketAddr]) {
         self.node.handle_sockets(sockets);
+    }
+
+    fn sockets_opened(&mut self, now: Instant, id: u64, first: SocketIndex, local: &[SocketAddr]) {
+        self.node.sockets_opened(now, id, first, local.len());
     }
 
     fn handle_interfaces(&mut self, now: Instant, interfaces: &[Interface]) {

@@ -12,7 +12,7 @@ use crate::node::NodeEvent;
 use crate::node::flows::Phase;
 use crate::port_mapping::PortMapping;
 use crate::quic::{Event, StreamId, Wrote};
-use crate::role::{Action, Arrival, Machine, Read, State, Transmit};
+use crate::role::{Action, Arrival, Machine, Read, SocketIndex, State, Transmit};
 use crate::trust::{Protocol, Snapshot};
 use crate::wire::connect_udp;
 use crate::wire::icmp::{Echo, EchoKind, EchoPacket};
@@ -95,6 +95,10 @@ impl Machine for Connector {
 
     fn handle_sockets(&mut self, _now: Instant, sockets: &[SocketAddr]) {
         self.node.handle_sockets(sockets);
+    }
+
+    fn sockets_opened(&mut self, now: Instant, id: u64, first: SocketIndex, local: &[SocketAddr]) {
+        self.node.sockets_opened(now, id, first, local.len());
     }
 
     fn handle_interfaces(&mut self, now: Instant, interfaces: &[Interface]) {

@@ -12,6 +12,7 @@ use crate::error::{DeniedBy, Error, Result};
 use crate::id::{FlowId, Role};
 use crate::node::flows::{Flow, Phase};
 use crate::node::{KeyLimit, Node, ReceiveLimit};
+use crate::path::burst::BurstSettings;
 use crate::quic::{Fields, StreamId};
 use crate::role::{Action, Asked, FlowInfo, Notice, Target};
 use crate::trust::policy::forbidden_by;
@@ -101,6 +102,11 @@ impl Connector {
     /// Whether the router is asked for a port, so that peers reach this host directly. Default: no.
     pub fn set_port_mapping(&mut self, on: bool) {
         self.node.set_port_mapping(on);
+    }
+
+    /// Sets what port bursts it makes and joins.
+    pub fn set_bursts(&mut self, settings: BurstSettings) {
+        self.node.set_bursts(settings);
     }
 
     pub fn node(&self) -> &Node {

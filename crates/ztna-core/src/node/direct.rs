@@ -140,6 +140,8 @@ impl Node {
         let Some(link) = self.links.get_mut(key) else { return };
         link.path.settle_direct(now);
         let Some(stream) = link.signalling.stream else { return };
+        self.settle_burst(now, key);
+        let Some(link) = self.links.get_mut(key) else { return };
         let Some(direct) = link.path.direct_mut() else { return };
         let mut signals = Vec::new();
         while let Some(signal) = direct.poll_signal(now) {

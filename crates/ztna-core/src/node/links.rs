@@ -266,6 +266,7 @@ impl Node {
         }
         self.transmit.forget(key);
         self.forget_direct(&link.signalling);
+        self.forget_burst(key);
         self.keep_tails(now, &mut link, &why);
         self.forget_held(link.held);
         if let Some(id) = link.conn.identity().map(|i| &i.id)

@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod backoff;
 pub mod budget;
+mod burst;
 pub mod direct;
 pub mod finishing;
 pub mod flows;
@@ -160,6 +161,7 @@ pub struct Node {
     /// Links that may have checks to send.
     checking: BTreeSet<usize>,
     budget: Budget,
+    bursts: burst::Bursts,
     /// Links of each identity that has proven itself.
     peers: BTreeMap<crate::id::SpiffeId, usize>,
     /// The time of the last input.
@@ -183,6 +185,8 @@ pub struct Counters {
     pub reconnects: u64,
     pub handshakes: BTreeMap<&'static str, u64>,
     pub switches: BTreeMap<(&'static str, &'static str), u64>,
+    /// By how they ended.
+    pub port_bursts: BTreeMap<&'static str, u64>,
 }
 
 impl Counters {
@@ -227,6 +231,7 @@ impl Node {
             tokens: BTreeMap::new(),
             checking: BTreeSet::new(),
             budget: Budget::default(),
+            bursts: burst::Bursts::default(),
             peers: BTreeMap::new(),
             now,
             wall: (now, wall),
@@ -309,6 +314,7 @@ impl Node {
         if now >= self.next_expiry_check {
             self.next_expiry_check = now + EXPIRY_CHECK;
             self.expire(now);
+            self.close_unused_sockets();
         }
     }
 

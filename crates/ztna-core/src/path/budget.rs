@@ -1,10 +1,9 @@
 //! How much a node sends to addresses that have not answered, whoever asks for it: what a peer names may be a stranger's.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::bucket::{Prefix, PrefixBudget, Rate};
+use crate::bucket::{PrefixBudget, Rate};
 
 /// Checks to one /24 (IPv4) or /48 (IPv6): at once, and a second. One peer's full set is 16 × 12 over 9 s; a household's or an
 /// office's peers share one prefix. At 124 bytes a packet on the wire a stranger there gets 1.3 Mbit/s for a second, then 25 kbit/s.
@@ -13,18 +12,15 @@ const EACH: Rate = Rate { at_once: 256.0, each_second: 25.0 };
 const ALL: Rate = Rate { at_once: 16_384.0, each_second: 2_000.0 };
 /// Prefixes that are remembered. A full bucket need not be: it is let go first.
 const PREFIXES: usize = 4_096;
-/// Port bursts to one prefix (issue: hard NATs; protocol.md).
-const PORT_BURST_EVERY: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub struct Budget {
     checks: PrefixBudget,
-    port_bursts: BTreeMap<Prefix, Instant>,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Budget { checks: PrefixBudget::new(EACH, ALL, PREFIXES), port_bursts: BTreeMap::new() }
+        Budget { checks: PrefixBudget::new(EACH, ALL, PREFIXES) }
     }
 }
 
@@ -33,22 +29,12 @@ impl Budget {
     pub fn take(&mut self, now: Instant, ip: IpAddr) -> bool {
         self.checks.take(now, ip)
     }
-
-    /// Whether a port burst may go to `ip` now; a `true` counts as one.
-    pub fn take_port_burst(&mut self, now: Instant, ip: IpAddr) -> bool {
-        self.port_bursts.retain(|_, at| now.saturating_duration_since(*at) < PORT_BURST_EVERY);
-        let prefix = Prefix::of(ip);
-        if self.port_bursts.contains_key(&prefix) || self.port_bursts.len() >= PREFIXES {
-            return false;
-        }
-        self.port_bursts.insert(prefix, now);
-        true
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn ip(n: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, n])
@@ -73,14 +59,5 @@ mod tests {
         assert_eq!(all, PREFIXES.min(ALL.at_once as usize));
         assert!(b.checks.watched() <= PREFIXES);
         assert!(b.take(now + Duration::from_secs(60), ip(1)), "buckets that are full again make room");
-    }
-
-    #[test]
-    fn a_second_port_burst_waits_ten_minutes() {
-        let now = Instant::now();
-        let mut b = Budget::default();
-        assert!(b.take_port_burst(now, ip(1)));
-        assert!(!b.take_port_burst(now + Duration::from_secs(599), ip(2)));
-        assert!(b.take_port_burst(now + Duration::from_secs(600), ip(2)));
     }
 }

@@ -168,7 +168,7 @@ impl Checklist {
                 self.refused.push((*c, why));
                 continue;
             }
-            match self.pairs.values_mut().find(|p| p.remote == c.address) {
+            match self.pairs.values_mut().find(|p| p.remote == c.address && p.local.socket.is_none()) {
                 Some(known) => {
                     known.named = true;
                     known.kind = c.kind;
@@ -246,6 +246,25 @@ impl Checklist {
     /// Genuine data came from an address of no pair: one check asks whether it is the peer's (protocol.md).
     pub fn handle_unknown(&mut self, now: Instant, local: Local, from: SocketAddr) {
         self.trigger(now, local, from, UNKNOWN_EVERY);
+    }
+
+    /// A socket of ours may reach this address: it is checked at once.
+    pub fn add(&mut self, now: Instant, local: Local, remote: SocketAddr) {
+        self.trigger(now, local, remote, PACE);
+    }
+
+    /// A check that belongs to no pair: where nobody is known to be.
+    pub fn stray(&mut self, local: Local, to: SocketAddr) -> Option<Outgoing> {
+        self.counter += 1;
+        let (counter, tid) = (self.counter, self.tid(self.counter));
+        let mut bytes = Vec::new();
+        let sealed = check::request(tid, self.keys.ours.0, counter, None, &self.keys.ours.1, &mut bytes);
+        sealed.then_some(Outgoing { local, to, bytes })
+    }
+
+    /// Whether a pair stands on a socket beside the node's main ones.
+    pub fn has_socket(&self, socket: SocketIndex) -> bool {
+        self.pairs.values().any(|p| p.local.socket == Some(socket))
     }
 
     /// Our addresses have changed: what was to be sent from one of them goes as the system's routes have it.

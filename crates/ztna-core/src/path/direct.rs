@@ -9,8 +9,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::budget::Budget;
+use super::burst::{Burst, BurstAction, BurstOutcome, Gate};
 use super::candidate::{Candidate, offer};
 use super::checklist::{CheckEvent, Checklist, Keys, Local, Outgoing, PairId};
+use crate::id::SpiffeId;
+use crate::role::SocketIndex;
 use crate::wire::DecodeError;
 use crate::wire::path_signal::{Mapping, Message, Report, Sending};
 
@@ -48,6 +51,7 @@ pub enum DirectEvent {
 
 pub struct Direct {
     list: Checklist,
+    burst: Burst,
     local: Vec<Candidate>,
     mapping: Mapping,
     generation: u64,
@@ -74,7 +78,9 @@ pub struct Direct {
 impl Direct {
     /// `largest`: bytes of the largest packet that a path must carry.
     pub fn new(keys: Keys, largest: usize) -> Self {
+        let seed = keys.mask.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
         Direct {
+            burst: Burst::new(seed),
             list: Checklist::new(keys, largest),
             local: Vec::new(),
             mapping: Mapping::Unknown,
@@ -141,6 +147,7 @@ impl Direct {
         }
         self.local = candidates;
         self.mapping = mapping;
+        self.burst.sides().set_local(mapping);
         self.generation += 1;
         self.resend = Some((now, RESEND_MIN));
         if moved {
@@ -166,6 +173,7 @@ impl Direct {
                     self.remote_generation = Some(generation);
                     self.remote_mapping = mapping;
                     self.list.set_remote(&candidates);
+                    self.burst.sides().set_remote(mapping, &candidates);
                     self.start_anew(now);
                 }
                 self.push(Message::Ack { generation });
@@ -185,8 +193,9 @@ impl Direct {
                 let sending = if self.current.is_some() { Sending::Direct } else { Sending::Relay };
                 self.push(Message::Status { generation: self.generation, sending, reports: self.list.reports() });
             }
-            // Of a later version, or of an end that would guess ports: passed over.
-            Some(Message::PortBurst { .. }) | None => {}
+            Some(Message::PortBurst { attempt, step }) => self.burst.handle_signal(now, attempt, step),
+            // Of a later version.
+            None => {}
         }
         Ok(())
     }
@@ -203,7 +212,14 @@ impl Direct {
 
     /// A check or an answer that names our peer. `true`: genuine.
     pub fn handle_message(&mut self, now: Instant, local: Local, from: SocketAddr, message: &[u8]) -> bool {
+        if local.socket.is_some_and(|s| !self.burst.owns(s) && !self.list.has_socket(s)) {
+            // Of a burst that is over: the other end shall not take it for a path.
+            return false;
+        }
         let genuine = self.list.handle_message(now, local, from, message);
+        if genuine {
+            self.burst.heard(now, local, from);
+        }
         self.settle(now);
         genuine
     }
@@ -247,6 +263,37 @@ impl Direct {
         self.events.pop_front()
     }
 
+    /// What a port burst has the loop do. `gate`: the node's; `owner`: this connection.
+    pub fn poll_burst(&mut self, now: Instant, gate: &mut Gate, owner: usize, peer: &SpiffeId) -> Option<BurstAction> {
+        let ready = self.is_ready_for_burst();
+        let action = self.burst.poll_action(now, gate, owner, peer, ready);
+        while let Some((attempt, step)) = self.burst.poll_signal() {
+            self.push(Message::PortBurst { attempt, step });
+        }
+        action
+    }
+
+    /// The peer's address, where a port burst is the next thing to try.
+    pub fn wants_burst(&self, now: Instant) -> Option<SocketAddr> {
+        self.burst.due(now).filter(|_| self.is_ready_for_burst())
+    }
+
+    /// A socket that an earlier burst opened to the peer's address: it is tried before another burst.
+    pub fn try_socket(&mut self, now: Instant, socket: SocketIndex, to: SocketAddr) {
+        self.burst.hold(now);
+        self.list.add(now, Local { socket: Some(socket), ip: None }, to);
+    }
+
+    /// The loop's answer to [`BurstAction::Open`].
+    pub fn sockets_opened(&mut self, now: Instant, first: SocketIndex, count: usize) {
+        self.burst.sockets_opened(now, first, count);
+    }
+
+    /// What the last port burst has come to, or this one.
+    pub fn burst(&self) -> Option<BurstOutcome> {
+        self.burst.outcome()
+    }
+
     /// One signal for the peer, whenever the connection takes it.
     pub fn poll_signal(&mut self, now: Instant) -> Option<Vec<u8>> {
         let mut out = Vec::new();
@@ -264,7 +311,8 @@ impl Direct {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let resend = self.resend.map(|(at, _)| at);
         let barred = self.barred.filter(|_| self.current.is_none() && self.list.usable().next().is_some());
-        [self.list.poll_timeout(), resend, self.next_round, barred].into_iter().flatten().min()
+        let burst = self.burst.poll_timeout(self.is_ready_for_burst());
+        [self.list.poll_timeout(), resend, self.next_round, barred, burst].into_iter().flatten().min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
@@ -272,6 +320,7 @@ impl Direct {
             self.next_round = None;
             self.list.start_round(now);
         }
+        self.burst.handle_timeout(now);
         self.settle(now);
     }
 
@@ -279,7 +328,7 @@ impl Direct {
     pub fn poll_transmit(&mut self, now: Instant, budget: &mut Budget) -> Option<Outgoing> {
         let out = self.list.poll_transmit(now, budget);
         self.settle(now);
-        out
+        out.or_else(|| self.burst.poll_transmit(now).and_then(|(local, to)| self.list.stray(local, to)))
     }
 
     /// The peer asks for a round.
@@ -310,6 +359,13 @@ impl Direct {
         self.next_round = None;
         self.doubt(now);
         self.list.start_round(now);
+        self.burst.restart(now);
+    }
+
+    /// There is no direct path, and the peer knows our addresses.
+    fn is_ready_for_burst(&self) -> bool {
+        let known = self.generation > 0 && self.acknowledged == self.generation;
+        known && self.current.is_none() && self.list.usable().next().is_none()
     }
 
     /// Draws the conclusions of what the checks have told.
@@ -356,6 +412,9 @@ impl Direct {
             self.moved = Some(now);
             self.events.push_back(DirectEvent::Use(id));
         }
+        if self.current.is_some() {
+            self.burst.cancel(now);
+        }
         let standby = working.iter().map(|(_, id)| *id).find(|id| Some(*id) != self.current);
         self.list.keep([self.current, standby]);
     }
@@ -376,6 +435,7 @@ impl Direct {
         self.barred = Some(now + wait);
         self.next_round = Some(now + wait);
         self.push(Message::CheckNow { generation: self.generation });
+        self.burst.restart(now);
         self.choose(now);
     }
 }

@@ -8,6 +8,7 @@ use super::checklist::Local;
 use super::direct::Direct;
 use super::nat::{Mapping, describe};
 use crate::port_mapping::PortMapping;
+use super::nat::{Mapping, describe, is_hard};
 use crate::wire::path_signal::{Outcome, Report};
 
 /// What stands in the way of a direct path (api.d.ts `PathReason`).
@@ -173,8 +174,4 @@ fn reasons(direct: &Direct, checks: &[Tried], around: &Surroundings) -> Vec<Why>
         });
     }
     all
-}
-
-fn is_hard(mapping: Mapping) -> bool {
-    matches!(mapping, Mapping::AddressDependent | Mapping::AddressAndPortDependent)
 }

@@ -6,6 +6,7 @@
 //!    └── direct: what is offered, when it is checked, which pair is used
 //!          ├── candidate: which addresses are offered, which are sent to
 //!          ├── checklist: the pairs, their checks and answers
+//!          ├── burst: how an end behind a hard NAT and one behind an easy one meet all the same
 //!          ├── explain: why it is not direct, and what to do about it
 //!          └── budget: what a node sends to addresses that have not answered
 //!  reflexive: a node's own addresses, as its interfaces and its relays have them
@@ -14,6 +15,7 @@
 
 pub mod agent;
 pub mod budget;
+pub mod burst;
 pub mod candidate;
 pub mod checklist;
 pub mod direct;

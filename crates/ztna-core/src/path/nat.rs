@@ -39,6 +39,14 @@ pub fn judge(seen: &[Seen], hosts: &[IpAddr], port: u16) -> Mapping {
     }
 }
 
+/// Whether other ends are shown another port than our relays are.
+pub fn is_hard(mapping: Mapping) -> bool {
+    match mapping {
+        Mapping::AddressDependent | Mapping::AddressAndPortDependent => true,
+        Mapping::Unknown | Mapping::None | Mapping::EndpointIndependent => false,
+    }
+}
+
 /// How people are told.
 pub fn describe(mapping: Mapping) -> &'static str {
     match mapping {

@@ -16,8 +16,10 @@ use ztna_core::wire::check::{CheckKey, Token, token_of};
 use ztna_core::wire::stun;
 use ztna_netlab::impairment::Impairment;
 use ztna_netlab::sim::HostId;
-use ztna_netlab::sim::kinds::{NodeKind, Pair, RELAY_PORTS, RELAY_V4, RELAY_V6};
+use ztna_netlab::sim::kinds::{NodeKind, Pair, RELAY_PORTS, RELAY_SECOND_V4, RELAY_V4, RELAY_V6};
 use ztna_netlab::sim::oracle::Relation;
+
+use super::sockets::Sockets;
 
 /// Largest inner packet (protocol.md, Sizes).
 const LARGEST: usize = 1_320;
@@ -41,7 +43,8 @@ pub struct End {
     pub path: PathAgent,
     reflexive: Reflexive,
     pub budget: Budget,
-    port: u16,
+    pub sockets: Sockets,
+    pub port: u16,
     relay: Option<SocketAddr>,
     registered: bool,
     next_keep_alive: Duration,
@@ -59,6 +62,9 @@ pub struct End {
     /// Bytes sent straight to the peer, or to try it, UDP payload.
     pub direct_bytes: usize,
     pub direct_packets: usize,
+    /// The same of what the lab itself lost.
+    pub lost_bytes: usize,
+    pub lost_packets: usize,
 }
 
 pub struct Lab {
@@ -91,6 +97,7 @@ impl Lab {
                 path: PathAgent::new(is_agent),
                 reflexive: Reflexive::new(mask),
                 budget: Budget::default(),
+                sockets: Sockets::new(seed),
                 port: if is_agent { 40_001 } else { 40_002 },
                 relay: None,
                 registered: false,
@@ -106,6 +113,8 @@ impl Lab {
                 switches: Vec::new(),
                 direct_bytes: 0,
                 direct_packets: 0,
+                lost_bytes: 0,
+                lost_packets: 0,
             }
         });
         let mut lab = Lab {
@@ -154,7 +163,7 @@ impl Lab {
         let v4 = addresses.iter().any(IpAddr::is_ipv4);
         let relay = if v4 { IpAddr::V4(RELAY_V4) } else { IpAddr::V6(RELAY_V6) };
         e.relay = (!addresses.is_empty()).then(|| SocketAddr::new(relay, RELAY_PORTS[0]));
-        for ip in [IpAddr::V4(RELAY_V4), IpAddr::V6(RELAY_V6)] {
+        for ip in [IpAddr::V4(RELAY_V4), IpAddr::V4(RELAY_SECOND_V4), IpAddr::V6(RELAY_V6)] {
             if addresses.iter().any(|a| a.is_ipv4() == ip.is_ipv4()) {
                 e.reflexive.probe(now, SocketAddr::new(ip, RELAY_PORTS[0]));
             }
@@ -236,7 +245,7 @@ impl Lab {
                 self.at_relay(d.from, d.to, &d.payload);
             } else {
                 let end = usize::from(d.host != self.ends[0].host);
-                self.at_end(end, d.from, d.to.ip(), &d.payload);
+                self.at_end(end, d.from, d.to, &d.payload);
             }
         }
         for end in 0..2 {
@@ -267,9 +276,13 @@ impl Lab {
         }
     }
 
-    fn at_end(&mut self, end: usize, from: SocketAddr, to: IpAddr, packet: &[u8]) {
+    fn at_end(&mut self, end: usize, from: SocketAddr, to: SocketAddr, packet: &[u8]) {
         let now = self.at();
-        let local = Local { socket: None, ip: Some(to) };
+        let socket = self.ends[end].sockets.index_of(to.port());
+        if socket.is_none() && to.port() != self.ends[end].port {
+            return;
+        }
+        let local = Local { socket, ip: Some(to.ip()) };
         if packet.first().is_some_and(|b| stun::is_stun(*b)) {
             let e = &mut self.ends[end];
             if token_of(packet).is_some() {
@@ -367,6 +380,7 @@ impl Lab {
             self.ends[end].next_data = self.now + self.every;
             self.send_numbered(end, DATA, &[0; 1_200]);
         }
+        self.settle_burst(end);
         let mut signals = Vec::new();
         if let Some(direct) = self.ends[end].path.direct_mut() {
             while let Some(signal) = direct.poll_signal(now) {
@@ -447,14 +461,16 @@ impl Lab {
         if to.port() != RELAY_PORTS[0] && to.port() != RELAY_PORTS[1] {
             let is_check = bytes.first().is_some_and(|b| stun::is_stun(*b));
             if self.deaf_direct == Some(1 - end) || (self.data_lost && !is_check) {
+                self.ends[end].lost_bytes += bytes.len();
+                self.ends[end].lost_packets += 1;
                 return;
             }
             self.ends[end].direct_bytes += bytes.len();
             self.ends[end].direct_packets += 1;
         }
         let any = if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-        let from =
-            SocketAddr::new(local.ip.filter(|ip| ip.is_ipv4() == to.is_ipv4()).unwrap_or(any), self.ends[end].port);
+        let Some(port) = self.ends[end].port_of(local.socket) else { return };
+        let from = SocketAddr::new(local.ip.filter(|ip| ip.is_ipv4() == to.is_ipv4()).unwrap_or(any), port);
         self.pair.network.send(self.now, self.ends[end].host, from, to, bytes);
     }
 }

@@ -7,10 +7,12 @@
     reason = "tests: an origin for virtual time is read once"
 )]
 
+mod bursts;
 mod lab;
 mod matrix;
 #[allow(dead_code, reason = "the other suite uses all of it")]
 #[path = "../system/rng.rs"]
 mod rng;
 mod schedules;
+mod sockets;
 mod switching;

@@ -26,7 +26,7 @@ fn whatever_happens_to_the_direct_path_data_has_a_way_within_two_seconds() {
         // A generator of its own: the same seed gives the same schedule whatever the network draws.
         let mut dice = Rng::new(seed);
         let kinds = [0, 1].map(|_| kinds[dice.below(kinds.len())]);
-        let direct = verdict(kinds[0].side(), kinds[1].side(), Relation::Apart) == Verdict::Direct;
+        let wanted = verdict(kinds[0].side(), kinds[1].side(), Relation::Apart);
         let home = Impairment { delay: ms(10), loss: 1_000, ..Impairment::default() };
         let mut lab = Lab::new(seed, kinds, Relation::Apart, home);
         lab.run(Duration::from_secs(10));
@@ -64,6 +64,7 @@ fn whatever_happens_to_the_direct_path_data_has_a_way_within_two_seconds() {
         lab.network_changed(0);
         let from = lab.now;
         let got = lab.until(from + Duration::from_secs(60), Lab::both_direct);
-        assert_eq!(got, direct, "seed {seed}, {kinds:?}");
+        // A guess may hit, and the next one has to wait for ten minutes.
+        assert!(got == (wanted == Verdict::Direct) || wanted == Verdict::DirectByGuessing, "seed {seed}, {kinds:?}");
     }
 }

@@ -12,6 +12,8 @@ use crate::{Error, Result};
 pub const RELAY_PORTS: [u16; 2] = [4433, 4434];
 /// The relay's IPv4 address.
 pub const RELAY_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+/// A second one of its, as a second relay would have: only two tell an address-dependent mapping from an endpoint-independent one.
+pub const RELAY_SECOND_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 /// The relay's IPv6 address.
 pub const RELAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1);
 
@@ -132,7 +134,7 @@ impl NodeKind {
 pub struct Pair {
     /// The network they are in.
     pub network: Network,
-    /// On the Internet at [`RELAY_V4`] and [`RELAY_V6`].
+    /// On the Internet at [`RELAY_V4`], [`RELAY_SECOND_V4`] and [`RELAY_V6`].
     pub relay: HostId,
     /// The first node.
     pub a: Place,
@@ -153,12 +155,11 @@ pub struct Place {
     pub routers: Vec<RouterId>,
 }
 
-/// The relay's addresses and ports, the main port first, IPv4 before IPv6.
-pub fn relay_endpoints() -> [SocketAddr; 4] {
-    let ips = [IpAddr::V4(RELAY_V4), IpAddr::V6(RELAY_V6)];
+/// The relay's addresses and ports, the main port and the first address of each family first.
+pub fn relay_endpoints() -> [SocketAddr; 6] {
+    let [v4, other, v6] = relay_addresses();
     let [main, second] = RELAY_PORTS;
-    let [v4, v6] = ips;
-    [(v4, main), (v6, main), (v4, second), (v6, second)].map(SocketAddr::from)
+    [(v4, main), (v6, main), (other, main), (v4, second), (v6, second), (other, second)].map(SocketAddr::from)
 }
 
 impl Pair {
@@ -175,7 +176,7 @@ impl Pair {
         relay: Impairment,
     ) -> Result<Self> {
         let mut network = Network::new(seed);
-        let relay_host = network.add_host(INTERNET, &[RELAY_V4.into(), RELAY_V6.into()])?;
+        let relay_host = network.add_host(INTERNET, &relay_addresses())?;
         for way in Way::BOTH {
             network.set_link(relay_host, way, relay)?;
         }
@@ -222,6 +223,10 @@ impl Pair {
         };
         Ok(Self { network, relay: relay_host, a, b })
     }
+}
+
+fn relay_addresses() -> [IpAddr; 3] {
+    [RELAY_V4.into(), RELAY_SECOND_V4.into(), RELAY_V6.into()]
 }
 
 fn place(network: &mut Network, node: NodeKind, tag: u8, outer: RealmId, home: Impairment) -> Result<Place> {
