@@ -17,6 +17,8 @@ pub struct RoleOptions {
     pub loops: Option<usize>,
     pub limits: Option<Limits>,
     #[serde(default)]
+    pub metered: bool,
+    #[serde(default)]
     pub services: Vec<StaticService>,
     #[serde(default)]
     pub authorize: bool,
@@ -84,6 +86,8 @@ pub struct Limits {
     pub retries_per_second: Option<u32>,
     pub packets_per_key: Option<u64>,
     pub unread_bytes: Option<u64>,
+    pub burst_sockets: Option<usize>,
+    pub burst_checks: Option<u16>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -13,8 +13,9 @@ use ztna_core::error::{Error, Result};
 use ztna_core::io::folder::{FolderReader, FolderWatch, IdleReader, read_folder};
 use ztna_core::io::{Driver, Handle, Host, Observer, Socket};
 use ztna_core::node::{KeyLimit, ReceiveLimit};
+use ztna_core::path::burst::{BurstSettings, MOST_CHECKS};
 use ztna_core::relay::{MIN_BPS, Relay, RelayConfig, Shared};
-use ztna_core::role::Machine;
+use ztna_core::role::{MORE_SOCKETS, Machine};
 use ztna_core::trust::Snapshot;
 
 use crate::events::lock;
@@ -79,6 +80,21 @@ fn receive_limit(o: &RoleOptions) -> Result<ReceiveLimit> {
     Ok(ReceiveLimit { node, ..default })
 }
 
+/// Errors: more than routers bear.
+fn bursts(o: &RoleOptions) -> Result<BurstSettings> {
+    let default = BurstSettings::default();
+    let limits = o.limits.as_ref();
+    let sockets = limits.and_then(|l| l.burst_sockets).unwrap_or(default.sockets);
+    let checks = limits.and_then(|l| l.burst_checks).unwrap_or(default.checks);
+    let most = |name: &str, value: usize, most: usize| {
+        let why = format!("{value} is not accepted; a whole number from 0 to {most}");
+        if value > most { Err(Error::config(format!("limits.{name}"), why)) } else { Ok(()) }
+    };
+    most("burstSockets", sockets, MORE_SOCKETS)?;
+    most("burstChecks", checks.into(), MOST_CHECKS.into())?;
+    Ok(BurstSettings { sockets, checks, metered: o.metered })
+}
+
 /// Starts the role that the options and the identity ask for. `observer` makes one observer for each loop.
 pub fn start(
     role: Role,
@@ -105,7 +121,7 @@ pub fn start(
     adopt(snapshot.clone())?;
     let key_limit =
         o.limits.as_ref().and_then(|l| l.packets_per_key).map(|n| KeyLimit { successor: n, cut: n.saturating_mul(2) });
-    let (receive_limit, port_mapping) = (receive_limit(o)?, o.port_mapping);
+    let (receive_limit, port_mapping, bursts) = (receive_limit(o)?, o.port_mapping, bursts(o)?);
     let host = o.test_place.as_ref().map_or(Ok(Host::System), test_network::host)?;
     let mut warnings = Vec::new();
     let (running, listen) = match role {
@@ -118,6 +134,7 @@ pub fn start(
                 }
                 agent.set_receive_limit(receive_limit);
                 agent.set_port_mapping(port_mapping);
+                agent.set_bursts(bursts);
                 Ok(agent)
             };
             let sockets = node_sockets(&host, &mut warnings)?;
@@ -133,6 +150,7 @@ pub fn start(
                 }
                 connector.set_receive_limit(receive_limit);
                 connector.set_port_mapping(port_mapping);
+                connector.set_bursts(bursts);
                 for serve in serves {
                     connector.serve(serve)?;
                 }

@@ -2,7 +2,7 @@
 import type { Agent as HttpAgent } from 'node:http'
 import type { AgentOptions as HttpsAgentOptions, Agent as HttpsAgent } from 'node:https'
 import type { Dispatcher } from 'undici'
-import { flagOf, functionOf, limitsOf } from './arguments.js'
+import { functionOf } from './arguments.js'
 import { ZtnaDeniedError, type ZtnaError, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import { FlowTable } from './flows.js'
@@ -11,7 +11,8 @@ import { TunnelHttp } from './http.js'
 import type { NativeFlow } from './native.js'
 import type { ServiceEntry } from './network-source.js'
 import { callNative, nativeTimeout } from './ops.js'
-import { NODE_LIMITS, type NativeEvent, type NodeLimits, type NodeOptions, type RoleEvents, ZtnaRole } from './role.js'
+import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
+import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
 import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket, discardDatagram } from './datagram.js'
 import { type ConnectOptions, checkProtocol, checkService, toTarget } from './target.js'
@@ -121,13 +122,11 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   /** `fetch` through the tunnel: `http://<service>.<zone>/…`. Any other host rejects with cause ERR_ZTNA_DENIED. */
   readonly fetch: typeof globalThis.fetch = (input, init) => this.#http.fetch(input, init)
 
-  readonly #limits: NodeLimits
-  readonly #portMapping: boolean
+  readonly #nodeOptions: Record<string, unknown>
 
   constructor(options: NodeOptions = {}) {
-    super('agent', options, ['limits', 'portMapping'])
-    this.#limits = { ...limitsOf(options.limits, NODE_LIMITS) }
-    this.#portMapping = flagOf(options.portMapping, 'portMapping') ?? true
+    super('agent', options, NODE_OPTIONS)
+    this.#nodeOptions = nodeOptionsOf(options)
   }
 
   /** Services of the network, by name. Empty until started. */
@@ -242,7 +241,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
 
   /** @internal */
   protected override nativeOptions(): Record<string, unknown> {
-    return { limits: this.#limits, portMapping: this.#portMapping }
+    return this.#nodeOptions
   }
 
   /** @internal */

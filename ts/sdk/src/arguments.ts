@@ -27,10 +27,10 @@ export function textOf<T extends string | undefined>(value: T, what: string, acc
   throw notAccepted(value, what, accepted)
 }
 
-/** `value`, a whole number from 1 to `most`, or undefined. Default `most`: no limit. Errors: as `objectOf`. */
-export function countOf(value: number | undefined, what: string, most: number = Infinity): number | undefined {
-  if (value === undefined || (Number.isSafeInteger(value) && value > 0 && value <= most)) return value
-  throw notAccepted(value, what, `a whole number from 1${most === Infinity ? '' : ` to ${most}`}`)
+/** `value`, a whole number from `least` to `most`, or undefined. Default: from 1, without an end. Errors: as `objectOf`. */
+export function countOf(value: number | undefined, what: string, most: number = Infinity, least = 1): number | undefined {
+  if (value === undefined || (Number.isSafeInteger(value) && value >= least && value <= most)) return value
+  throw notAccepted(value, what, `a whole number from ${least}${most === Infinity ? '' : ` to ${most}`}`)
 }
 
 /** Limits by one of `names`, each a whole number from 1 or undefined. Errors: as `objectOf`. */

@@ -1,13 +1,14 @@
 /** The connector: sits beside private services and takes flows out of the tunnel. */
 import { type AgentStats, toAgentStats, toRelayStatus } from './agent.js'
-import { countOf, flagOf, functionOf, limitsOf, notAccepted, optionsOf, textOf } from './arguments.js'
+import { countOf, functionOf, notAccepted, optionsOf, textOf } from './arguments.js'
 import { ZtnaDeniedError, ZtnaError, aborted, configError, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import { FlowTable } from './flows.js'
 import { type Handler, type Sink, toSink } from './handlers.js'
 import type { NativeRole } from './native.js'
 import { drainOf, timeoutOf } from './ops.js'
-import { NODE_LIMITS, type NativeEvent, type NodeLimits, type NodeOptions, type RoleEvents, ZtnaRole } from './role.js'
+import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
+import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
 import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket } from './datagram.js'
 import { checkPort, checkProtocol, checkService } from './target.js'
@@ -143,22 +144,20 @@ interface Service {
 export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   readonly #authorize: Authorize | undefined
   readonly #static: readonly StaticService[]
-  readonly #limits: NodeLimits
-  readonly #portMapping: boolean
+  readonly #nodeOptions: Record<string, unknown>
   readonly #flows = new FlowTable()
   readonly #services = new Map<number, Service>()
   // Flows may arrive before the promise that tells their number: they wait for the calls in flight.
   #serving: Promise<unknown>[] = []
 
   constructor(options: ConnectorOptions = {}) {
-    super('connector', options, ['authorize', 'services', 'limits', 'portMapping'])
+    super('connector', options, ['authorize', 'services', ...NODE_OPTIONS])
     if (options.authorize !== undefined) functionOf(options.authorize, 'authorize', 'a function')
     const services = options.services ?? []
     if (!Array.isArray(services)) throw notAccepted(services, 'services', 'an array of { service, protocol, ports, target }')
     this.#authorize = options.authorize
     this.#static = services.map(checkStatic)
-    this.#limits = { ...limitsOf(options.limits, NODE_LIMITS) }
-    this.#portMapping = flagOf(options.portMapping, 'portMapping') ?? true
+    this.#nodeOptions = nodeOptionsOf(options)
   }
 
   /** Serves `service` from now on. Errors: ERR_ZTNA_CONFIG, CLOSED, ABORTED. */
@@ -213,12 +212,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
 
   /** @internal */
   protected override nativeOptions(): Record<string, unknown> {
-    return {
-      services: this.#static,
-      limits: this.#limits,
-      portMapping: this.#portMapping,
-      authorize: this.#authorize !== undefined,
-    }
+    return { ...this.#nodeOptions, services: this.#static, authorize: this.#authorize !== undefined }
   }
 
   /** @internal */

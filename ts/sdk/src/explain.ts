@@ -4,7 +4,15 @@ import { type NativePath, type PathInfo, deepFreeze, toPath } from './types.js'
 
 /** What stands in the way of a direct path. */
 export type PathReason =
-  'udp-blocked' | 'hard-nat-both' | 'check-timeout' | 'relay-only-by-policy' | 'no-candidates' | 'direct-lossy' | 'checking' | 'mtu'
+  | 'udp-blocked'
+  | 'hard-nat-both'
+  | 'hard-nat-one'
+  | 'check-timeout'
+  | 'relay-only-by-policy'
+  | 'no-candidates'
+  | 'direct-lossy'
+  | 'checking'
+  | 'mtu'
 
 /** How a NAT gives out addresses (RFC 4787 §4.1); `none`: there is no NAT. */
 export type NatMapping = 'unknown' | 'none' | 'endpoint-independent' | 'address-dependent' | 'address-and-port-dependent'

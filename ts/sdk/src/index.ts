@@ -20,7 +20,8 @@ export {
   type RelayStats,
   type RelayStatus,
 } from './relay.js'
-export { ZtnaRole, type NodeLimits, type NodeOptions, type ReloadResult, type RoleEvents, type RoleOptions } from './role.js'
+export { type NodeLimits, type NodeOptions } from './node-options.js'
+export { ZtnaRole, type ReloadResult, type RoleEvents, type RoleOptions } from './role.js'
 export { ZtnaSocket } from './socket.js'
 export { ZtnaUdpSocket, type UdpEvents } from './datagram.js'
 export { type Forward, type ForwardOptions, type ListenAt, type SocksOptions } from './forward.js'

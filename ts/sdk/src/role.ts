@@ -26,26 +26,6 @@ export interface RoleOptions {
   packetsPerKey?: number
 }
 
-/** What an agent or a connector allows. */
-export interface NodeLimits {
-  /**
-   * Bytes received and not yet read by local programs, over all flows, at least 1,048,576. Past it the slowest reader is reset
-   * with ERR_ZTNA_LIMIT. Default 268,435,456. One connection may hold 42 MiB of them.
-   */
-  unreadBytes?: number
-}
-
-/** How to make an agent. */
-export interface NodeOptions extends RoleOptions {
-  /** Default: those of the protocol. */
-  limits?: NodeLimits
-  /**
-   * Whether a router with a NAT is asked to open a port for this node (PCP, NAT-PMP, UPnP), so that the other end reaches it directly. Default
-   * true. The port is given back by `close()`.
-   */
-  portMapping?: boolean
-}
-
 /** What a reload found. */
 export interface ReloadResult {
   /** Version of the snapshot in force. */
@@ -75,8 +55,6 @@ export interface NativeEvent {
 }
 
 const SHARED_OPTIONS: readonly (keyof RoleOptions)[] = ['network', 'logger', 'logLevel', 'packetsPerKey']
-/** Names of what an agent or a connector may limit. */
-export const NODE_LIMITS: readonly (keyof NodeLimits)[] = ['unreadBytes']
 
 /** A role's life. The constructor does no I/O; `start()` and `close()` are idempotent in any interleaving. */
 export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends EventEmitter<E> implements AsyncDisposable {

@@ -27,6 +27,17 @@ test.each<[string, () => unknown, string]>([
   ['an agent of log level null', () => new ZtnaAgent({ network: CONTENT, logLevel: wrong(7) }), 'logLevel 7 is not accepted; one of trace'],
   ['an agent with a limit of 0', () => new ZtnaAgent({ network: CONTENT, limits: { unreadBytes: 0 } }), 'limits.unreadBytes: 0'],
   ['an agent with portMapping "no"', () => new ZtnaAgent({ network: CONTENT, portMapping: wrong('no') }), 'portMapping: "no"'],
+  [
+    'an agent that would open 257 sockets at once',
+    () => new ZtnaAgent({ network: CONTENT, limits: { burstSockets: 257 } }),
+    'limits.burstSockets: 257 is not accepted; accepted: a whole number from 0 to 256',
+  ],
+  [
+    'a connector that would guess -1 ports',
+    () => new ZtnaConnector({ network: CONTENT, limits: { burstChecks: -1 } }),
+    'limits.burstChecks: -1 is not accepted; accepted: a whole number from 0 to 2048',
+  ],
+  ['an agent that is metered "no"', () => new ZtnaAgent({ network: CONTENT, metered: wrong('no') }), 'metered: "no"'],
   ['an agent with limits null', () => new ZtnaAgent({ network: CONTENT, limits: wrong(null) }), 'limits: null'],
   ['new ZtnaConnector(null)', () => new ZtnaConnector(wrong(null)), 'options of the connector: null'],
   ['a connector with services {}', () => new ZtnaConnector({ network: CONTENT, services: wrong({}) }), 'services: an object'],

@@ -53,6 +53,15 @@ test('a role whose identity was taken over ends with exit 78', async () => {
   expect(await ended).toBe(78)
 })
 
+test('a metered network and port bursts that are off reach the native role', async () => {
+  const { ended } = start({ metered: true, burstSockets: '0', burstChecks: '2048' })
+  await expect.poll(() => lines.length).toBeGreaterThan(0)
+  expect(FakeRole.last.options['metered']).toBe(true)
+  expect(FakeRole.last.options['limits']).toEqual({ burstSockets: 0, burstChecks: 2_048 })
+  process.emit('SIGTERM')
+  expect(await ended).toBe(0)
+})
+
 test('a limit on the command line reaches the native role', async () => {
   const { ended } = start({ maxUnreadBytes: '4000000', packetsPerKey: '5000' })
   await expect.poll(() => lines.length).toBeGreaterThan(0)

@@ -3,19 +3,22 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::burst::BurstOutcome;
 use super::candidate::Candidate;
 use super::checklist::Local;
 use super::direct::Direct;
 use super::nat::{Mapping, describe};
-use crate::port_mapping::PortMapping;
 use super::nat::{Mapping, describe, is_hard};
-use crate::wire::path_signal::{Outcome, Report};
+use crate::port_mapping::PortMapping;
+use crate::wire::path_signal::{BurstRefusal, Outcome, Report};
 
 /// What stands in the way of a direct path (api.d.ts `PathReason`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
     UdpBlocked,
     HardNatBoth,
+    /// One NAT is hard and the other lets in only whom it has sent to.
+    HardNatOne,
     CheckTimeout,
     RelayOnlyByPolicy,
     NoCandidates,
@@ -29,6 +32,7 @@ impl Cause {
         match self {
             Cause::UdpBlocked => "udp-blocked",
             Cause::HardNatBoth => "hard-nat-both",
+            Cause::HardNatOne => "hard-nat-one",
             Cause::CheckTimeout => "check-timeout",
             Cause::RelayOnlyByPolicy => "relay-only-by-policy",
             Cause::NoCandidates => "no-candidates",
@@ -158,6 +162,8 @@ fn reasons(direct: &Direct, checks: &[Tried], around: &Surroundings) -> Vec<Why>
             Some("forward a UDP port at one of the routers, switch on UPnP or PCP there, or use IPv6"),
         );
     }
+    all.extend(hard_nat_one(direct));
+    let mut add = |cause, detail: String, remedy| all.push(Why { cause, detail, remedy });
     if direct.failures() > 0 {
         add(
             Cause::DirectLossy,
@@ -174,4 +180,101 @@ fn reasons(direct: &Direct, checks: &[Tried], around: &Surroundings) -> Vec<Why>
         });
     }
     all
+}
+
+/// What became of the port burst, where one is the only way.
+fn hard_nat_one(direct: &Direct) -> Option<Why> {
+    const FORWARD: &str = "forward a UDP port at one of the routers, switch on UPnP or PCP there, or use IPv6";
+    let (ours, theirs) = (direct.mapping(), direct.remote().0);
+    if is_hard(ours) == is_hard(theirs) || ours == Mapping::Unknown || theirs == Mapping::Unknown {
+        return None;
+    }
+    let (hard, ends) = if is_hard(ours) { (ours, "here") } else { (theirs, "at the other end") };
+    let refused = |why, at: &str| match why {
+        BurstRefusal::Off => {
+            (format!("guessing its ports is switched off {at}"), "set burst_sockets and burst_checks there")
+        }
+        BurstRefusal::Metered => (
+            format!("its ports are not guessed: the network {at} is set as metered"),
+            "set metered = false there, if it is not",
+        ),
+        BurstRefusal::Busy => (format!("its ports are guessed after those of another node {at}"), FORWARD),
+        BurstRefusal::TooSoon => (format!("its ports have been guessed {at} within ten minutes"), FORWARD),
+        BurstRefusal::Unsuitable => (format!("guessing its ports is of no use as far as is known {at}"), FORWARD),
+    };
+    let (more, remedy) = match direct.burst()? {
+        // Or it is about to be used.
+        BurstOutcome::Running | BurstOutcome::Met => {
+            let detail = "ports of the NAT that gives each destination another one are being guessed".into();
+            return Some(Why { cause: Cause::Checking, detail, remedy: None });
+        }
+        BurstOutcome::Needless => return None,
+        BurstOutcome::Missed => {
+            ("its ports were guessed, and no guess met; the next try is ten minutes after the last".into(), FORWARD)
+        }
+        BurstOutcome::Unanswered => {
+            ("the other end does not guess its ports".into(), "update the other end: an older version can't")
+        }
+        BurstOutcome::NoSockets => (
+            "there were too few file descriptors to have its ports guessed".into(),
+            "raise the limit of open files (ulimit -n, LimitNOFILE)",
+        ),
+        BurstOutcome::RefusedHere(why) => refused(why, "here"),
+        BurstOutcome::RefusedThere(why) => refused(why, "at the other end"),
+    };
+    let detail = format!("the NAT {ends} gives each destination another port ({}), and {more}", describe(hard));
+    Some(Why { cause: Cause::HardNatOne, detail, remedy: Some(remedy) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::burst::{BurstSettings, Gate};
+    use crate::path::candidate::CandidateKind;
+    use crate::path::checklist::Keys;
+    use crate::wire::check::{CheckKey, Token};
+    use crate::wire::path_signal::Message;
+
+    /// Behind a hard NAT, with a peer behind an easy one, when its first burst would be due.
+    fn hard(now: Instant, settings: BurstSettings) -> Direct {
+        let secret = |of: u8| (Token([of; 8]), CheckKey::new([of; 32]));
+        let mut direct = Direct::new(Keys { ours: secret(1), theirs: secret(2), mask: [3; 12] }, 1_320);
+        let named = |text: &str| Candidate { kind: CandidateKind::ServerReflexive, address: text.parse().unwrap() };
+        let mapping = Mapping::EndpointIndependent;
+        direct.set_local(now, vec![named("203.0.113.1:7")], Mapping::AddressAndPortDependent);
+        let theirs = Message::Candidates { generation: 1, mapping, candidates: vec![named("198.51.100.9:7")] };
+        for message in [theirs, Message::Ack { generation: 1 }] {
+            let mut bytes = Vec::new();
+            message.encode(&mut bytes);
+            direct.handle_signal(now, &bytes).unwrap();
+        }
+        let mut gate = Gate::default();
+        gate.set(settings);
+        let later = now + Duration::from_secs(2);
+        let peer = "spiffe://example.test/connector/c1".parse().unwrap();
+        assert!(direct.poll_burst(later, &mut gate, 0, &peer).is_none());
+        direct
+    }
+
+    fn causes(direct: &Direct) -> Vec<(Cause, String, Option<&'static str>)> {
+        let reasons = explain(Some(direct), Surroundings::default()).reasons;
+        reasons.into_iter().map(|w| (w.cause, w.detail, w.remedy)).collect()
+    }
+
+    #[test]
+    fn a_hard_nat_at_one_end_says_why_no_port_is_guessed_and_what_to_set() {
+        let metered = hard(Instant::now(), BurstSettings { metered: true, ..BurstSettings::default() });
+        let told = causes(&metered);
+        let (_, detail, remedy) = told.iter().find(|(cause, ..)| *cause == Cause::HardNatOne).unwrap();
+        assert!(detail.contains("the network here is set as metered"), "{detail}");
+        assert!(detail.contains("the NAT here") && detail.contains("address-and-port-dependent"), "{detail}");
+        assert_eq!(*remedy, Some("set metered = false there, if it is not"));
+    }
+
+    #[test]
+    fn while_ports_are_guessed_it_says_so_and_names_no_obstacle() {
+        let told = causes(&hard(Instant::now(), BurstSettings::default()));
+        assert!(told.iter().all(|(cause, ..)| *cause == Cause::Checking), "{told:?}");
+        assert!(told.iter().any(|(_, detail, _)| detail.contains("being guessed")), "{told:?}");
+    }
 }

@@ -1,5 +1,6 @@
 /** The one schema of settings: every role's flags, `ZTNA_*` variables and keys of ztna.toml come from this table. */
 import { LOG_LEVELS } from '../log.js'
+import { MOST_BURST } from '../node-options.js'
 import { MAX_LOOPS } from '../relay.js'
 import type { Role } from '../types.js'
 
@@ -79,6 +80,31 @@ export const SETTINGS: readonly Setting[] = [
     roles: ['agent', 'connector'],
     help: 'do not ask the router to open a port for this node',
     fallback: true,
+  },
+  {
+    key: 'metered',
+    type: 'boolean',
+    roles: ['agent', 'connector'],
+    help: 'bytes cost money here: no port bursts',
+    fallback: false,
+  },
+  {
+    key: 'burst_sockets',
+    type: 'number',
+    roles: ['agent', 'connector'],
+    value: 'N',
+    help: 'sockets of a port burst, 0 for none (default: 256)',
+    least: 0,
+    most: MOST_BURST.sockets,
+  },
+  {
+    key: 'burst_checks',
+    type: 'number',
+    roles: ['agent', 'connector'],
+    value: 'N',
+    help: 'ports that a port burst guesses, 0 for none (default: 1024)',
+    least: 0,
+    most: MOST_BURST.checks,
   },
   {
     key: 'service',

@@ -9,6 +9,7 @@ import { type ZtnaError, configError, fromNative } from '../errors.js'
 import type { LogLevel, Logger } from '../log.js'
 import { LOG_LEVELS } from '../log.js'
 import { type RelayLimits, ZtnaRelay } from '../relay.js'
+import type { NodeLimits } from '../node-options.js'
 import { DRAIN_MS } from '../ops.js'
 import type { RoleOptions } from '../role.js'
 import type { Settings } from './config.js'
@@ -188,9 +189,8 @@ function createRole(settings: Settings, options: RoleOptions): AnyRole {
   const network = settings.text('network') ?? ''
   const packetsPerKey = settings.number('packets_per_key')
   const base = { ...options, network, ...(packetsPerKey === undefined ? {} : { packetsPerKey }) }
-  const unreadBytes = settings.number('max_unread_bytes')
-  const limits = unreadBytes === undefined ? {} : { unreadBytes }
-  const node = { ...base, limits, portMapping: settings.get('port_mapping') === true }
+  const on = (key: string): boolean => settings.get(key) === true
+  const node = { ...base, limits: nodeLimitsOf(settings), portMapping: on('port_mapping'), metered: on('metered') }
   if (settings.role === 'agent') return new ZtnaAgent(node)
   if (settings.role === 'connector') {
     const services = settings.list('service').map((text) => parseAs(settings, 'service', text, parseService))
@@ -208,15 +208,27 @@ function createRole(settings: Settings, options: RoleOptions): AnyRole {
   })
 }
 
+function nodeLimitsOf(settings: Settings): NodeLimits {
+  return named({
+    unreadBytes: settings.number('max_unread_bytes'),
+    burstSockets: settings.number('burst_sockets'),
+    burstChecks: settings.number('burst_checks'),
+  })
+}
+
 function limitsOf(settings: Settings): RelayLimits {
-  const named = {
+  return named({
     sessions: settings.number('max_sessions'),
     bpsPerSession: settings.number('bps_per_session'),
     handshakesPerSecond: settings.number('handshakes_per_second'),
     handshakesPerPrefixPerSecond: settings.number('handshakes_per_prefix'),
     retriesPerSecond: settings.number('retries_per_second'),
-  }
-  return Object.fromEntries(Object.entries(named).filter(([, value]) => value !== undefined))
+  })
+}
+
+/** Those that are set. */
+function named(values: Readonly<Record<string, number | undefined>>): Record<string, number> {
+  return Object.fromEntries(Object.entries(values).filter((entry): entry is [string, number] => entry[1] !== undefined))
 }
 
 // A wrong value is a usage error on the command line and a configuration error anywhere else.
