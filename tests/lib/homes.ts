@@ -84,19 +84,15 @@ export class Homes implements AsyncDisposable {
     return place(this.places, name)
   }
 
-  /** All three roles; resolves when they are online. `services` and `forwards` as the options of the command line. */
-  async start(services: readonly string[], forwards: readonly string[]): Promise<this> {
+  /** All three roles; resolves when they are online. `services` and `forwards` as the options of the command line; `flags` are more of them. */
+  async start(
+    services: readonly string[],
+    forwards: readonly string[],
+    flags: { readonly alice?: readonly string[]; readonly c1?: readonly string[] } = {},
+  ): Promise<this> {
     await this.role('relay', 'r1', ['--listen', `${RELAY}:4433`, '--stun-alt', `${RELAY}:4434`]).online()
-    await this.role(
-      'connector',
-      'c1',
-      services.flatMap((service) => ['--service', service]),
-    ).online()
-    await this.role(
-      'agent',
-      'alice',
-      forwards.flatMap((forward) => ['--forward', forward]),
-    ).online()
+    await this.role('connector', 'c1', [...services.flatMap((service) => ['--service', service]), ...(flags.c1 ?? [])]).online()
+    await this.role('agent', 'alice', [...forwards.flatMap((forward) => ['--forward', forward]), ...(flags.alice ?? [])]).online()
     return this
   }
 
