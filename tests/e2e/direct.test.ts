@@ -70,6 +70,7 @@ test('with few file descriptors a port burst makes do with fewer sockets', async
   await run(null, 'prlimit', [`--pid=${pid}`, `--nofile=${2 * (descriptors(pid) + 230)}`])
   await curl(h.place('alice'), 'http://127.0.0.1:8080/hello')
   await h.becomes('direct')
+  expect(h.running('alice').proc.tail()).toContain('no more UDP sockets')
 })
 
 test('no port is guessed where the other end is metered, and explain says so', async () => {
@@ -82,7 +83,7 @@ test('no port is guessed where the other end is metered, and explain says so', a
   expect(told.reasons).toContainEqual({
     code: 'hard-nat-one',
     detail: expect.stringContaining('the network at the other end is set as metered') as string,
-    remedy: 'set metered = false there, if it is not',
+    remedy: 'set metered = false at that end, if it is not',
   })
 })
 

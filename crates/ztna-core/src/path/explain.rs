@@ -7,7 +7,6 @@ use super::burst::BurstOutcome;
 use super::candidate::Candidate;
 use super::checklist::Local;
 use super::direct::Direct;
-use super::nat::{Mapping, describe};
 use super::nat::{Mapping, describe, is_hard};
 use crate::port_mapping::PortMapping;
 use crate::wire::path_signal::{BurstRefusal, Outcome, Report};
@@ -192,23 +191,25 @@ fn hard_nat_one(direct: &Direct) -> Option<Why> {
     let (hard, ends) = if is_hard(ours) { (ours, "here") } else { (theirs, "at the other end") };
     let refused = |why, at: &str| match why {
         BurstRefusal::Off => {
-            (format!("guessing its ports is switched off {at}"), "set burst_sockets and burst_checks there")
+            (format!("guessing its ports is switched off {at}"), "set burst_sockets and burst_checks at that end")
         }
         BurstRefusal::Metered => (
             format!("its ports are not guessed: the network {at} is set as metered"),
-            "set metered = false there, if it is not",
+            "set metered = false at that end, if it is not",
         ),
         BurstRefusal::Busy => (format!("its ports are guessed after those of another node {at}"), FORWARD),
         BurstRefusal::TooSoon => (format!("its ports have been guessed {at} within ten minutes"), FORWARD),
         BurstRefusal::Unsuitable => (format!("guessing its ports is of no use as far as is known {at}"), FORWARD),
     };
     let (more, remedy) = match direct.burst()? {
-        // Or it is about to be used.
-        BurstOutcome::Running | BurstOutcome::Met => {
+        BurstOutcome::Running => {
             let detail = "ports of the NAT that gives each destination another one are being guessed".into();
             return Some(Why { cause: Cause::Checking, detail, remedy: None });
         }
         BurstOutcome::Needless => return None,
+        BurstOutcome::Met => {
+            ("a guess has met, and that path is lost; the next try is ten minutes after the last".into(), FORWARD)
+        }
         BurstOutcome::Missed => {
             ("its ports were guessed, and no guess met; the next try is ten minutes after the last".into(), FORWARD)
         }
@@ -268,7 +269,7 @@ mod tests {
         let (_, detail, remedy) = told.iter().find(|(cause, ..)| *cause == Cause::HardNatOne).unwrap();
         assert!(detail.contains("the network here is set as metered"), "{detail}");
         assert!(detail.contains("the NAT here") && detail.contains("address-and-port-dependent"), "{detail}");
-        assert_eq!(*remedy, Some("set metered = false there, if it is not"));
+        assert_eq!(*remedy, Some("set metered = false at that end, if it is not"));
     }
 
     #[test]
