@@ -256,7 +256,7 @@ impl Checklist {
     /// A check that belongs to no pair: where nobody is known to be.
     pub fn stray(&mut self, local: Local, to: SocketAddr) -> Option<Outgoing> {
         self.counter += 1;
-        let (counter, tid) = (self.counter, self.tid(self.counter));
+        let (counter, tid) = (self.counter, TransactionId::nth(self.keys.mask, self.counter));
         let mut bytes = Vec::new();
         let sealed = check::request(tid, self.keys.ours.0, counter, None, &self.keys.ours.1, &mut bytes);
         sealed.then_some(Outgoing { local, to, bytes })

@@ -9,6 +9,10 @@ use ztna_netlab::sim::kinds::{Families, Kind, NodeKind};
 use ztna_netlab::sim::oracle::{Relation, Verdict, verdict};
 
 use super::lab::{Lab, ms};
+use super::rng::seeds;
+
+/// Of each pair.
+const SEEDS: u64 = 5;
 
 /// A round of ordinary checks to all addresses that a peer may name, and their answers, has fewer packets (16 × 12).
 const ORDINARY: usize = 300;
@@ -39,16 +43,11 @@ fn pairs(wanted: Verdict) -> impl Iterator<Item = (NodeKind, NodeKind)> {
         .filter(move |(a, b)| verdict(a.side(), b.side(), Relation::Apart) == wanted)
 }
 
-/// Seeds of each pair; `ZTNA_SEEDS` in the soak.
-fn seeds() -> u64 {
-    std::env::var("ZTNA_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
-}
-
 #[test]
 fn of_pairs_that_have_to_guess_95_in_100_are_direct_within_five_seconds() {
     let (mut met, mut all, mut missed) = (0, 0, Vec::new());
     for (a, b) in pairs(Verdict::DirectByGuessing) {
-        for seed in 0..seeds() {
+        for seed in seeds(0, SEEDS) {
             let mut lab = lab(seed, a, b);
             all += 1;
             if lab.until(Duration::from_secs(5), Lab::both_direct) {
