@@ -7,6 +7,7 @@ const PROGRAMS: Readonly<Record<string, string>> = {
   ip: 'iproute2',
   nft: 'nftables',
   nginx: 'nginx-light',
+  miniupnpd: 'miniupnpd-nftables',
   'redis-server': 'redis-server',
   'redis-benchmark': 'redis-tools',
   sshd: 'openssh-server',

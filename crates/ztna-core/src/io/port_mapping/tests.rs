@@ -154,13 +154,19 @@ fn neither_a_redirect_nor_an_endless_answer_of_a_gateway_is_followed() {
     served.join().unwrap();
 }
 
-/// A worker that asks `gateway`, as far as the first question, which has been answered with `external`.
-fn mapping(gateway: &UdpSocket, external: SocketAddrV4) -> (mio::Poll, PortMapper) {
+/// A worker that asks `gateway`.
+fn asked(gateway: &UdpSocket) -> (mio::Poll, PortMapper) {
     let poll = mio::Poll::new().unwrap();
     let wake = Wake::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
     let mapper = PortMapper::spawn(wake, Vec::new()).unwrap();
     let SocketAddr::V4(at) = gateway.local_addr().unwrap() else { panic!("it is IPv4") };
     mapper.wish(Wish::Map(site(at.ip().octets())));
+    (poll, mapper)
+}
+
+/// The same, as far as the first question, which has been answered with `external`.
+fn mapping(gateway: &UdpSocket, external: SocketAddrV4) -> (mio::Poll, PortMapper) {
+    let (poll, mapper) = asked(gateway);
     let mut room = [0; 100];
     let (n, client) = gateway.recv_from(&mut room).unwrap();
     gateway.send_to(&granting(&room[..n], external), client).unwrap();
@@ -197,6 +203,25 @@ fn the_worker_maps_takes_back_and_ends_soon_after_it_was_told_to() {
 }
 
 #[test]
+fn a_mapping_is_renewed_as_the_same_one_and_another_address_is_told_of() {
+    let (gateway, first) = (udp([127, 9, 9, 1], pcp::SERVER_PORT), "203.0.113.1:6000".parse().unwrap());
+    let mut room = [0; 100];
+    let (_poll, mapper) = asked(&gateway);
+    let (n, client) = gateway.recv_from(&mut room).unwrap();
+    let nonce = room[24..36].to_vec();
+    let mut answer = granting(&room[..n], first);
+    answer[4..8].copy_from_slice(&1u32.to_be_bytes());
+    gateway.send_to(&answer, client).unwrap();
+    becomes(&mapper, &PortMapping::Mapped { by: BY, external: first });
+    let (n, client) = gateway.recv_from(&mut room).unwrap();
+    assert_eq!(room[24..36], nonce);
+    assert_eq!(room[42..44], 6_000u16.to_be_bytes());
+    let second = "203.0.113.9:6000".parse().unwrap();
+    gateway.send_to(&granting(&room[..n], second), client).unwrap();
+    becomes(&mapper, &PortMapping::Mapped { by: BY, external: second });
+}
+
+#[test]
 fn a_port_on_an_address_that_nobody_outside_reaches_is_given_back_and_told_of() {
     let (gateway, external) = (udp([127, 9, 8, 1], pcp::SERVER_PORT), "100.64.7.1:6000".parse().unwrap());
     let (_poll, mapper) = mapping(&gateway, external);
@@ -207,10 +232,7 @@ fn a_port_on_an_address_that_nobody_outside_reaches_is_given_back_and_told_of() 
 #[test]
 fn a_worker_that_waits_for_an_answer_ends_without_it_and_gives_back_what_may_come() {
     let gateway = udp([127, 9, 7, 1], pcp::SERVER_PORT);
-    let poll = mio::Poll::new().unwrap();
-    let wake = Wake::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
-    let mapper = PortMapper::spawn(wake, Vec::new()).unwrap();
-    mapper.wish(Wish::Map(site([127, 9, 7, 1])));
+    let (_poll, mapper) = asked(&gateway);
     let mut room = [0; 100];
     gateway.recv_from(&mut room).unwrap();
     mapper.end();
