@@ -196,7 +196,7 @@ test('metrics of every role satisfy the reference parser, have all families, and
     expect([status, type]).toEqual([200, 'application/openmetrics-text; version=1.0.0; charset=utf-8'])
     const { families, helps, units, samples } = await parseMetrics(text)
     for (const name of Object.keys(families)) expect(helps[name], name).toMatch(/^[A-Z].+\.$/)
-    expect(units).toEqual({ ztna_bytes: 'bytes', ztna_certificate_expiry_seconds: 'seconds' })
+    expect(units).toEqual({ ztna_bytes: 'bytes', ztna_certificate_expiry_seconds: 'seconds', ...(started === relay ? {} : NODE_UNITS) })
     const own = started === relay ? RELAY_FAMILIES : NODE_FAMILIES
     expect(families).toMatchObject({ ...FAMILIES, ...own })
     expect(value(samples, 'ztna_up')).toBe(1)
@@ -380,8 +380,13 @@ const NODE_FAMILIES = {
   ztna_flows: 'gauge',
   ztna_reconnects: 'counter',
   ztna_path_switches: 'counter',
+  ztna_packets: 'counter',
+  ztna_lost_packets: 'counter',
+  ztna_path_rtt_seconds: 'gauge',
+  ztna_time_to_direct_seconds: 'histogram',
   ztna_port_mapping: 'gauge',
 } as const
+const NODE_UNITS = { ztna_path_rtt_seconds: 'seconds', ztna_time_to_direct_seconds: 'seconds' } as const
 const RELAY_FAMILIES = { ztna_sessions: 'gauge' } as const
 
 const sum = (samples: readonly Sample[], name: string): number =>

@@ -1,9 +1,9 @@
 //! OpenMetrics text of agents and connectors (contract.md, Metrics). A relay writes its own: `relay::status`.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::time::{Instant, SystemTime};
 
-use crate::node::Node;
+use crate::node::{Node, path_stats};
 use crate::role::State;
 use crate::trust::Protocol;
 
@@ -40,6 +40,23 @@ pub const HANDSHAKES: Family = counter("ztna_handshakes", "Handshakes, by how th
 pub const PATH_SWITCHES: Family = counter("ztna_path_switches", "Changes of path, by the path taken and why.");
 pub const PORT_BURSTS: Family =
     counter("ztna_port_bursts", "Attempts to meet a peer of which one end is behind a hard NAT, by how they ended.");
+pub const PACKETS: Family = counter("ztna_packets", "Packets of inner connections sent, by the path that they took.");
+pub const LOST_PACKETS: Family = counter("ztna_lost_packets", "Those of them that the other end did not acknowledge.");
+pub const PATH_RTT: Family = Family {
+    unit: Some("seconds"),
+    ..gauge(
+        "ztna_path_rtt_seconds",
+        "Round trip to the other end, by path: the mean of the inner connections on it now.",
+    )
+};
+pub const TIME_TO_DIRECT: Family = Family {
+    kind: "histogram",
+    unit: Some("seconds"),
+    ..gauge(
+        "ztna_time_to_direct_seconds",
+        "From the first data by a relay to the first by a direct path, each inner connection once.",
+    )
+};
 pub const CERTIFICATE_EXPIRY: Family = Family {
     unit: Some("seconds"),
     ..gauge(
@@ -56,15 +73,10 @@ pub const STATELESS_RESETS: Family =
     counter("ztna_stateless_resets", "Stateless resets sent for packets of connections that are unknown.");
 
 /// One family of samples: each is a label set, without braces, and a value. What has counted nothing yet is announced without one.
-pub fn family<L: AsRef<str>>(out: &mut String, of: &Family, samples: &[(L, u64)]) {
-    let Family { name, kind, unit, help } = of;
-    let suffix = if *kind == "counter" { "_total" } else { "" };
-    // Writing to a String can't fail.
-    let _ = writeln!(out, "# TYPE {name} {kind}");
-    if let Some(unit) = unit {
-        let _ = writeln!(out, "# UNIT {name} {unit}");
-    }
-    let _ = writeln!(out, "# HELP {name} {help}");
+pub fn family<L: AsRef<str>, V: Display>(out: &mut String, of: &Family, samples: &[(L, V)]) {
+    announce(out, of);
+    let name = of.name;
+    let suffix = if of.kind == "counter" { "_total" } else { "" };
     for (labels, value) in samples {
         let labels = labels.as_ref();
         let _ = if labels.is_empty() {
@@ -73,6 +85,17 @@ pub fn family<L: AsRef<str>>(out: &mut String, of: &Family, samples: &[(L, u64)]
             writeln!(out, "{name}{suffix}{{{labels}}} {value}")
         };
     }
+}
+
+/// What comes before a family's samples.
+pub fn announce(out: &mut String, of: &Family) {
+    let Family { name, kind, unit, help } = of;
+    // Writing to a String can't fail.
+    let _ = writeln!(out, "# TYPE {name} {kind}");
+    if let Some(unit) = unit {
+        let _ = writeln!(out, "# UNIT {name} {unit}");
+    }
+    let _ = writeln!(out, "# HELP {name} {help}");
 }
 
 /// The metrics of an agent or a connector at `now`. `local` are drops that the loop counts, by queue.
@@ -110,6 +133,7 @@ pub fn node(node: &Node, now: Instant, local: &[(&str, u64)]) -> String {
     let switches: Vec<(String, u64)> =
         c.switches.iter().map(|((to, reason), n)| (format!("to=\"{to}\",reason=\"{reason}\""), *n)).collect();
     family(&mut out, &PATH_SWITCHES, &switches);
+    path_stats::write(node, &mut out);
     let mapping = node.port_mapping();
     let by = mapping.protocol().map_or("none", |p| p.as_str());
     family(&mut out, &PORT_MAPPING, &[(format!("state=\"{}\",protocol=\"{by}\"", mapping.as_str()), 1)]);

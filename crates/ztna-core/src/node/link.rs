@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::finishing::Finishing;
 use super::lost::Doubt;
+use super::path_stats::Stretch;
 use crate::id::FlowId;
 use crate::node::backoff::Backoff;
 use crate::path::{PathAgent, PathId};
@@ -46,6 +47,7 @@ pub struct Link {
     pub(super) doubt: Option<Doubt>,
     pub path_since: Instant,
     pub path_info: Option<PathInfo>,
+    pub(super) stretch: Stretch,
     /// The first destination connection ID a client chose, kept for late Initials.
     pub initial_dcid: Option<Vec<u8>>,
     /// Agent: relays that refused a session, so that each is asked once.
@@ -79,6 +81,7 @@ impl Link {
             doubt: None,
             path_since: now,
             path_info: None,
+            stretch: Stretch::default(),
             initial_dcid: None,
             refused: Vec::new(),
             cause: None,
@@ -118,9 +121,17 @@ impl Link {
         own.into_iter().flatten().min()
     }
 
+    /// Of the path in use: a direct one's checks measure it, else the connection's own packets do.
+    pub fn round_trip(&self) -> Duration {
+        let checked = match self.path.active() {
+            Some(PathId::Direct(pair)) => self.path.direct().and_then(|d| d.list().rtt(pair)),
+            Some(PathId::Relay(_)) | None => None,
+        };
+        checked.unwrap_or_else(|| self.conn.rtt())
+    }
+
     /// The path as people see it; `relay` names the active session's relay and where we send.
     pub fn describe(&self, relay: Option<(String, SocketAddr)>) -> PathInfo {
-        let (lost, sent) = self.conn.loss();
         let kind = match self.path.active() {
             Some(PathId::Relay(p)) => PathKind::Relay { forwarded: p.forwarded },
             Some(PathId::Direct(_)) => PathKind::Direct,
@@ -137,9 +148,9 @@ impl Link {
             relay,
             local: None,
             remote,
-            rtt: self.conn.rtt(),
+            rtt: self.round_trip(),
             mtu: crate::quic::tls::INNER_PAYLOAD,
-            loss_pct: if sent == 0 { 0.0 } else { 100.0 * lost as f64 / sent as f64 },
+            loss_pct: self.stretch.loss_percent(self.conn.loss()),
             since: self.path_since,
         }
     }

@@ -87,6 +87,7 @@ impl Node {
                 }
                 Event::Ready => {
                     ready = true;
+                    self.path_stats.begin(now, link);
                     self.events.push_back(NodeEvent::LinkReady(key));
                 }
                 Event::GoAway => link.retiring = true,
@@ -171,6 +172,7 @@ impl Node {
                         PathId::Relay(_) => {}
                     }
                     link.path_since = now;
+                    self.path_stats.switch(now, link, Some(to));
                     if link.conn.is_established() {
                         // Also on a first or better path: a connector learns an agent's new session by a packet on it, and an
                         // agent that only listens has no other to send.
@@ -256,6 +258,7 @@ impl Node {
             }
         }
         let Some(mut link) = self.links.try_remove(key) else { return };
+        self.path_stats.switch(now, &mut link, None);
         if let Some(leg) = link.pending_on.and_then(|l| self.legs.get_mut(l)) {
             leg.handshakes = leg.handshakes.saturating_sub(1);
         }

@@ -18,6 +18,7 @@ mod links;
 mod lost;
 mod outage;
 pub(crate) mod outer;
+pub(crate) mod path_stats;
 mod port_mapping;
 mod receive;
 pub mod session;
@@ -151,6 +152,7 @@ pub struct Node {
     pub state: State,
     pub draining: Option<Instant>,
     pub counters: Counters,
+    path_stats: path_stats::PathStats,
     transmit: transmit::Queue,
     families: turns::Families,
     held: budget::Gauge,
@@ -222,6 +224,7 @@ impl Node {
             resolve: VecDeque::new(),
             state: State::Starting,
             draining: None,
+            path_stats: path_stats::PathStats::default(),
             counters: Counters::default(),
             transmit: transmit::Queue::default(),
             families: turns::Families::BOTH,
