@@ -85,7 +85,8 @@ impl PathStats {
     }
 
     fn came_up(&mut self, after: Duration) {
-        let bucket = BOUNDS.iter().position(|ms| after <= Duration::from_millis(u64::from(*ms))).unwrap_or(BOUNDS.len());
+        let bucket =
+            BOUNDS.iter().position(|ms| after <= Duration::from_millis(u64::from(*ms))).unwrap_or(BOUNDS.len());
         if let Some(count) = self.came_up.get_mut(bucket) {
             *count += 1;
         }
@@ -141,9 +142,19 @@ mod tests {
         }
         let mut out = String::new();
         stats.time_to_direct(&mut out);
-        for line in ["{le=\"0.1\"} 2", "{le=\"0.25\"} 3", "{le=\"0.5\"} 3", "{le=\"1.0\"} 4", "{le=\"60.0\"} 4", "{le=\"+Inf\"} 5"] {
+        for line in [
+            "{le=\"0.1\"} 2",
+            "{le=\"0.25\"} 3",
+            "{le=\"0.5\"} 3",
+            "{le=\"1.0\"} 4",
+            "{le=\"60.0\"} 4",
+            "{le=\"+Inf\"} 5",
+        ] {
             assert!(out.contains(&format!("ztna_time_to_direct_seconds_bucket{line}\n")), "{line}\n{out}");
         }
-        assert!(out.ends_with("ztna_time_to_direct_seconds_sum 90.991\nztna_time_to_direct_seconds_count 5\n"), "{out}");
+        assert!(
+            out.ends_with("ztna_time_to_direct_seconds_sum 90.991\nztna_time_to_direct_seconds_count 5\n"),
+            "{out}"
+        );
     }
 }

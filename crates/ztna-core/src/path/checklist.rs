@@ -409,8 +409,8 @@ impl Checklist {
         }
     }
 
-    /// The peer can be heard from `from`: our own check goes there now (RFC 8445 §7.3.1.4).
-    /// Not within `every` of the last one.
+    /// The peer can be heard from `from`: our own check goes there now (RFC 8445 §7.3.1.4), or as soon as `every` has passed since the
+    /// last one: that may have come to a NAT that only the peer's own check, which is here now, has opened.
     fn trigger(&mut self, now: Instant, local: Local, from: SocketAddr, every: Duration) {
         if permit(from).is_err() {
             return;
@@ -420,15 +420,14 @@ impl Checklist {
             None => self.insert(from, CandidateKind::PeerReflexive, local, false),
         };
         let Some(p) = id.and_then(|id| self.pairs.get_mut(&id)) else { return };
-        let recent = p.outstanding.back().is_some_and(|(_, at, _)| now < *at + every);
+        let at = p.outstanding.back().map_or(now, |(_, last, _)| now.max(*last + every));
         match p.phase {
-            Phase::Idle(_) | Phase::Checking { .. } if recent => {}
             Phase::Idle(_) => {
                 // Its first check now, the rest of a round after it.
                 p.phase = Phase::Checking { sent: 0 };
-                p.due = Some(now);
+                p.due = Some(at);
             }
-            Phase::Checking { .. } => p.due = Some(now),
+            Phase::Checking { .. } => p.due = Some(p.due.map_or(at, |due| due.min(at))),
             Phase::Widening { .. } | Phase::Usable | Phase::Doubted { .. } => {}
         }
     }

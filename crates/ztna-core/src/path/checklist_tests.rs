@@ -63,6 +63,24 @@ fn two_ends_that_reach_each_other_find_a_pair_that_carries_the_largest_packet() 
 }
 
 #[test]
+fn a_check_that_crosses_ours_brings_another_soon_for_ours_may_have_come_to_a_closed_nat() {
+    let now = Instant::now();
+    let mut budget = Budget::default();
+    let [mut ours, mut theirs] = pair();
+    ours.start_round(now);
+    assert_eq!(sent(&mut ours, now, &mut budget).len(), 1, "this one is lost");
+    theirs.start_round(now);
+    for check in sent(&mut theirs, now, &mut budget) {
+        ours.handle_message(now, Local::default(), b(), &check.bytes);
+    }
+    let count = |l: &mut Checklist, at: Instant, b: &mut Budget| {
+        sent(l, at, b).iter().filter(|o| o.bytes.starts_with(&[0, 1])).count()
+    };
+    assert_eq!(count(&mut ours, now, &mut budget), 0);
+    assert_eq!(count(&mut ours, now + PACE * 4, &mut budget), 1);
+}
+
+#[test]
 fn the_first_check_to_an_address_is_small_and_one_that_has_answered_gets_the_largest_once() {
     let now = Instant::now();
     let mut budget = Budget::default();

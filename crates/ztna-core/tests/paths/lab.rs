@@ -19,6 +19,7 @@ use ztna_netlab::sim::HostId;
 use ztna_netlab::sim::kinds::{NodeKind, Pair, RELAY_PORTS, RELAY_SECOND_V4, RELAY_V4, RELAY_V6};
 use ztna_netlab::sim::oracle::Relation;
 
+use super::account::Account;
 use super::sockets::Sockets;
 
 /// Largest inner packet (protocol.md, Sizes).
@@ -44,6 +45,7 @@ pub struct End {
     reflexive: Reflexive,
     pub budget: Budget,
     pub sockets: Sockets,
+    pub account: Account,
     pub port: u16,
     relay: Option<SocketAddr>,
     registered: bool,
@@ -67,6 +69,39 @@ pub struct End {
     pub lost_packets: usize,
 }
 
+impl End {
+    fn new(host: HostId, is_agent: bool, seed: u64) -> End {
+        let mut mask = [0u8; 12];
+        mask[0] = u8::from(is_agent);
+        mask[4..].copy_from_slice(&seed.to_be_bytes());
+        End {
+            host,
+            path: PathAgent::new(is_agent),
+            reflexive: Reflexive::new(mask),
+            budget: Budget::default(),
+            sockets: Sockets::new(seed),
+            account: Account::default(),
+            port: if is_agent { 40_001 } else { 40_002 },
+            relay: None,
+            registered: false,
+            next_keep_alive: Duration::ZERO,
+            next_data: Duration::ZERO,
+            flying: BTreeMap::new(),
+            next_number: 0,
+            seen: BTreeSet::new(),
+            enabled: false,
+            is_agent,
+            heard: Duration::ZERO,
+            gap: Duration::ZERO,
+            switches: Vec::new(),
+            direct_bytes: 0,
+            direct_packets: 0,
+            lost_bytes: 0,
+            lost_packets: 0,
+        }
+    }
+}
+
 pub struct Lab {
     pub pair: Pair,
     pub now: Duration,
@@ -88,35 +123,7 @@ pub struct Lab {
 impl Lab {
     pub fn new(seed: u64, kinds: [NodeKind; 2], relation: Relation, home: Impairment) -> Lab {
         let pair = Pair::new(seed, kinds[0], kinds[1], relation, home, Impairment::default()).unwrap();
-        let ends = [(pair.a.host, true), (pair.b.host, false)].map(|(host, is_agent)| {
-            let mut mask = [0u8; 12];
-            mask[0] = u8::from(is_agent);
-            mask[4..].copy_from_slice(&seed.to_be_bytes());
-            End {
-                host,
-                path: PathAgent::new(is_agent),
-                reflexive: Reflexive::new(mask),
-                budget: Budget::default(),
-                sockets: Sockets::new(seed),
-                port: if is_agent { 40_001 } else { 40_002 },
-                relay: None,
-                registered: false,
-                next_keep_alive: Duration::ZERO,
-                next_data: Duration::ZERO,
-                flying: BTreeMap::new(),
-                next_number: 0,
-                seen: BTreeSet::new(),
-                enabled: false,
-                is_agent,
-                heard: Duration::ZERO,
-                gap: Duration::ZERO,
-                switches: Vec::new(),
-                direct_bytes: 0,
-                direct_packets: 0,
-                lost_bytes: 0,
-                lost_packets: 0,
-            }
-        });
+        let ends = [(pair.a.host, true), (pair.b.host, false)].map(|(host, is_agent)| End::new(host, is_agent, seed));
         let mut lab = Lab {
             pair,
             now: Duration::ZERO,
@@ -179,6 +186,35 @@ impl Lab {
         self.ends[end].reflexive.restart(now);
         if let Some(direct) = self.ends[end].path.direct_mut() {
             direct.handle_network_change(now);
+        }
+    }
+
+    /// The process at `end` ends and another begins, with a port of its own: the inner connection of both is a new one.
+    pub fn restart(&mut self, end: usize, seed: u64) {
+        for n in 0..2 {
+            let old = &self.ends[n];
+            let (host, is_agent, port) = (old.host, old.is_agent, old.port);
+            let (heard, registered) = (old.heard, old.registered);
+            let mut new = End::new(host, is_agent, seed);
+            new.heard = heard;
+            new.port = port;
+            if n == end {
+                new.port = 40_000 + (port + 2) % 1_000;
+                new.account.since = self.now;
+                self.places[end] = None;
+            } else {
+                // It goes on: its sockets, what it has spent, and its registration are as they were.
+                new.account = std::mem::take(&mut self.ends[n].account);
+                new.budget = std::mem::take(&mut self.ends[n].budget);
+                new.sockets = self.ends[n].sockets.outlive();
+                new.registered = registered;
+            }
+            self.ends[n] = new;
+            self.know_addresses(n);
+            if n != end && registered {
+                let now = self.at();
+                self.ends[n].path.add(now, 0, ms(40));
+            }
         }
     }
 
@@ -287,7 +323,9 @@ impl Lab {
             let e = &mut self.ends[end];
             if token_of(packet).is_some() {
                 if let Some(direct) = e.path.direct_mut() {
-                    direct.handle_message(now, local, from, packet);
+                    if direct.handle_message(now, local, from, packet) {
+                        e.account.heard(from, packet);
+                    }
                     e.path.settle_direct(now);
                 }
             } else if e.reflexive.handle_answer(now, from, packet) {
@@ -465,6 +503,7 @@ impl Lab {
                 self.ends[end].lost_packets += 1;
                 return;
             }
+            self.ends[end].account.sent(to, &bytes);
             self.ends[end].direct_bytes += bytes.len();
             self.ends[end].direct_packets += 1;
         }

@@ -7,6 +7,7 @@
     reason = "tests: an origin for virtual time is read once"
 )]
 
+mod account;
 mod bursts;
 mod lab;
 mod matrix;

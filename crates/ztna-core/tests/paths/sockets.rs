@@ -30,6 +30,11 @@ impl Sockets {
         Sockets { seed, room: usize::MAX, next: 2, ..Sockets::default() }
     }
 
+    /// What outlives an inner connection.
+    pub fn outlive(&mut self) -> Sockets {
+        Sockets { gate: std::mem::take(&mut self.gate), ..Sockets::new(self.seed) }
+    }
+
     pub fn set(&mut self, settings: BurstSettings) {
         self.gate.set(settings);
     }

@@ -170,3 +170,19 @@ fn a_cut_of_the_home_line_for_a_moment_is_no_end() {
         assert!(lab.until(from + second(35), Lab::both_direct), "seed {seed}");
     }
 }
+
+#[test]
+fn behind_nats_and_firewalls_both_ends_are_direct_three_round_trips_after_the_first_data() {
+    for kind in [Kind::Firewall, HOME.kind, Kind::Public] {
+        for delay in [0, 2, 5, 10, 25, 100].map(ms) {
+            let kinds = [NodeKind { kind, families: Families::V4 }; 2];
+            let mut lab = Lab::new(1, kinds, Relation::Apart, Impairment { delay, ..Impairment::default() });
+            assert!(lab.until(second(20), |l| l.ends.iter().all(|e| e.heard > Duration::ZERO)));
+            let first = lab.now;
+            assert!(lab.until(second(20), Lab::both_direct));
+            let (round_trip, took) = (delay * 4, lab.now - first);
+            // Checks to several addresses of a peer go out one after another.
+            assert!(took <= round_trip * 3 + ms(50), "{kind:?}, round trip {round_trip:?}: {took:?}");
+        }
+    }
+}
