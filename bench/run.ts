@@ -13,7 +13,7 @@ import { cold, connect, firstByte, request } from './rows/latency.ts'
 import { idleFlows } from './rows/memory.ts'
 import { idle, near, ping } from './rows/long-paths.ts'
 import { node } from './rows/node.ts'
-import { events, file, first, guessed, promotion } from './rows/paths.ts'
+import { died, file, first, guessed, moved, promotion, rebound } from './rows/paths.ts'
 import { flooded, handshakes, idleNodes } from './rows/relay.ts'
 import { switched, switchedWan } from './rows/switch.ts'
 
@@ -39,7 +39,9 @@ const MEASUREMENTS: Readonly<Record<string, Measurement>> = {
   'wan-tunnel': () => wan('tunnel'),
   'path-first': first,
   'path-guessed': guessed,
-  'path-events': events,
+  'path-dies': died,
+  'path-rebinds': rebound,
+  'path-moves': moved,
   'path-file': file,
   'path-promotion': promotion,
   'path-ping': ping,

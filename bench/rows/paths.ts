@@ -15,7 +15,6 @@ export async function first(): Promise<Row[]> {
   const kinds: readonly (readonly [Place, Place])[] = [
     ['eim/apdf', 'eim/apdf'],
     ['apdm/apdf', 'eim/adf'],
-    ['apdm/apdf', 'adm/eif'],
     ['public', 'apdm/apdf'],
     ['double-nat', 'carrier'],
     ['v6:firewall', 'dual:apdm/apdf'],
@@ -74,14 +73,10 @@ export async function guessed(): Promise<Row[]> {
 }
 
 /** A paced flow while something happens to its direct path: how long the reader gets nothing, and when the path is direct again. */
-export async function events(): Promise<Row[]> {
-  await using paths = await Paths.create(ORDINARY)
-  return [
-    await during(paths, 'the direct path dies both ways', [['ms p95', '<=', 500]], dies, 1_500),
-    await during(paths, 'the NAT rebinds', [['ms p95', '<=', 1_000]], () => paths.net.rebind('r-alice'), 3_000),
-    await during(paths, "the agent's address changes", [['ms p95', '<=', 2_000]], moves, 3_000),
-  ]
-}
+export const died = (): Promise<Row[]> => during('the direct path dies both ways', [['ms p95', '<=', 500]], dies, 1_500)
+export const rebound = (): Promise<Row[]> =>
+  during('the NAT rebinds', [['ms p95', '<=', 1_000]], (paths) => paths.net.rebind('r-alice'), 3_000)
+export const moved = (): Promise<Row[]> => during("the agent's address changes", [['ms p95', '<=', 2_000]], moves, 3_000)
 
 const dies = async (paths: Paths): Promise<() => Promise<void>> => {
   await paths.net.block('r-alice', RELAY_ONLY)
@@ -99,12 +94,12 @@ const moves = async (paths: Paths): Promise<() => Promise<void>> => {
 }
 
 async function during(
-  paths: Paths,
   what: string,
   bars: readonly Bar[],
   happen: (paths: Paths) => Promise<void | (() => Promise<void>)>,
   watchMs: number,
-): Promise<Row> {
+): Promise<Row[]> {
+  await using paths = await Paths.create(ORDINARY)
   const gaps: number[] = []
   const again: number[] = []
   let broken = 0
@@ -129,12 +124,14 @@ async function during(
     'direct again': direct.length / again.length,
     ...(direct.length > 0 ? { 'ms p95 until direct again': quantile(sorted(direct), 0.95) } : {}),
   }
-  return row(
-    `longest time without data when ${what}`,
-    figures,
-    [...bars, ['flows broken', '<=', 0]],
-    `${LINES}, 65 Mbit/s; direct again within ${watchMs} ms`,
-  )
+  return [
+    row(
+      `longest time without data when ${what}`,
+      figures,
+      [...bars, ['flows broken', '<=', 0]],
+      `${LINES}, 65 Mbit/s; direct again within ${watchMs} ms`,
+    ),
+  ]
 }
 
 /** When the path last became direct; 0 where it was all the time. */
