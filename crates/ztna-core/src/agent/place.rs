@@ -6,6 +6,7 @@ use super::{Agent, Purpose, RETRY_MAX, Waiting};
 use crate::error::Error;
 use crate::id::FlowId;
 use crate::node::flows::{Flow, PATH, Phase};
+use crate::node::link::Link;
 use crate::quic::{Fields, field};
 use crate::role::{Open, PathPolicy};
 use crate::trust::Protocol;
@@ -49,11 +50,13 @@ impl Agent {
             self.fail(w.purpose, &w.open, error);
             return true;
         }
+        // SETTINGS must have come before an extended CONNECT (RFC 9220 §3) only.
+        let takes = |l: &Link| if w.open.protocol == Protocol::Tcp { l.can_connect() } else { l.can_ask() };
         let best = self
             .node
             .links
             .iter()
-            .filter(|(_, l)| connectors.contains(&l.peer) && l.policy == w.open.path && l.can_ask())
+            .filter(|(_, l)| connectors.contains(&l.peer) && l.policy == w.open.path && takes(l))
             .min_by_key(|(_, l)| l.conn.rtt())
             .map(|(k, _)| k);
         if let Some(link) = best {

@@ -90,17 +90,22 @@ impl Link {
         }
     }
 
-    pub fn is_usable(&self) -> bool {
-        self.conn.is_ready() && !self.conn.is_closed() && !self.retiring && !self.path.is_stalled()
+    /// Agent: a request of any kind put on it now is likely to arrive.
+    pub fn can_ask(&self) -> bool {
+        self.conn.is_ready() && self.reaches()
     }
 
-    /// Agent: a request put on it now is likely to arrive.
-    pub fn can_ask(&self) -> bool {
-        let reaches = match (self.policy, self.path.active()) {
+    /// Agent: the same of a plain CONNECT, which needs no SETTINGS.
+    pub fn can_connect(&self) -> bool {
+        self.conn.takes_plain_requests() && self.reaches()
+    }
+
+    fn reaches(&self) -> bool {
+        let path = match (self.policy, self.path.active()) {
             (PathPolicy::DirectOnly, active) => matches!(active, Some(PathId::Direct(_))),
             (PathPolicy::Auto | PathPolicy::RelayOnly, active) => active.is_some(),
         };
-        self.is_usable() && reaches && !self.path.is_doubtful()
+        path && !self.conn.is_closed() && !self.retiring && !self.path.is_stalled() && !self.path.is_doubtful()
     }
 
     /// Its peer has not shown a certificate yet.

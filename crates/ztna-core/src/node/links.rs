@@ -84,6 +84,7 @@ impl Node {
                     if let Some(leg) = link.pending_on.take().and_then(|l| self.legs.get_mut(l)) {
                         leg.handshakes = leg.handshakes.saturating_sub(1);
                     }
+                    self.events.push_back(NodeEvent::LinkReady(key));
                 }
                 Event::Ready => {
                     ready = true;

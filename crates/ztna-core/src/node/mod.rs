@@ -94,6 +94,7 @@ pub enum NodeEvent {
     SessionEnded {
         link: Option<usize>,
     },
+    /// It takes more kinds of requests than before: plain ones first, all once the peer's SETTINGS have come.
     LinkReady(usize),
     /// A stream event of an inner connection.
     Stream {

@@ -472,9 +472,13 @@ impl Connection {
     pub fn dgram_queued(&self) -> usize {
         self.q.dgram_send_queue_len()
     }
-    /// Largest DATAGRAM payload now, bytes; `None` before the handshake or where the peer takes none.
+    /// Largest DATAGRAM payload now, bytes; `None` before the handshake or where the peer takes none. While it is not known whether
+    /// larger packets pass, what fits the smallest that every path carries (RFC 9000 §14): quiche would take a larger one and hold it
+    /// until a probe of that size has come back.
     pub fn dgram_max(&self) -> Option<usize> {
-        self.q.dgram_max_writable_len()
+        let max = self.q.dgram_max_writable_len()?;
+        let passes = if self.kind.is_outer() { self.pmtu().max(quiche::MIN_CLIENT_INITIAL_LEN) } else { usize::MAX };
+        Some(max.saturating_sub(self.q.max_send_udp_payload_size().saturating_sub(passes)))
     }
 
     // ---- state
@@ -507,6 +511,10 @@ impl Connection {
     }
     pub fn is_ready(&self) -> bool {
         self.ready && !self.goaway_received
+    }
+    /// Takes requests that need none of the peer's SETTINGS, which come a round trip after the handshake (RFC 9114 §7.2.4.2).
+    pub fn takes_plain_requests(&self) -> bool {
+        self.h3.is_some() && !self.goaway_received
     }
     pub fn is_closed(&self) -> bool {
         self.closed || self.q.is_closed()

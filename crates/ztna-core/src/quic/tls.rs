@@ -60,7 +60,7 @@ impl Kind {
     pub fn is_server(self) -> bool {
         matches!(self, Kind::OuterServer | Kind::InnerServer)
     }
-    fn is_outer(self) -> bool {
+    pub(super) fn is_outer(self) -> bool {
         matches!(self, Kind::OuterClient | Kind::OuterServer)
     }
     fn expect(self, trust_domain: &str) -> Expect<'_> {
