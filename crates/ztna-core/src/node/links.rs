@@ -199,6 +199,7 @@ impl Node {
                     self.events.push_back(NodeEvent::LinkSuspect(key));
                 }
                 PathEvent::Stalled => self.events.push_back(NodeEvent::LinkStalled(key)),
+                PathEvent::Quiet => link.conn.ping(),
                 PathEvent::Revived => {}
                 PathEvent::Reregister { session } => {
                     if let Some(s) = self.sessions.get_mut(session) {

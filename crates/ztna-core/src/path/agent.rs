@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::checklist::PairId;
 use super::direct::{Direct, DirectEvent, doubled};
+use super::incoming::Incoming;
 
 /// Silence before a path is suspect: at least this (protocol.md, Timers), or four round trips.
 pub const SUSPECT_MIN: Duration = Duration::from_millis(250);
@@ -104,6 +105,8 @@ pub enum PathEvent {
     Stalled,
     /// Heard again after `Stalled`.
     Revived,
+    /// The peer was sending and no longer is: something to acknowledge shows whether it still can.
+    Quiet,
     /// Time to register this session's connection ID again: its forwarded path may be retried.
     Reregister { session: usize },
 }
@@ -159,6 +162,7 @@ pub struct PathAgent {
     complain: Option<Instant>,
     peer: Option<PathId>,
     liveness: Liveness,
+    incoming: Incoming,
     rtt: Duration,
     switched_at: Option<Instant>,
     /// Whether the peer is the one to follow when both ends have moved.
@@ -187,6 +191,7 @@ impl PathAgent {
             complain: None,
             peer: None,
             liveness: Liveness::Alive,
+            incoming: Incoming::default(),
             rtt: Duration::ZERO,
             switched_at: None,
             leads,
@@ -292,6 +297,7 @@ impl PathAgent {
         if matches!(path, PathId::Relay(p) if !self.has_session(p.session)) {
             return;
         }
+        self.incoming.note(now, self.suspect_after());
         let was = std::mem::replace(&mut self.liveness, Liveness::Alive);
         self.complain = None;
         let before = self.peer;
@@ -344,6 +350,9 @@ impl PathAgent {
                 self.liveness = Liveness::Stalled { since };
                 self.events.push_back(PathEvent::Stalled);
             }
+            Liveness::Alive if self.incoming.has_stopped(now, self.suspect_after()) => {
+                self.events.push_back(PathEvent::Quiet);
+            }
             Liveness::Alive | Liveness::Waiting { .. } | Liveness::Suspect { .. } | Liveness::Stalled { .. } => {}
         }
         if let (Some(direct), true) = (self.direct.as_mut(), self.complain.is_some_and(|t| now >= t)) {
@@ -367,7 +376,8 @@ impl PathAgent {
         let live = match self.liveness {
             Liveness::Waiting { since } => Some(since + self.suspect_after()),
             Liveness::Suspect { since } => Some(since + self.stalled_after()),
-            Liveness::Alive | Liveness::Stalled { .. } => None,
+            Liveness::Alive => self.incoming.due(self.suspect_after()),
+            Liveness::Stalled { .. } => None,
         };
         let retry = self.sessions.iter().filter_map(|s| match s.forwarded {
             Forwarded::Failed { retry } => Some(retry),

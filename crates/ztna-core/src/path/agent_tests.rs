@@ -136,3 +136,18 @@ fn the_active_session_ending_moves_to_another_or_to_none() {
     a.remove(t, 2);
     assert_eq!(a.select(), (None, None));
 }
+
+#[test]
+fn a_download_that_goes_silent_is_asked_after_and_then_in_doubt() {
+    let t = Instant::now();
+    let mut a = relayed(t);
+    for n in 0..=60 {
+        a.handle_received(t + ms(n * 10), FORWARDED, true);
+    }
+    assert_eq!(a.poll_timeout(), Some(t + ms(850)));
+    a.handle_timeout(t + ms(850));
+    assert_eq!(a.poll_event(), Some(PathEvent::Quiet));
+    a.handle_sent(t + ms(850), true);
+    a.handle_timeout(t + ms(1_100));
+    assert_eq!(a.poll_event(), Some(PathEvent::Suspect));
+}

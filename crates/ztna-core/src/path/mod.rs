@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  agent: which path the next datagram takes, and when one has died
+//!    ├── incoming: whether a peer that was sending has gone silent
 //!    ├── relayed paths: tunnel and forwarded, through each session with a relay
 //!    └── direct: what is offered, when it is checked, which pair is used
 //!          ├── candidate: which addresses are offered, which are sent to
@@ -20,6 +21,7 @@ pub mod candidate;
 pub mod checklist;
 pub mod direct;
 pub mod explain;
+mod incoming;
 pub mod nat;
 pub mod reflexive;
 

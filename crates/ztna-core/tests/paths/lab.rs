@@ -436,7 +436,7 @@ impl Lab {
                     self.ends[end].switches.push((now, to));
                     ping = true;
                 }
-                PathEvent::PeerSwitched { .. } | PathEvent::Suspect => ping = true,
+                PathEvent::PeerSwitched { .. } | PathEvent::Suspect | PathEvent::Quiet => ping = true,
                 PathEvent::Stalled | PathEvent::Revived | PathEvent::Reregister { .. } => {}
             }
         }

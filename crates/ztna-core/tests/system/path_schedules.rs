@@ -227,7 +227,7 @@ impl Model {
                     ping |= reason != ztna_core::path::Reason::Better;
                     self.ends[end].switches.push(self.now);
                 }
-                PathEvent::PeerSwitched { .. } | PathEvent::Suspect => ping = true,
+                PathEvent::PeerSwitched { .. } | PathEvent::Suspect | PathEvent::Quiet => ping = true,
                 PathEvent::Stalled | PathEvent::Revived => {}
                 PathEvent::Reregister { session } => {
                     let wait = self.delay[session] * 2;
