@@ -53,9 +53,15 @@ export async function idle(): Promise<Row[]> {
   if ((await probe.becomes('direct', 10_000)) === null) throw new Error('no direct path')
   await sleep(5_000)
   const rules = `table ip count {
-  counter out { } counter in { }
-  chain o { type filter hook output priority 0; ip daddr 203.0.113.2 counter name out; }
-  chain i { type filter hook input priority 0; ip saddr 203.0.113.2 counter name in; }
+  counter passed { }
+  chain o {
+    type filter hook output priority 0; policy accept;
+    ip daddr 203.0.113.2 counter name passed
+  }
+  chain i {
+    type filter hook input priority 0; policy accept;
+    ip saddr 203.0.113.2 counter name passed
+  }
 }`
   await run(paths.alice, 'nft', ['-f', '-'], { input: rules })
   await sleep(seconds * 1_000)

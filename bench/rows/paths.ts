@@ -186,7 +186,7 @@ export async function promotion(): Promise<Row[]> {
   await using paths = await Paths.create({ ...ORDINARY, home: { rate: '100mbit', queue: '500KB' } })
   const dips: number[] = []
   const before: number[] = []
-  for (let i = 0; i < TRIES; i += 1) {
+  for (let i = 0; i < Math.min(TRIES, 30); i += 1) {
     await paths.net.block('r-alice', RELAY_ONLY)
     await using probe: Probe = paths.probe()
     await probe.open('s:2')
