@@ -181,7 +181,7 @@ impl Relay {
     fn on_datagram_capsule(&mut self, key: ConnKey, stream: StreamId, payload: Vec<u8>) {
         let Some((context, prefix)) = connect_udp::split_context(&payload) else { return };
         if let Some((session, to)) = self.session_of(key, stream, context) {
-            self.deliver(session, to, vec![Frame { bytes: payload, prefix }]);
+            self.deliver_behind(session, to, Frame { bytes: payload, prefix });
         }
     }
 

@@ -25,7 +25,7 @@ enum Sent {
 struct Lane {
     session: u64,
     to: Side,
-    /// `None`: the other half belongs to another loop.
+    /// `None`: the other half belongs to another loop, or is yet to be made by a message to this one; packets queue behind that.
     door: Option<Door>,
 }
 
@@ -116,6 +116,15 @@ impl Relay {
         }
     }
 
+    /// The same of a packet that may have come right behind its request.
+    pub(super) fn deliver_behind(&mut self, session: u64, to: Side, frame: Frame) {
+        if self.door(session, to).is_some() {
+            self.deliver(session, to, vec![frame]);
+        } else {
+            self.hand_frames(session, to, vec![frame]);
+        }
+    }
+
     /// Session and direction of a datagram on a stream; counted when there is none.
     pub(super) fn session_of(&self, key: ConnKey, stream: StreamId, context: u64) -> Option<(u64, Side)> {
         let found = match self.conns.get(key.0)?.streams.get(&stream) {
@@ -156,7 +165,8 @@ impl Relay {
             return None;
         }
         let (session, to) = self.session_of(key, stream, context)?;
-        let door = if self.owner(session, to)? == self.index { Some(self.door(session, to)?) } else { None };
+        // Right behind the request the connector's half is still on its way, also on this loop.
+        let door = if self.owner(session, to)? == self.index { self.door(session, to) } else { None };
         Some(Lane { session, to, door })
     }
 
