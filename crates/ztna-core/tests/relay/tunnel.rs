@@ -29,6 +29,19 @@ fn inner_packets_travel_both_ways_also_those_before_the_request() {
 }
 
 #[test]
+fn packets_in_capsules_right_behind_the_request_wait_for_the_connectors_half() {
+    for loops in [1, 2] {
+        let mut net = Net::with(config(), loops);
+        let (c, bind) = net.bound("c1", 1);
+        let alice = net.connected(Role::Agent, "alice", 2);
+        let stream = net.connect(alice, "c1");
+        net.send_capsule(alice, stream, &Capsule::Datagram(b"\0first".to_vec()));
+        net.send_capsule(alice, stream, &Capsule::Datagram(b"\0second".to_vec()));
+        net.until("both arrive", |net| net.clients[c].payloads(bind, 1) == [&b"first"[..], b"second"]);
+    }
+}
+
+#[test]
 fn a_context_is_assigned_once_the_uncompressed_one_is_registered_and_never_again() {
     let mut net = Net::new();
     let c = net.connected(Role::Connector, "c1", 1);
