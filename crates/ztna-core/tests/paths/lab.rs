@@ -241,6 +241,12 @@ impl Lab {
         self.ends.iter().map(|e| e.gap.max(self.now.saturating_sub(e.heard))).max().unwrap_or_default()
     }
 
+    /// Each end has been on a direct path, at the same time or not: on a line that loses one packet in five neither stays there for long.
+    pub fn both_have_been_direct(&self) -> bool {
+        let once = |e: &End| e.switches.iter().any(|(_, to)| matches!(to, PathId::Direct(_)));
+        self.ends.iter().all(once)
+    }
+
     pub fn both_direct(&self) -> bool {
         self.is_direct(0) && self.is_direct(1)
     }
