@@ -149,20 +149,20 @@ export async function file(): Promise<Row[]> {
   const transfer = paths.alice.run('bash', ['-c', 'set -o pipefail; curl -sSf http://127.0.0.1:8080/file | openssl dgst -sha256 -r'], {
     timeoutMs: 300_000,
   })
-  let [over, deaths] = [false, 0]
+  const seen = { over: false, deaths: 0 }
   const killer = (async () => {
-    while (!over) {
+    while (!seen.over) {
       await agent.waitFor(/"event":"path".*"next":\{"kind":"direct"/, { from: agent.mark, timeoutMs: 60_000 }).catch(() => undefined)
-      if (over) return
+      if (seen.over) return
       await sleep(1_000)
       await paths.net.block('r-alice', RELAY_ONLY)
-      deaths += 1
+      seen.deaths += 1
       await sleep(1_500)
       await paths.net.block('r-alice', 'nothing')
     }
   })()
   const { stdout } = await transfer
-  over = true
+  seen.over = true
   const seconds = (performance.now() - started) / 1_000
   await paths.net.block('r-alice', 'nothing')
   await Promise.race([killer, sleep(3_000)])
@@ -170,7 +170,7 @@ export async function file(): Promise<Row[]> {
   return [
     row(
       '500 MB whose direct path dies on the way',
-      { 'SHA-256 right': right, deaths, s: seconds },
+      { 'SHA-256 right': right, deaths: seen.deaths, s: seconds },
       [
         ['SHA-256 right', '>=', 1],
         ['deaths', '>=', 1],

@@ -94,7 +94,7 @@ async function announce(
   if (policy === 'none' || (typeof policy === 'object' && 'nat' in policy)) return
   const outer = realmOf(realms, spec.outer)
   const [v4, v6] = member(outer.number)
-  const via = address.includes(':') ? `${v6}` : `${v4} onlink`
+  const via = address.includes(':') ? v6 : `${v4} onlink`
   await ip(outer.netns, [`route add ${address}${full(address)} via ${via} dev to-${spec.name}`])
   await announce(realms, address, spec.outer, routers)
 }

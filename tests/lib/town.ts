@@ -1,4 +1,5 @@
 import { home, RELAY, type Housing, type Place, type Relation } from './places.ts'
+import type { HostSpec } from './net.ts'
 import { Lab, type Netns } from './netns.ts'
 import { nginx } from './programs.ts'
 import { PERMIT_ENG, startRole, Trust, type RoleName, type RoleProc } from './ztna.ts'
@@ -62,14 +63,17 @@ export class Town implements AsyncDisposable {
     }
   }
 
-  /** Every agent asks each of its connectors for a page. */
-  async talk(): Promise<void> {
+  /** Every agent asks each of its connectors for a page. How many came; rejects when one did not. */
+  async talk(): Promise<number> {
+    let pages = 0
     for (const agent of this.spec.places) {
       const ports = this.asked(agent).map(({ port }) => port)
       const urls = ports.map((port) => `http://127.0.0.1:${port}/hello`)
       const { stdout } = await this.#place(this.#agent(agent)).run('curl', ['-sSf', '--max-time', '20', '--parallel', ...urls])
       if (stdout !== 'hello\n'.repeat(urls.length)) throw new Error(`${agent}: ${JSON.stringify(stdout)}`)
+      pages += urls.length
     }
+    return pages
   }
 
   /** The connectors that the agent of a place asks for. */
@@ -81,7 +85,7 @@ export class Town implements AsyncDisposable {
     readonly port: number
   }[] {
     return connectorsOf(this.spec)
-      .map((connector, index) => ({ ...connector, port: FIRST_PORT + index }))
+      .map(({ label, name, place, relation, beside }, index) => ({ label, name, place, relation, beside, port: FIRST_PORT + index }))
       .filter(({ beside, place }) => (beside === undefined ? this.spec.asks(agent, place) : beside === agent))
   }
 
@@ -125,7 +129,8 @@ export class Town implements AsyncDisposable {
       }
     }
     const line = maker === 'netlab' ? { up: { delay: '5ms' }, down: { delay: '5ms' } } : {}
-    const net = { seed: 7, routers: homes.flatMap(({ routers }) => routers), hosts: homes.map(({ host }) => ({ ...host, ...line })) }
+    const lined = (host: HostSpec): HostSpec => ({ ...host, ...line })
+    const net = { seed: 7, routers: homes.flatMap(({ routers }) => routers), hosts: homes.map(({ host }) => lined(host)) }
     await (maker === 'kernel' ? lab.kernelNet(net) : lab.net(net))
   }
 
