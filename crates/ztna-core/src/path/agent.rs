@@ -33,6 +33,11 @@ const FOLLOW_GRACE: Duration = Duration::from_secs(1);
 /// The end that leads waits longer: where each of the two has moved to the other's relay, one must stay for them to meet.
 const LEADER_GRACE: Duration = Duration::from_secs(3);
 
+/// The peer has left the direct path if it is heard by a relay, and not directly for this long or a round trip. Until then what a
+/// relay brings was under way before the peer came here, and was overtaken: taken for a departure, each switch under a full flow
+/// put the path in doubt at both ends, and for seconds every packet went twice.
+const OVERTAKEN: Duration = Duration::from_millis(50);
+
 /// Times in a row that a direct path may go silent while the relay carries data, although checks pass on it: what answers checks and
 /// loses data is no path.
 const UNSETTLED: u8 = 3;
@@ -161,6 +166,8 @@ pub struct PathAgent {
     /// When the peer is told again that nothing of it is heard.
     complain: Option<Instant>,
     peer: Option<PathId>,
+    /// When the peer was last heard directly, until its having left is acted on.
+    heard_direct: Option<Instant>,
     liveness: Liveness,
     incoming: Incoming,
     rtt: Duration,
@@ -190,6 +197,7 @@ impl PathAgent {
             unsettled: 0,
             complain: None,
             peer: None,
+            heard_direct: None,
             liveness: Liveness::Alive,
             incoming: Incoming::default(),
             rtt: Duration::ZERO,
@@ -301,6 +309,9 @@ impl PathAgent {
         let was = std::mem::replace(&mut self.liveness, Liveness::Alive);
         self.complain = None;
         let before = self.peer;
+        if matches!(path, PathId::Direct(_)) {
+            self.heard_direct = Some(now);
+        }
         if short && self.peer != Some(path) {
             if self.peer.is_some() {
                 self.events.push_back(PathEvent::PeerSwitched { to: path });
@@ -316,7 +327,7 @@ impl PathAgent {
             }
             Liveness::Alive | Liveness::Waiting { .. } => {
                 if short {
-                    self.follow(now, path, before);
+                    self.follow(now, path);
                 }
             }
         }
@@ -518,10 +529,12 @@ impl PathAgent {
         }
     }
 
-    fn follow(&mut self, now: Instant, path: PathId, before: Option<PathId>) {
+    fn follow(&mut self, now: Instant, path: PathId) {
         let (Some(relay), PathId::Relay(path)) = (self.relay, path) else { return };
         if self.via.is_some() {
-            if matches!(before, Some(PathId::Direct(_))) && !self.in_question {
+            let left = self.heard_direct.is_some_and(|t| now >= t + self.rtt.max(OVERTAKEN));
+            if left && !self.in_question {
+                self.heard_direct = None;
                 self.question(now);
             }
             return;

@@ -1,4 +1,7 @@
 use super::*;
+use crate::path::checklist::{Keys, Local};
+use crate::wire::check::{CheckKey, Token};
+use crate::wire::path_signal::{Candidate, CandidateKind, Mapping, Message};
 
 const TUNNEL: PathId = PathId::Relay(RelayPath { session: 1, forwarded: false });
 const FORWARDED: PathId = PathId::Relay(RelayPath { session: 1, forwarded: true });
@@ -150,4 +153,45 @@ fn a_download_that_goes_silent_is_asked_after_and_then_in_doubt() {
     a.handle_sent(t + ms(850), true);
     a.handle_timeout(t + ms(1_100));
     assert_eq!(a.poll_event(), Some(PathEvent::Suspect));
+}
+
+/// With a direct path in use, and the peer heard on it.
+fn direct(now: Instant) -> (PathAgent, PathId) {
+    let address = "192.0.2.1:1000".parse().unwrap();
+    let key = |of: u8| (Token([of; 8]), CheckKey::new([of; 32]));
+    let mut direct = Direct::new(Keys { ours: key(1), theirs: key(2), mask: [1; 12] }, 1_320);
+    let candidates = vec![Candidate { kind: CandidateKind::Host, address }];
+    let mut signal = Vec::new();
+    Message::Candidates { generation: 1, mapping: Mapping::Unknown, candidates }.encode(&mut signal);
+    direct.handle_signal(now, &signal).unwrap();
+    let pair = direct.list().pair_of(Local::default(), address).unwrap();
+    let mut a = relayed(now);
+    a.enable_direct(direct);
+    a.via = Some(pair);
+    a.handle_received(now, PathId::Direct(pair), true);
+    (a, PathId::Direct(pair))
+}
+
+#[test]
+fn what_a_direct_packet_overtook_is_not_taken_for_the_peers_leaving() {
+    let t = Instant::now();
+    let (mut a, path) = direct(t);
+    for n in 1..200 {
+        a.handle_received(t + ms(n), FORWARDED, true);
+        assert_eq!(a.select(), (Some(path), None), "{n} ms");
+        a.handle_received(t + ms(n), path, true);
+    }
+}
+
+#[test]
+fn a_peer_that_is_heard_by_the_relay_alone_puts_the_direct_path_in_doubt_once() {
+    let t = Instant::now();
+    let (mut a, path) = direct(t);
+    a.handle_received(t + ms(20), FORWARDED, true);
+    assert_eq!(a.select(), (Some(path), None));
+    a.handle_received(t + ms(50), FORWARDED, true);
+    assert_eq!(a.select(), (Some(path), Some(RelayPath::tunnel(1))));
+    a.in_question = false;
+    a.handle_received(t + ms(500), FORWARDED, true);
+    assert_eq!(a.select(), (Some(path), None), "the checks have told");
 }
