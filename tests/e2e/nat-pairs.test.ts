@@ -37,9 +37,18 @@ const spec = (maker: Maker): TownSpec => ({
     // Nodes do not offer addresses of TUN devices, which the interfaces of the user-space network are.
     ...(maker === 'kernel' ? IN_ONE_LAN : []),
   ],
-  // What takes a burst of checks to guessed ports has a test of its own: a node does that once in ten minutes.
-  asks: (agent, connector) => told.get(`${agent} ${connector}`) !== 'guess',
+  asks: (agent, connector) => !guesses(agent, connector),
 })
+/**
+ * What a burst of checks to guessed ports may make direct has a test of its own: a node does that once in ten minutes. With one relay
+ * an address-dependent mapping looks like an endpoint-independent one, so two hard NATs of which one is that may try it as well.
+ */
+function guesses(agent: Place, connector: Place): boolean {
+  const verdict = told.get(`${agent} ${connector}`)
+  const hard = [agent, connector].every((place) => /(?:^|:)ap?dm\//.test(place))
+  const looksEasy = [agent, connector].some((place) => /(?:^|:)adm\//.test(place))
+  return verdict === 'guess' || (verdict === 'relay' && hard && looksEasy)
+}
 const IN_ONE_LAN: readonly Neighbour[] = [
   { of: 'eim/apdf', relation: 'same-host' },
   { of: 'eim/apdf', relation: 'same-lan' },
