@@ -226,7 +226,7 @@ impl Agent {
             Some(_) | None => return false,
         };
         let open = self.node.flows.get(&id).and_then(|f| f.open.as_ref());
-        if !open.is_some_and(|(open, _)| open.path == PathPolicy::Auto) {
+        if open.is_none_or(|(open, _)| open.path != PathPolicy::Auto) {
             return false;
         }
         self.wait_again(now, id, |open| open.path = only);

@@ -47,13 +47,12 @@ fn whatever_happens_to_the_direct_path_data_has_a_way_within_two_seconds() {
                 2 if !place.routers.is_empty() => lab.pair.network.block(place.routers[0], Block::Nothing).unwrap(),
                 3 if place.routers.is_empty() && kinds[end].families == Families::V4 => {
                     moved += 1;
-                    let to = [format!("203.0.113.{}", 100 + moved % 100).parse().unwrap()];
+                    // Each end has addresses of its own.
+                    let to = [format!("203.0.113.{}", 160 + 40 * end + moved % 40).parse().unwrap()];
                     lab.pair.network.move_host(place.host, INTERNET, &to).unwrap();
                     lab.network_changed(end);
                 }
-                4 => {
-                    lab.restart(end, dice.next());
-                }
+                4 => lab.restart(end, dice.next()),
                 _ => lab.network_changed(end),
             }
             lab.forget_gaps();
