@@ -244,8 +244,7 @@ impl Agent {
             }
             NodeEvent::LinkReady(_) => self.place_all(now),
             NodeEvent::DirectLost(link) => self.direct_lost(link),
-            NodeEvent::PeerMoved(_) => {}
-            NodeEvent::DirectFound(_) => self.place_all(now),
+            NodeEvent::PeerMoved(_) | NodeEvent::DirectFound(_) => self.place_all(now),
             NodeEvent::LinkSuspect(link) => {
                 self.node.probe_legs();
                 self.seek_session(now, link);
@@ -283,12 +282,9 @@ impl Agent {
 
     /// Flows that must not go by a relay end with the direct path.
     fn direct_lost(&mut self, link: usize) {
-        let Some(l) = self.node.links.get(link).filter(|l| l.policy == PathPolicy::DirectOnly) else { return };
-        let error = Error::Unreachable {
-            message: format!("the direct path to connector `{}` is lost, and the flow may take no other", l.peer),
-            reason: Some("direct-lossy"),
-            tried: Vec::new(),
-        };
+        let Some(l) = self.node.links.get_mut(link).filter(|l| l.policy == PathPolicy::DirectOnly) else { return };
+        let error = direct_lost(&l.peer);
+        l.conn.forget_datagrams();
         let flows: Vec<FlowId> = l.flows.values().copied().collect();
         self.ask_again(self.now, &flows);
         for id in flows {
@@ -365,6 +361,11 @@ impl Agent {
     /// What a connector says by the code of a reset.
     fn reset_error(&self, link: usize, code: u64) -> Error {
         let by = DeniedBy::Connector;
+        if code == H3_REQUEST_CANCELLED
+            && let Some(l) = self.node.links.get(link).filter(|l| l.policy == PathPolicy::DirectOnly)
+        {
+            return direct_lost(&l.peer);
+        }
         let Some(decision) = DecisionId::from_reset_code(code) else { return Error::StreamReset { by, code } };
         let peer = self.node.links.get(link).map(|l| l.peer.clone()).unwrap_or_default();
         let reason = format!("no longer permitted; decision {decision} in the log of connector `{peer}` says why");
@@ -432,5 +433,14 @@ impl Agent {
         } else if self.node.state == State::Online && !self.node.is_replacing() {
             self.node.set_state(State::Degraded, "no relay answers");
         }
+    }
+}
+
+/// Of a flow that may take no other path.
+fn direct_lost(connector: &str) -> Error {
+    Error::Unreachable {
+        message: format!("the direct path to connector `{connector}` is lost, and the flow may take no other"),
+        reason: Some("direct-lossy"),
+        tried: Vec::new(),
     }
 }

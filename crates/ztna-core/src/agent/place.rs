@@ -8,7 +8,7 @@ use crate::id::FlowId;
 use crate::node::flows::{Flow, PATH, Phase};
 use crate::node::link::Link;
 use crate::quic::{Fields, field};
-use crate::role::{Open, PathPolicy};
+use crate::role::PathPolicy;
 use crate::trust::Protocol;
 use crate::wire::connect_ip::{PROTO_ICMPV6, Scope, Target};
 use crate::wire::{authority, connect_udp};
@@ -217,8 +217,8 @@ impl Agent {
         self.place_all(now);
     }
 
-    /// The connector says that another connection of ours would do: one that keeps to this kind of path. `false`: the flow is on such a
-    /// one already, or may take any other path by its own wish.
+    /// The connector says that another connection of ours would do: one that keeps to this kind of path, or the same once it is of that
+    /// kind at both ends. `false`: the flow's own wish is another.
     pub(super) fn ask_elsewhere(&mut self, now: Instant, id: FlowId, fields: &Fields) -> bool {
         let only = match field(fields, PATH) {
             Some("direct") => PathPolicy::DirectOnly,
@@ -226,23 +226,25 @@ impl Agent {
             Some(_) | None => return false,
         };
         let open = self.node.flows.get(&id).and_then(|f| f.open.as_ref());
-        if open.is_none_or(|(open, _)| open.path != PathPolicy::Auto) {
+        if open.is_none_or(|(open, _)| open.path != PathPolicy::Auto && open.path != only) {
             return false;
         }
-        self.wait_again(now, id, |open| open.path = only);
+        self.wait_again(now, id, |w| {
+            w.open.path = only;
+            w.retry_at = now + super::RETRY_MIN;
+        });
         self.place_all(now);
         true
     }
 
     /// Takes a request back that has not been granted, to be put on a connection anew.
-    fn wait_again(&mut self, now: Instant, id: FlowId, change: impl FnOnce(&mut Open)) {
+    fn wait_again(&mut self, now: Instant, id: FlowId, change: impl FnOnce(&mut Waiting)) {
         let Some(mut flow) = self.node.remove_flow(id) else { return };
         if let Some(link) = self.node.links.get_mut(flow.link) {
             link.conn.reset(flow.stream, crate::quic::connection::H3_REQUEST_CANCELLED);
         }
-        let Some((mut open, deadline)) = flow.open.take() else { return };
-        change(&mut open);
-        self.waiting.push_back(Waiting {
+        let Some((open, deadline)) = flow.open.take() else { return };
+        let mut w = Waiting {
             purpose: super::purpose_of(id, &flow),
             port: flow.port,
             open,
@@ -251,7 +253,9 @@ impl Agent {
             pause: super::RETRY_MIN,
             tried: Default::default(),
             refused: Default::default(),
-        });
+        };
+        change(&mut w);
+        self.waiting.push_back(w);
     }
 }
 

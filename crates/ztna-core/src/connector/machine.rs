@@ -211,8 +211,10 @@ impl Connector {
                 }
             }
             NodeEvent::LinkSuspect(_) => self.node.probe_legs(),
-            NodeEvent::DirectFound(link) | NodeEvent::DirectLost(link) | NodeEvent::PeerMoved(link) => {
-                self.rejudge_where(now, |l| l == link)
+            NodeEvent::DirectFound(link) | NodeEvent::PeerMoved(link) => self.rejudge_where(now, |l| l == link),
+            NodeEvent::DirectLost(link) => {
+                self.rejudge_where(now, |l| l == link);
+                self.cut_direct_only(link);
             }
             NodeEvent::LegReady(_)
             | NodeEvent::SessionEnded { .. }

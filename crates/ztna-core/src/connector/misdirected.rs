@@ -4,24 +4,56 @@
 use std::time::Instant;
 
 use super::Connector;
+use crate::error::Error;
+use crate::id::FlowId;
 use crate::node::flows::PATH;
 use crate::quic::StreamId;
-use crate::role::Asked;
+use crate::quic::connection::H3_REQUEST_CANCELLED;
+use crate::role::{Asked, PathPolicy};
 use crate::trust::PathClass;
 use crate::wire::proxy_status::{ProxyError, ProxyStatus};
 
 impl Connector {
-    /// The only kind of path that such a flow may take, where its connection may leave that kind or is not of it. `None` as well where
-    /// policy permits it on neither.
-    pub(super) fn only_path(&self, now: Instant, link: usize, agent: &str, asked: &Asked) -> Option<PathClass> {
+    /// The only kind of path that such a flow may take: its connection may leave it, whichever it is on. `None` as well where policy
+    /// permits it on neither.
+    pub(super) fn only_path(&self, now: Instant, agent: &str, asked: &Asked) -> Option<PathClass> {
         if !self.node.snapshot.policy.as_ref().is_some_and(|p| p.reads_path()) {
             return None;
         }
         let may = |path| self.decide(now, agent, path, asked).allowed;
         match (may(PathClass::Relay), may(PathClass::Direct)) {
             (true, false) => Some(PathClass::Relay),
-            (false, true) if self.path_class(link) == PathClass::Relay => Some(PathClass::Direct),
-            (false, true) | (true, true) | (false, false) => None,
+            (false, true) => Some(PathClass::Direct),
+            (true, true) | (false, false) => None,
+        }
+    }
+
+    /// The connection keeps to one kind of path from now on, for our part too. The kind again where it is not of it yet: the other end
+    /// moves first, and what we answer would go by the relay.
+    pub(super) fn keep_to(&mut self, link: usize, only: PathClass) -> Option<PathClass> {
+        let link = self.node.links.get_mut(link)?;
+        match only {
+            PathClass::Relay => {
+                link.policy = PathPolicy::RelayOnly;
+                None
+            }
+            PathClass::Direct => {
+                link.policy = PathPolicy::DirectOnly;
+                link.path.keep_apart();
+                (!link.path.kinds().is_only_direct()).then_some(only)
+            }
+        }
+    }
+
+    /// The direct path of a connection is lost: what may take no other ends before anything of it is sent.
+    pub(super) fn cut_direct_only(&mut self, link: usize) {
+        let Some(l) = self.node.links.get_mut(link).filter(|l| l.policy == PathPolicy::DirectOnly) else { return };
+        l.conn.forget_datagrams();
+        let flows: Vec<FlowId> = l.flows.values().copied().collect();
+        for id in flows {
+            let message = "the direct path is lost, and the flow may take no other".to_owned();
+            let error = Error::Unreachable { message, reason: Some("direct-lossy"), tried: Vec::new() };
+            self.node.cut_flow_with(id, H3_REQUEST_CANCELLED, error);
         }
     }
 

@@ -205,9 +205,11 @@ impl Connector {
 
     /// Whether a flow may be; `elsewhere` says of its service that this is not the connector for it.
     fn judge(&self, now: Instant, link: usize, agent: &str, asked: &Asked, elsewhere: &str) -> Result<(), Denial> {
-        let decision = self.decide(now, agent, self.path_class(link), asked);
-        if !decision.allowed {
-            return Err(Denial { reason: decision.reason, policy: decision.policy_id });
+        for path in self.path_classes(link) {
+            let decision = self.decide(now, agent, path, asked);
+            if !decision.allowed {
+                return Err(Denial { reason: decision.reason, policy: decision.policy_id });
+            }
         }
         let (own, service) = (self.node.snapshot.identity().id.name(), &asked.service);
         if self.node.snapshot.network.service(service).is_some_and(|s| s.connectors.iter().any(|c| c == own)) {
@@ -216,10 +218,13 @@ impl Connector {
         Err(Denial { reason: format!("service `{service}` {elsewhere}"), policy: None })
     }
 
-    /// How the flow's data travels now: policy may forbid or demand either (contract.md). The two ends move one after the other.
-    fn path_class(&self, link: usize) -> PathClass {
-        let direct = self.node.links.get(link).is_some_and(|l| l.path.is_direct());
-        if direct { PathClass::Direct } else { PathClass::Relay }
+    /// How the flow's data travels now: policy may forbid or demand either (contract.md). The two ends move one after the other, and
+    /// in between both have to be permitted.
+    fn path_classes(&self, link: usize) -> impl Iterator<Item = PathClass> + use<> {
+        let kinds = self.node.links.get(link).map(|l| l.path.kinds());
+        let direct = kinds.is_some_and(|k| k.direct).then_some(PathClass::Direct);
+        let relay = kinds.is_none_or(|k| k.relay || !k.direct).then_some(PathClass::Relay);
+        relay.into_iter().chain(direct)
     }
 
     fn admit(&mut self, now: Instant, link: usize, stream: StreamId, fields: &Fields) {
@@ -232,9 +237,11 @@ impl Connector {
         };
         let port = (request.protocol != Protocol::Icmp).then_some(request.port);
         let asked = Asked { service: request.service.clone(), port, protocol: request.protocol };
-        if !request.pinned
-            && let Some(only) = self.only_path(now, link, peer.id.name(), &asked)
-        {
+        let elsewhere = match request.only {
+            Some(only) => self.keep_to(link, only),
+            None => self.only_path(now, peer.id.name(), &asked),
+        };
+        if let Some(only) = elsewhere {
             return self.misdirect(link, stream, only);
         }
         if let Err(denial) = self.judge(now, link, peer.id.name(), &asked, "is not on this connector") {

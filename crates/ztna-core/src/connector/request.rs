@@ -2,7 +2,7 @@
 
 use crate::node::flows::PATH;
 use crate::quic::{Fields, field};
-use crate::trust::Protocol;
+use crate::trust::{PathClass, Protocol};
 use crate::wire::connect_ip::{PROTO_ICMP, PROTO_ICMPV6, Scope, Target as IpTarget};
 use crate::wire::connect_udp::{self, Target as UdpTarget};
 use crate::wire::{authority, traceparent};
@@ -15,8 +15,8 @@ pub struct Request {
     /// Asks for the decision alone.
     pub check: bool,
     pub traceparent: Option<String>,
-    /// It is on a connection that keeps to one kind of path.
-    pub pinned: bool,
+    /// Its connection keeps to one kind of path.
+    pub only: Option<PathClass>,
 }
 
 impl Request {
@@ -58,7 +58,13 @@ impl Request {
         };
         let traceparent = field(fields, "traceparent").filter(|t| traceparent::is_valid(t)).map(str::to_owned);
         let check = field(fields, "ztna-check") == Some("?1");
-        Ok(Request { service, port, protocol, check, traceparent, pinned: field(fields, PATH).is_some() })
+        let only = match field(fields, PATH) {
+            None => None,
+            Some("direct") => Some(PathClass::Direct),
+            Some("relay") => Some(PathClass::Relay),
+            Some(_) => return Err(bad("ztna-path is `direct` or `relay`")),
+        };
+        Ok(Request { service, port, protocol, check, traceparent, only })
     }
 }
 

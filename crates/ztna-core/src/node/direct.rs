@@ -76,8 +76,8 @@ impl Node {
 
     /// Connector: the agent asks for the signalling stream.
     fn accept_signalling(&mut self, now: Instant, key: usize, stream: StreamId) {
-        if self.links.get(key).is_some_and(|l| l.signalling.stream.is_some()) {
-            // One is enough for a connection; a second would be another conversation.
+        if self.links.get(key).is_some_and(|l| l.signalling.stream.is_some() || l.policy == PathPolicy::RelayOnly) {
+            // One is enough for a connection; a second would be another conversation. One that keeps to the relay has none.
             self.respond(key, stream, &[(":status", "409")], true);
             return;
         }

@@ -102,7 +102,8 @@ impl Link {
 
     fn reaches(&self) -> bool {
         let path = match (self.policy, self.path.active()) {
-            (PathPolicy::DirectOnly, active) => matches!(active, Some(PathId::Direct(_))),
+            // The other end too: what it answers would go by the relay.
+            (PathPolicy::DirectOnly, _) => self.path.kinds().is_only_direct(),
             (PathPolicy::Auto | PathPolicy::RelayOnly, active) => active.is_some(),
         };
         path && !self.conn.is_closed() && !self.retiring && !self.path.is_stalled() && !self.path.is_doubtful()

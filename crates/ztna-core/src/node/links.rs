@@ -23,7 +23,11 @@ impl Node {
         let scid = random_cid(None);
         let id = crate::id::SpiffeId::new(&self.snapshot.network.trust_domain, crate::id::Role::Connector, connector)?;
         let conn = Connection::connect(&mut self.inner_tls, scid, &id.dns_name(), AGENT_ADDRESS, CONNECTOR_ADDRESS)?;
-        let key = self.links.insert(Link::new(conn, connector.to_owned(), policy, now));
+        let mut link = Link::new(conn, connector.to_owned(), policy, now);
+        if policy == PathPolicy::DirectOnly {
+            link.path.keep_apart();
+        }
+        let key = self.links.insert(link);
         self.router.insert(scid, Owner::Link(key));
         self.dirty_links.insert(key);
         Ok(key)

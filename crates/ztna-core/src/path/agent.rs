@@ -176,7 +176,21 @@ pub struct PathAgent {
     leads: bool,
     /// Which of the other paths carries the next copy while the active one is in doubt.
     turn: usize,
+    apart: bool,
     events: VecDeque<PathEvent>,
+}
+
+/// Which kinds of path are in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kinds {
+    pub direct: bool,
+    pub relay: bool,
+}
+
+impl Kinds {
+    pub fn is_only_direct(self) -> bool {
+        self.direct && !self.relay
+    }
 }
 
 impl Default for PathAgent {
@@ -204,6 +218,7 @@ impl PathAgent {
             switched_at: None,
             leads,
             turn: 0,
+            apart: false,
             events: VecDeque::new(),
         }
     }
@@ -405,7 +420,7 @@ impl PathAgent {
 
     /// The path of the next datagram, and a tunnel that carries it too while the first is in doubt.
     pub fn select(&self) -> (Option<PathId>, Option<RelayPath>) {
-        let also = if self.is_doubtful() { self.other() } else { None };
+        let also = if self.is_doubtful() && !(self.apart && self.via.is_some()) { self.other() } else { None };
         (self.active(), also)
     }
 
@@ -413,9 +428,17 @@ impl PathAgent {
         self.via.map(PathId::Direct).or(self.relay.map(PathId::Relay))
     }
 
-    /// Whether one of the ends sends directly.
-    pub fn is_direct(&self) -> bool {
-        self.via.is_some() || matches!(self.peer, Some(PathId::Direct(_)))
+    /// From now on no copy of what takes the direct path goes by a relay.
+    pub fn keep_apart(&mut self) {
+        self.apart = true;
+    }
+
+    /// The kinds of path that either end sends by: each chooses for itself.
+    pub fn kinds(&self) -> Kinds {
+        let own = self.active();
+        let ends = [own, self.peer.or(own)];
+        let any = |direct: bool| ends.iter().flatten().any(|p| matches!(p, PathId::Direct(_)) == direct);
+        Kinds { direct: any(true), relay: any(false) }
     }
 
     /// The relayed path, in use or not: long headers take it (protocol.md).

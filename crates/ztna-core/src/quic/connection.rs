@@ -460,6 +460,10 @@ impl Connection {
         self.account.take(payload.capacity());
         self.account.charge(|| ztna_quiche::dgram_send(&mut self.q, payload)).is_ok()
     }
+    /// Drops all DATAGRAMs that wait to be sent.
+    pub fn forget_datagrams(&mut self) {
+        self.account.charge(|| self.q.dgram_purge_outgoing(|_| true));
+    }
     pub fn dgram_recv(&mut self) -> Option<Vec<u8>> {
         let payload = self.account.charge(|| ztna_quiche::dgram_recv(&mut self.q)).ok()?;
         self.account.give(payload.capacity());

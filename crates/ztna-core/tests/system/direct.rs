@@ -271,3 +271,47 @@ fn a_policy_that_demands_the_direct_path_denies_the_relay_and_cuts_when_it_is_lo
     w.write(node_at(ALICE), only, b"lost", false);
     assert!(w.until(|w| matches!(w.outcomes[&only], Outcome::Reset(_))), "{:?}", w.outcomes[&only]);
 }
+
+/// Bytes of the connector's that a relay has taken, from a moment on.
+fn relayed(w: &World) -> u64 {
+    let c = &w.connector(node_at(C1)).node().counters;
+    c.forwarded_tx + c.tunnel_tx
+}
+
+#[test]
+fn what_only_a_direct_path_may_carry_waits_until_both_ends_send_directly() {
+    for path in [PathPolicy::Auto, PathPolicy::DirectOnly] {
+        let mut w = up();
+        w.set_policy(&ONLY.replace("PATH", "direct"));
+        // The connector's padded checks do not pass; the agent's do.
+        w.lose = Box::new(|from, to, packet| from == node_at(C1) && to == node_at(ALICE) && packet.len() > 1_250);
+        let flow = w.open_by(path, node_at(ALICE), "web", Protocol::Tcp, Duration::from_secs(3));
+        assert!(w.until(|w| w.outcomes.contains_key(&flow)));
+        assert!(matches!(w.outcomes[&flow], Outcome::Failed(Error::Unreachable { .. })), "{:?}", w.outcomes[&flow]);
+    }
+}
+
+#[test]
+fn no_byte_of_a_flow_that_must_be_direct_goes_by_the_relay_when_the_path_dies_under_it() {
+    for policy in [PathPolicy::Auto, PathPolicy::DirectOnly] {
+        let (mut w, _) = direct();
+        if policy == PathPolicy::Auto {
+            w.set_policy(&ONLY.replace("PATH", "direct"));
+        }
+        let flow = asked(&mut w, policy, Duration::from_secs(5));
+        assert_eq!(w.outcomes[&flow], Outcome::Opened);
+        let data: Vec<u8> = vec![7; 3_000_000];
+        let written = w.write_some(node_at(ALICE), flow, &data);
+        assert!(written > 20_000, "{written}");
+        assert!(w.until(|w| w.received.get(&flow).is_some_and(|b| b.len() >= written)));
+        // All of a window, and the connector's echo of it, is under way when the path dies.
+        w.write_some(node_at(ALICE), flow, &data);
+        let before = relayed(&w);
+        w.lose = Box::new(|from, to, _| is_between(from, to));
+        assert!(w.until(|w| matches!(w.outcomes[&flow], Outcome::Reset(_))), "{:?}", w.outcomes[&flow]);
+        w.within(Duration::from_secs(1), |_| false);
+        // Acknowledgements, resets and what the two say of their addresses.
+        let after = relayed(&w) - before;
+        assert!(after < 10_000, "{after} bytes by the relay");
+    }
+}
