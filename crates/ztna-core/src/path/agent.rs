@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::checklist::PairId;
 use super::direct::{Direct, DirectEvent, doubled};
 use super::incoming::Incoming;
+use super::way::{Kinds, PathId, RelayPath};
 
 /// Silence before a path is suspect: at least this (protocol.md, Timers), or four round trips.
 pub const SUSPECT_MIN: Duration = Duration::from_millis(250);
@@ -44,36 +45,6 @@ const UNSETTLED: u8 = 3;
 
 /// How often a peer of which nothing is heard is told so.
 const COMPLAIN_EVERY: Duration = Duration::from_millis(400);
-
-/// One way through a relay session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RelayPath {
-    pub session: usize,
-    pub forwarded: bool,
-}
-
-impl RelayPath {
-    pub fn tunnel(session: usize) -> Self {
-        RelayPath { session, forwarded: false }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum PathId {
-    Relay(RelayPath),
-    Direct(PairId),
-}
-
-impl PathId {
-    /// As metrics name it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            PathId::Relay(RelayPath { forwarded: false, .. }) => "tunnel",
-            PathId::Relay(RelayPath { forwarded: true, .. }) => "forwarded",
-            PathId::Direct(_) => "direct",
-        }
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -178,19 +149,6 @@ pub struct PathAgent {
     turn: usize,
     apart: bool,
     events: VecDeque<PathEvent>,
-}
-
-/// Which kinds of path are in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kinds {
-    pub direct: bool,
-    pub relay: bool,
-}
-
-impl Kinds {
-    pub fn is_only_direct(self) -> bool {
-        self.direct && !self.relay
-    }
 }
 
 impl Default for PathAgent {

@@ -24,7 +24,9 @@ pub mod explain;
 mod incoming;
 pub mod nat;
 pub mod reflexive;
+pub mod way;
 
-pub use agent::{PathAgent, PathEvent, PathId, Reason, RelayPath};
+pub use agent::{PathAgent, PathEvent, Reason};
 pub use checklist::{Local, Outgoing, PairId};
 pub use direct::Direct;
+pub use way::{Kinds, PathId, RelayPath};
