@@ -38,7 +38,7 @@ const CEILING: i32 = 136;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// The process' limit while this lives.
+/// The process' limit while this lives. Made first in a test, so that all that the test opened is closed when the next one counts.
 struct Limited(Rlimit, #[allow(dead_code, reason = "held")] MutexGuard<'static, ()>);
 
 impl Limited {
@@ -58,9 +58,9 @@ impl Drop for Limited {
 
 #[test]
 fn a_publication_is_read_by_a_process_that_has_no_descriptor_left() {
+    let _limited = Limited::new();
     let dir = tempfile::tempdir().unwrap();
     publish(dir.path(), 1);
-    let _limited = Limited::new();
     let mut watch = FolderWatch::new(dir.path());
     publish(dir.path(), 2);
     let taken = fill(i32::MAX);
@@ -72,8 +72,8 @@ fn a_publication_is_read_by_a_process_that_has_no_descriptor_left() {
 
 #[test]
 fn a_flow_too_many_is_refused_with_the_limit_and_the_remedy_while_the_rest_has_descriptors() {
-    let service = TcpListener::bind("127.0.0.1:0").unwrap();
     let _limited = Limited::new();
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
     let rig = Rig::new(&[("web", at(service.local_addr().unwrap()))]);
     let taken = fill(CEILING - 1);
     let Err(Error::Limit(why)) = stream(&rig) else { panic!("no descriptor was below the reserve") };
@@ -88,8 +88,8 @@ fn a_flow_too_many_is_refused_with_the_limit_and_the_remedy_while_the_rest_has_d
 
 #[test]
 fn a_flow_that_gets_no_socket_pair_for_its_program_is_refused_and_counted_too() {
-    let service = TcpListener::bind("127.0.0.1:0").unwrap();
     let _limited = Limited::new();
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
     let rig = Rig::new(&[("web", at(service.local_addr().unwrap()))]);
     let mut taken = fill(CEILING - 1);
     taken.truncate(taken.len() - 2);
@@ -99,8 +99,8 @@ fn a_flow_that_gets_no_socket_pair_for_its_program_is_refused_and_counted_too() 
 
 #[test]
 fn one_peers_flows_end_at_half_of_the_descriptors() {
-    let service = UdpSocket::bind("127.0.0.1:0").unwrap();
     let _limited = Limited::new();
+    let service = UdpSocket::bind("127.0.0.1:0").unwrap();
     let rig = Rig::new(&[("dns", at(service.local_addr().unwrap()))]);
     let mut flows = Vec::new();
     let why = loop {
@@ -117,8 +117,8 @@ fn one_peers_flows_end_at_half_of_the_descriptors() {
 
 #[test]
 fn a_connection_for_which_there_is_no_descriptor_waits_in_its_listener() {
-    let service = TcpListener::bind("127.0.0.1:0").unwrap();
     let _limited = Limited::new();
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
     let rig = Rig::new(&[("web", at(service.local_addr().unwrap()))]);
     let (id, local) = rig.forward("web", Protocol::Tcp);
     let taken = fill(CEILING - 1);
