@@ -17,6 +17,8 @@ const RELAYED = 7_000
 const SECONDS = 12
 /** Of the rate before: what counts as a dip. */
 const DIP = 0.7
+/** Of the flow, milliseconds, from the moment on when the direct path opens. Later BBR looks for the least round trip, with or without a switch. */
+const WINDOW = 2_500
 /** One every 20 ms, over most of the flow. */
 const MESSAGES = 500
 const BARS: readonly Bar[] = [['ms below 0.7, worst', '<=', 500]]
@@ -62,7 +64,7 @@ interface Switch {
   readonly before: number
   readonly following: number
   readonly after: number
-  /** The longest time in a row below the dip, from that moment on. */
+  /** The longest time in a row below the dip, within the window. */
   readonly dipMs: number
   readonly lost: number
 }
@@ -81,7 +83,7 @@ async function measure(client: Netns, server: Netns, agent: RoleProc, way: 'up' 
   const { sent, received } = await messages
   const span = 2_000 / INTERVAL
   const before = mean(all.slice(mark - span, mark))
-  const dips = all.slice(mark).map((rate) => rate < DIP * before)
+  const dips = all.slice(mark, mark + WINDOW / INTERVAL).map((rate) => rate < DIP * before)
   return {
     before,
     following: mean(all.slice(mark, mark + span)),
