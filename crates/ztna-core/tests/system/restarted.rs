@@ -17,6 +17,16 @@ const ALICE: u8 = 1;
 const C1: u8 = 2;
 const AGAIN: u8 = 3;
 
+/// Agent and connector, tunnelled through a relay that does as it is told.
+fn behind_a_hostile_relay() -> World {
+    let mut w = World::new(1, &["c1"]);
+    w.tunnel_only();
+    w.start_hostile_relay(1);
+    w.start_connector(node_at(C1), "c1");
+    w.start_agent(node_at(ALICE), "alice", None);
+    w
+}
+
 /// Turns for so long.
 fn pass(w: &mut World, time: Duration) {
     let until = Instant::now() + time;
@@ -83,11 +93,7 @@ fn a_request_under_way_when_its_connector_is_restarted_is_asked_again() {
 /// A flow through a relay that has the connector's reset keys and answers each packet for it with a reset, on top of passing it on
 /// where `passes`. Counts them.
 fn slandered(passes: Rc<Cell<bool>>) -> (World, FlowId, Rc<Cell<usize>>) {
-    let mut w = World::new(1, &["c1"]);
-    w.tunnel_only();
-    w.start_hostile_relay(1);
-    w.start_connector(node_at(C1), "c1");
-    w.start_agent(node_at(ALICE), "alice", None);
+    let mut w = behind_a_hostile_relay();
     let flow = quiet_flow(&mut w);
     let keys = ResetKeys::new(&w.snapshot(Role::Connector, "c1").credentials.key_pem).unwrap();
     let sent = Rc::new(Cell::new(0));
@@ -133,11 +139,7 @@ fn a_reset_counts_once_the_connector_is_silent() {
 
 #[test]
 fn a_connector_answers_strangers_packets_sparingly_and_with_less_than_it_got() {
-    let mut w = World::new(1, &["c1"]);
-    w.tunnel_only();
-    w.start_hostile_relay(1);
-    w.start_connector(node_at(C1), "c1");
-    w.start_agent(node_at(ALICE), "alice", None);
+    let mut w = behind_a_hostile_relay();
     let flow = quiet_flow(&mut w);
     let (answers, longest) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let (count, max) = (answers.clone(), longest.clone());

@@ -2,10 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use super::up;
 use super::world::{Outcome, World, node_at, relay_at};
 use ztna_core::role::Notice;
 use ztna_core::trust::Protocol;
 use ztna_core::{Error, FlowId};
+
+/// Its agent has had a flow.
+fn warm() -> World {
+    let mut w = up();
+    let _ = w.opened(node_at(1), "web");
+    w
+}
 
 /// Opens a flow that fails, and gives why.
 fn failed(w: &mut World, timeout: Duration) -> Error {
@@ -53,10 +61,7 @@ fn a_connector_that_is_not_bound_is_named_with_the_relay_that_said_so() {
 
 #[test]
 fn a_connector_that_is_bound_and_silent_is_told_from_one_that_is_gone() {
-    let mut w = World::new(1, &["c1"]);
-    w.start_relay(1);
-    w.start_connector(node_at(2), "c1");
-    w.start_agent(node_at(1), "alice", None);
+    let mut w = up();
     settle(&mut w, Duration::from_millis(300));
     w.kill(node_at(2));
     let error = failed(&mut w, Duration::from_millis(2_500));
@@ -67,11 +72,7 @@ fn a_connector_that_is_bound_and_silent_is_told_from_one_that_is_gone() {
 
 #[test]
 fn a_relay_that_dies_is_what_the_error_is_about() {
-    let mut w = World::new(1, &["c1"]);
-    w.start_relay(1);
-    w.start_connector(node_at(2), "c1");
-    w.start_agent(node_at(1), "alice", None);
-    let _ = w.opened(node_at(1), "web");
+    let mut w = warm();
     w.kill(relay_at(1));
     let error = failed(&mut w, Duration::from_millis(6_000));
     let Error::Unreachable { message, reason: None, .. } = error else { panic!("{error:?}") };
@@ -80,11 +81,7 @@ fn a_relay_that_dies_is_what_the_error_is_about() {
 
 #[test]
 fn requests_after_a_relay_has_shut_down_tell_that_it_is_gone() {
-    let mut w = World::new(1, &["c1"]);
-    w.start_relay(1);
-    w.start_connector(node_at(2), "c1");
-    w.start_agent(node_at(1), "alice", None);
-    let _ = w.opened(node_at(1), "web");
+    let mut w = warm();
     w.shut_down(relay_at(1), Duration::from_millis(100));
     assert!(w.until(|w| !w.has(relay_at(1))));
     settle(&mut w, Duration::from_millis(100));
@@ -102,11 +99,7 @@ fn requests_after_a_relay_has_shut_down_tell_that_it_is_gone() {
 
 #[test]
 fn a_request_under_way_when_its_relay_shuts_down_tells_that_it_is_gone() {
-    let mut w = World::new(1, &["c1"]);
-    w.start_relay(1);
-    w.start_connector(node_at(2), "c1");
-    w.start_agent(node_at(1), "alice", None);
-    let _ = w.opened(node_at(1), "web");
+    let mut w = warm();
     w.lose = Box::new(|_, to, _| to == node_at(2));
     let flow = w.open(node_at(1), "web", Protocol::Tcp, Duration::from_millis(700));
     w.turn();
@@ -120,11 +113,7 @@ fn a_request_under_way_when_its_relay_shuts_down_tells_that_it_is_gone() {
 
 #[test]
 fn a_connector_that_a_warm_agent_no_longer_finds_at_the_relay_is_told_as_not_bound() {
-    let mut w = World::new(1, &["c1"]);
-    w.start_relay(1);
-    w.start_connector(node_at(2), "c1");
-    w.start_agent(node_at(1), "alice", None);
-    let _ = w.opened(node_at(1), "web");
+    let mut w = warm();
     // The relay starts again, and the connector can't reach it.
     w.shut_down(relay_at(1), Duration::ZERO);
     assert!(w.until(|w| !w.has(relay_at(1))));
@@ -143,11 +132,7 @@ fn warnings(w: &World, n: u8) -> Vec<String> {
 
 #[test]
 fn a_relay_that_drains_and_goes_is_warned_of_once() {
-    let mut w = World::new(1, &["c1"]);
-    w.start_relay(1);
-    w.start_connector(node_at(2), "c1");
-    w.start_agent(node_at(1), "alice", None);
-    let _ = w.opened(node_at(1), "web");
+    let mut w = warm();
     w.shut_down(relay_at(1), Duration::from_millis(100));
     assert!(w.until(|w| !w.has(relay_at(1))));
     settle(&mut w, Duration::from_millis(500));
@@ -158,11 +143,7 @@ fn a_relay_that_drains_and_goes_is_warned_of_once() {
 
 #[test]
 fn a_relay_that_refuses_a_bind_is_warned_of_once() {
-    let mut w = World::new(1, &["c1"]);
-    w.start_relay(1);
-    w.start_connector(node_at(2), "c1");
-    w.start_agent(node_at(1), "alice", None);
-    let _ = w.opened(node_at(1), "web");
+    let mut w = warm();
     w.start_connector(node_at(3), "c1");
     assert!(w.until(|w| !w.has(node_at(2)) || !warnings(w, 2).is_empty()));
     settle(&mut w, Duration::from_millis(300));
