@@ -47,7 +47,17 @@ impl Bucket {
         self.tokens >= 1.0
     }
 
-    fn is_full(&mut self, now: Instant, rate: Rate) -> bool {
+    /// How long until there is one. `None`: there is now.
+    pub fn wait(&mut self, now: Instant, rate: Rate) -> Option<Duration> {
+        // A rate of nothing is no time at all: an hour is as good as never.
+        const LONGEST: f64 = 3_600.0;
+        let there = self.has_one(now, rate);
+        // A hair more, so that rounding leaves no wait of nothing behind.
+        let missing = (1.0 - self.tokens) / rate.each_second + 1e-9;
+        (!there).then(|| Duration::from_secs_f64(missing.clamp(1e-3, LONGEST)))
+    }
+
+    pub fn is_full(&mut self, now: Instant, rate: Rate) -> bool {
         self.has_one(now, rate);
         self.tokens >= rate.at_once
     }

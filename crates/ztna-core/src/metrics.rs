@@ -40,6 +40,8 @@ pub const HANDSHAKES: Family = counter("ztna_handshakes", "Handshakes, by how th
 pub const PATH_SWITCHES: Family = counter("ztna_path_switches", "Changes of path, by the path taken and why.");
 pub const PORT_BURSTS: Family =
     counter("ztna_port_bursts", "Attempts to meet a peer of which one end is behind a hard NAT, by how they ended.");
+pub const CHECKS_HELD: Family =
+    counter("ztna_checks_held", "Checks of a peer's addresses that had to wait, by the limit that was reached.");
 pub const PACKETS: Family = counter("ztna_packets", "Packets of inner connections sent, by the path that they took.");
 pub const LOST_PACKETS: Family = counter("ztna_lost_packets", "Those of them that the other end did not acknowledge.");
 pub const PATH_RTT: Family = Family {
@@ -140,6 +142,8 @@ pub fn node(node: &Node, now: Instant, local: &[(&str, u64)]) -> String {
     let bursts: Vec<(String, u64)> =
         c.port_bursts.iter().map(|(result, n)| (format!("result=\"{result}\""), *n)).collect();
     family(&mut out, &PORT_BURSTS, &bursts);
+    let held: Vec<(String, u64)> = node.checks_held().map(|(limit, n)| (format!("limit=\"{limit}\""), n)).collect();
+    family(&mut out, &CHECKS_HELD, &held);
     let left = node.snapshot.identity().not_after.duration_since(node.wall(now)).map_or(0, |d| d.as_secs());
     family(&mut out, &CERTIFICATE_EXPIRY, &[(String::new(), left)]);
     out.push_str("# EOF\n");

@@ -148,6 +148,7 @@ fn check(
         Outcome::Narrow => "narrow",
         Outcome::TimedOut => "timeout",
         Outcome::Refused => "refused",
+        Outcome::Held => "held",
     };
     json!({ "local": local, "remote": remote, "via": via, "result": result, "rttMs": rtt.map(ms), "at": at })
 }

@@ -8,6 +8,7 @@ export type PathReason =
   | 'hard-nat-both'
   | 'hard-nat-one'
   | 'check-timeout'
+  | 'check-limit'
   | 'relay-only-by-policy'
   | 'no-candidates'
   | 'direct-lossy'
@@ -25,8 +26,11 @@ export interface PathCheck {
   readonly remote: string
   /** How the checked address came to be known: of an interface, as a relay saw it, as the other end saw it, or opened at the router. */
   readonly via: 'host' | 'srflx' | 'prflx' | 'portmap'
-  /** `narrow`: it answers, but does not carry the largest packet. `refused`: not an address to send to. */
-  readonly result: 'ok' | 'checking' | 'narrow' | 'timeout' | 'refused'
+  /**
+   * `narrow`: it answers, but does not carry the largest packet. `refused`: not an address to send to. `held`: too many addresses were named, its check
+   * waits.
+   */
+  readonly result: 'ok' | 'checking' | 'narrow' | 'timeout' | 'refused' | 'held'
   /** Round trip, milliseconds, where it has answered. */
   readonly rttMs?: number
   /** Of the last check; the other end does not tell. */

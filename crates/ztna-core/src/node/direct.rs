@@ -191,6 +191,7 @@ impl Node {
     /// The host's addresses.
     pub fn handle_interfaces(&mut self, now: Instant, interfaces: &[Interface]) {
         self.reflexive.set_interfaces(interfaces);
+        self.budget.set_networks(interfaces.iter().map(|i| (i.address, i.prefix_len)));
         self.families = Families::of(interfaces);
         self.offer_to_all(now);
     }
@@ -205,6 +206,11 @@ impl Node {
             }
             self.touch_direct(now, key);
         }
+    }
+
+    /// How many checks have had to wait, by the limit that was reached.
+    pub fn checks_held(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.budget.held().iter().map(|(limit, n)| (*limit, *n))
     }
 
     /// The second port of a relay whose main one answers, when that is silent.
@@ -263,11 +269,10 @@ impl Node {
     /// One check that is due, of any link.
     pub(super) fn send_check(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
         while let Some(&key) = self.checking.first() {
-            let next = self
-                .links
-                .get_mut(key)
-                .and_then(|l| l.path.direct_mut())
-                .and_then(|d| d.poll_transmit(now, &mut self.budget));
+            let next = self.links.get_mut(key).and_then(|l| {
+                let peer = &l.conn.identity()?.id;
+                l.path.direct_mut()?.poll_transmit(now, peer, &mut self.budget)
+            });
             let Some(next) = next else {
                 self.checking.remove(&key);
                 continue;

@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::budget::Budget;
+use super::budget::{Budget, Held, Wanted};
 use super::candidate::{Candidate, CandidateKind, Refused, order, permit};
 use super::explain::Tried;
+use crate::id::SpiffeId;
 use crate::role::SocketIndex;
 use crate::wire::check::{self, Check, CheckKey, Token};
 use crate::wire::path_signal::{MAX_REPORTS, Outcome, Report};
@@ -123,6 +124,10 @@ struct Pair {
     last_sent: Option<Instant>,
     /// Named by the peer in its present generation.
     named: bool,
+    /// Something genuine has come from there.
+    heard: bool,
+    /// Why its next check waits.
+    held: Option<Held>,
 }
 
 pub struct Checklist {
@@ -245,12 +250,12 @@ impl Checklist {
 
     /// Genuine data came from an address of no pair: one check asks whether it is the peer's (protocol.md).
     pub fn handle_unknown(&mut self, now: Instant, local: Local, from: SocketAddr) {
-        self.trigger(now, local, from, UNKNOWN_EVERY);
+        self.trigger(now, local, from, true, UNKNOWN_EVERY);
     }
 
     /// A socket of ours may reach this address: it is checked at once.
     pub fn add(&mut self, now: Instant, local: Local, remote: SocketAddr) {
-        self.trigger(now, local, remote, PACE);
+        self.trigger(now, local, remote, false, PACE);
     }
 
     /// A check that belongs to no pair: where nobody is known to be.
@@ -279,7 +284,7 @@ impl Checklist {
         match check::open(message, &self.keys.theirs.1) {
             Some(Check::Request { tid, counter, .. }) if self.window.accept(counter) => {
                 self.answer(local, from, tid);
-                self.trigger(now, local, from, PACE * 4);
+                self.trigger(now, local, from, true, PACE * 4);
                 true
             }
             Some(Check::Success { tid, counter, .. }) if self.window.accept(counter) => {
@@ -299,8 +304,8 @@ impl Checklist {
         self.pairs.values().filter_map(|p| p.due).chain(round).min()
     }
 
-    /// One packet that is due.
-    pub fn poll_transmit(&mut self, now: Instant, budget: &mut Budget) -> Option<Outgoing> {
+    /// One packet that is due. `peer`: who has named the addresses.
+    pub fn poll_transmit(&mut self, now: Instant, peer: &SpiffeId, budget: &mut Budget) -> Option<Outgoing> {
         if let Some(answer) = self.answers.pop_front() {
             return Some(answer);
         }
@@ -311,7 +316,7 @@ impl Checklist {
         loop {
             let (&id, _) =
                 self.pairs.iter().filter(|(_, p)| p.due.is_some_and(|t| t <= now)).min_by_key(|(_, p)| p.due)?;
-            if let Some(out) = self.send(now, id, budget) {
+            if let Some(out) = self.send(now, id, peer, budget) {
                 return Some(out);
             }
         }
@@ -343,12 +348,19 @@ impl Checklist {
         self.pairs.iter().filter(|(_, p)| p.phase == Phase::Usable).filter_map(|(id, p)| Some((*id, p.rtt?)))
     }
 
+    /// Why addresses wait for their next check, and how many.
+    pub fn held(&self) -> Option<(Held, usize)> {
+        let held = || self.pairs.values().filter(|p| matches!(p.phase, Phase::Checking { .. })).filter_map(|p| p.held);
+        Some((held().min()?, held().count()))
+    }
+
     /// What has become of each of the peer's addresses.
     pub fn tried(&self) -> Vec<Tried> {
         let pairs = self.pairs.values().map(|p| Tried {
             local: p.local,
             candidate: Candidate { kind: p.kind, address: p.remote },
             outcome: match p.phase {
+                Phase::Checking { .. } if p.held.is_some() => Outcome::Held,
                 Phase::Checking { .. } => Outcome::Waiting,
                 Phase::Widening { .. } | Phase::Usable | Phase::Doubted { .. } => Outcome::Answered,
                 Phase::Idle(outcome) => outcome,
@@ -393,6 +405,8 @@ impl Checklist {
             answered: None,
             last_sent: None,
             named,
+            heard: false,
+            held: None,
         };
         self.pairs.insert(id, pair);
         Some(id)
@@ -411,7 +425,7 @@ impl Checklist {
 
     /// The peer can be heard from `from`: our own check goes there now (RFC 8445 §7.3.1.4), or as soon as `every` has passed since the
     /// last one: that may have come to a NAT that only the peer's own check, which is here now, has opened.
-    fn trigger(&mut self, now: Instant, local: Local, from: SocketAddr, every: Duration) {
+    fn trigger(&mut self, now: Instant, local: Local, from: SocketAddr, heard: bool, every: Duration) {
         if permit(from).is_err() {
             return;
         }
@@ -420,6 +434,7 @@ impl Checklist {
             None => self.insert(from, CandidateKind::PeerReflexive, local, false),
         };
         let Some(p) = id.and_then(|id| self.pairs.get_mut(&id)) else { return };
+        p.heard |= heard;
         let at = p.outstanding.back().map_or(now, |(_, last, _)| now.max(*last + every));
         match p.phase {
             Phase::Idle(_) => {
@@ -464,7 +479,7 @@ impl Checklist {
     }
 
     /// Sends the check of a pair that is due, or settles what its lack of answers means.
-    fn send(&mut self, now: Instant, id: PairId, budget: &mut Budget) -> Option<Outgoing> {
+    fn send(&mut self, now: Instant, id: PairId, peer: &SpiffeId, budget: &mut Budget) -> Option<Outgoing> {
         let round = self.round.unwrap_or(now);
         let kept = self.kept.contains(&Some(id));
         let p = self.pairs.get_mut(&id)?;
@@ -472,11 +487,15 @@ impl Checklist {
         let mut lost = false;
         match p.phase {
             Phase::Checking { sent } => match ROUND.get(usize::from(sent)) {
-                Some(_) if !budget.take(now, p.remote.ip()) => {
-                    p.due = Some(now + Duration::from_millis(250));
-                    return None;
-                }
                 Some(_) => {
+                    if let Err((why, wait)) = budget.take(now, Wanted { peer, to: p.remote, heard: p.heard }) {
+                        if p.held.replace(why).is_none() {
+                            budget.note_held(why);
+                        }
+                        p.due = Some(now + wait);
+                        return None;
+                    }
+                    p.held = None;
                     let next = ROUND.get(usize::from(sent) + 1).map(|ms| round + Duration::from_millis(*ms));
                     p.due = Some(next.unwrap_or(now + LAST_ANSWER).max(now + PROBE_MIN));
                     p.phase = Phase::Checking { sent: sent + 1 };

@@ -27,7 +27,8 @@ fn host(address: SocketAddr) -> Candidate {
 }
 
 fn sent(list: &mut Checklist, now: Instant, budget: &mut Budget) -> Vec<Outgoing> {
-    std::iter::from_fn(|| list.poll_transmit(now, budget)).collect()
+    let peer = "spiffe://example.test/agent/a1".parse().unwrap();
+    std::iter::from_fn(|| list.poll_transmit(now, &peer, budget)).collect()
 }
 
 /// Both lists know each other's address, and exchange all that is due.

@@ -324,9 +324,9 @@ impl Direct {
         self.settle(now);
     }
 
-    /// One packet that is due.
-    pub fn poll_transmit(&mut self, now: Instant, budget: &mut Budget) -> Option<Outgoing> {
-        let out = self.list.poll_transmit(now, budget);
+    /// One packet that is due. `peer`: whose identity the other end has proven.
+    pub fn poll_transmit(&mut self, now: Instant, peer: &SpiffeId, budget: &mut Budget) -> Option<Outgoing> {
+        let out = self.list.poll_transmit(now, peer, budget);
         self.settle(now);
         out.or_else(|| self.burst.poll_transmit(now).and_then(|(local, to)| self.list.stray(local, to)))
     }

@@ -19,6 +19,8 @@ pub enum Cause {
     /// One NAT is hard and the other lets in only whom it has sent to.
     HardNatOne,
     CheckTimeout,
+    /// Addresses wait for their checks: more are named than may be checked.
+    CheckLimit,
     RelayOnlyByPolicy,
     NoCandidates,
     DirectLossy,
@@ -33,6 +35,7 @@ impl Cause {
             Cause::HardNatBoth => "hard-nat-both",
             Cause::HardNatOne => "hard-nat-one",
             Cause::CheckTimeout => "check-timeout",
+            Cause::CheckLimit => "check-limit",
             Cause::RelayOnlyByPolicy => "relay-only-by-policy",
             Cause::NoCandidates => "no-candidates",
             Cause::DirectLossy => "direct-lossy",
@@ -135,6 +138,20 @@ fn reasons(direct: &Direct, checks: &[Tried], around: &Surroundings) -> Vec<Why>
             Some("see `ztna status` there: it needs an interface that is up, or a relay that tells its address"),
         );
     }
+    const FEWER: &str = "have that end name fewer addresses: it moves often, or many nodes share its certificate";
+    if let Some((why, n)) = direct.list().held() {
+        add(
+            Cause::CheckLimit,
+            format!("{n} addresses of the other end wait for checks: {}", why.describe()),
+            Some(FEWER),
+        );
+    }
+    let held_there = direct.remote().1.map_or(0, |(_, r)| r.iter().filter(|r| r.outcome == Outcome::Held).count());
+    if held_there > 0 {
+        let detail =
+            format!("{held_there} addresses of this end wait for checks at the other end: too many were named lately");
+        add(Cause::CheckLimit, detail, Some(FEWER));
+    }
     if let Some(port) = around.second_port_silent {
         add(
             Cause::UdpBlocked,
@@ -170,7 +187,7 @@ fn reasons(direct: &Direct, checks: &[Tried], around: &Surroundings) -> Vec<Why>
             Some("look for a device on the way that drops long UDP flows; it is tried again by itself"),
         );
     }
-    let explained = all.iter().any(|w| !matches!(w.cause, Cause::Checking));
+    let explained = all.iter().any(|w| !matches!(w.cause, Cause::Checking | Cause::CheckLimit));
     if !explained && checks.iter().any(|c| c.outcome == Outcome::TimedOut) {
         all.push(Why {
             cause: Cause::CheckTimeout,

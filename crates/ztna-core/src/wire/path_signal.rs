@@ -78,6 +78,8 @@ pub enum Outcome {
     TimedOut,
     /// Never sent: the address is not one to send to.
     Refused,
+    /// Not answered yet, and the next check waits: the receiver has named too many addresses, or too much went there.
+    Held,
 }
 
 /// What checks to one address have come to.
@@ -193,6 +195,7 @@ impl Message {
                         Outcome::Narrow => 2,
                         Outcome::TimedOut => 3,
                         Outcome::Refused => 4,
+                        Outcome::Held => 5,
                     });
                     varint::encode(r.rtt.map_or(0, |d| d.as_micros().max(1) as u64), out);
                 }
@@ -292,6 +295,7 @@ fn decode_report(r: &mut Reader<'_>) -> Result<Report, DecodeError> {
         2 => Outcome::Narrow,
         3 => Outcome::TimedOut,
         4 => Outcome::Refused,
+        5 => Outcome::Held,
         other => return Err(DecodeError::invalid("check outcome", other, "0 to 4")),
     };
     let us = r.varint().ok_or_else(cut)?;

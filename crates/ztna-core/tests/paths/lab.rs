@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use ztna_core::id::SpiffeId;
 use ztna_core::interface::{Interface, InterfaceKind};
 use ztna_core::path::budget::Budget;
 use ztna_core::path::checklist::Keys;
@@ -43,6 +44,8 @@ pub struct End {
     pub host: HostId,
     pub path: PathAgent,
     reflexive: Reflexive,
+    /// Whom the other end has proven to be.
+    peer: SpiffeId,
     pub budget: Budget,
     pub sockets: Sockets,
     pub account: Account,
@@ -78,6 +81,9 @@ impl End {
             host,
             path: PathAgent::new(is_agent),
             reflexive: Reflexive::new(mask),
+            peer: format!("spiffe://example.test/{}", if is_agent { "connector/c1" } else { "agent/a1" })
+                .parse()
+                .unwrap(),
             budget: Budget::default(),
             sockets: Sockets::new(seed),
             account: Account::default(),
@@ -167,6 +173,7 @@ impl Lab {
             })
             .collect();
         e.reflexive.set_interfaces(&interfaces);
+        e.budget.set_networks(interfaces.iter().map(|i| (i.address, i.prefix_len)));
         let v4 = addresses.iter().any(IpAddr::is_ipv4);
         let relay = if v4 { IpAddr::V4(RELAY_V4) } else { IpAddr::V6(RELAY_V6) };
         e.relay = (!addresses.is_empty()).then(|| SocketAddr::new(relay, RELAY_PORTS[0]));
@@ -461,7 +468,7 @@ impl Lab {
         loop {
             let e = &mut self.ends[end];
             let budget = &mut e.budget;
-            let Some(out) = e.path.direct_mut().and_then(|d| d.poll_transmit(now, budget)) else { break };
+            let Some(out) = e.path.direct_mut().and_then(|d| d.poll_transmit(now, &e.peer, budget)) else { break };
             self.put(end, out.local, out.to, out.bytes);
         }
         self.ends[end].path.settle_direct(now);

@@ -9,6 +9,7 @@
 
 mod account;
 mod bursts;
+mod hostile;
 mod lab;
 mod matrix;
 #[allow(dead_code, reason = "the other suite uses all of it")]
