@@ -81,6 +81,17 @@ pub enum PathPolicy {
 }
 
 impl PathPolicy {
+    pub const ALL: [PathPolicy; 3] = [PathPolicy::Auto, PathPolicy::DirectOnly, PathPolicy::RelayOnly];
+
+    /// As callers and `status` name it (api.d.ts).
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PathPolicy::Auto => "auto",
+            PathPolicy::DirectOnly => "direct-only",
+            PathPolicy::RelayOnly => "relay-only",
+        }
+    }
+
     /// The one kind of path that it leaves.
     pub fn only(self) -> Option<PathClass> {
         match self {
@@ -177,9 +188,23 @@ pub enum Action {
 
 #[derive(Debug, Clone)]
 pub enum Answer {
-    Ping { rtt: Duration, path: PathInfo },
-    Explain { path: PathInfo, evidence: Box<crate::path::explain::Evidence>, peer: String },
-    Check { allowed: bool, by: crate::error::DeniedBy, policy: Option<String>, reason: String },
+    Ping {
+        rtt: Duration,
+        path: PathInfo,
+    },
+    Explain {
+        path: PathInfo,
+        evidence: Box<crate::path::explain::Evidence>,
+        peer: String,
+    },
+    /// `only`: the one kind of path on which it is allowed.
+    Check {
+        allowed: bool,
+        by: crate::error::DeniedBy,
+        policy: Option<String>,
+        reason: String,
+        only: Option<PathClass>,
+    },
 }
 
 /// State of a role (api.d.ts `State`).
@@ -330,10 +355,10 @@ pub trait Machine {
     // ---- flows, agent: open one; the answer is Action::Opened or Action::Failed.
     fn open(&mut self, _now: Instant, _flow: FlowId, _open: Open) {}
     fn ping(&mut self, _now: Instant, _op: u64, _service: &str, _timeout: Duration) {}
-    /// Why the path to the service's connector is what it is. There must be a connection: ping first.
-    fn explain(&mut self, _now: Instant, _op: u64, _service: &str, _path: PathPolicy) {}
+    /// Why the path that such a flow takes is what it is. Without a port, that of the service's first kind of flow that policy permits.
+    fn explain(&mut self, _now: Instant, _op: u64, _open: Open) {}
     fn check(&mut self, _now: Instant, _op: u64, _open: Open) {}
-    /// The caller of an `open`, `ping` or `check` gave up.
+    /// The caller of an `open`, `ping`, `explain` or `check` gave up.
     fn cancel_op(&mut self, _now: Instant, _op: u64) {}
 
     // ---- flows, connector

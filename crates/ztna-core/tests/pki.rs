@@ -386,6 +386,27 @@ fn a_policy_question_about_a_revoked_agent_is_answered_with_the_revocation() {
 }
 
 #[test]
+fn a_policy_that_reads_the_path_can_be_asked_about_either() {
+    let t = Trust::with_nodes();
+    let policy = r#"@id("web-direct") permit(principal, action == Action::"connect", resource == Service::"web") when { context.path == "direct" };"#;
+    fs::write(t.dir().join("policy.cedar"), policy).unwrap();
+    let ask = |path: Value| {
+        t.run("policy-check", json!({"agent": "alice", "to": "web:80", "path": path})).map(|r| r["decision"].clone())
+    };
+    let direct = ask(json!("direct")).unwrap();
+    assert_eq!(
+        (&direct["allowed"], &direct["policyId"], &direct["path"]),
+        (&json!(true), &json!("web-direct"), &json!(null))
+    );
+    assert_eq!(ask(json!("relay")).unwrap()["allowed"], json!(false));
+    let any = ask(json!(null)).unwrap();
+    assert_eq!((&any["allowed"], &any["path"]), (&json!(true), &json!("direct")));
+    assert_eq!(any["reason"], json!("policy `web-direct` permits it on a direct path only"));
+    let wrong = ask(json!("sideways")).unwrap_err().to_string();
+    assert_eq!(wrong, "path `sideways`: must be direct or relay");
+}
+
+#[test]
 fn a_policy_question_with_a_name_that_is_not_in_the_network_is_a_mistake_and_no_denial() {
     let t = Trust::with_nodes();
     for (agent, to, says) in [

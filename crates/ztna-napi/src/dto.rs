@@ -9,8 +9,8 @@ use ztna_core::node::Node;
 use ztna_core::path::explain::Evidence;
 use ztna_core::path::nat;
 use ztna_core::port_mapping::MappingProtocol;
-use ztna_core::role::{Answer, FlowInfo, Notice, PathInfo, PathKind};
-use ztna_core::trust::{PeerIdentity, Snapshot};
+use ztna_core::role::{Answer, FlowInfo, Notice, PathInfo, PathKind, PathPolicy};
+use ztna_core::trust::{PathClass, PeerIdentity, Snapshot};
 use ztna_core::wire::path_signal::{CandidateKind, Outcome};
 
 /// An error as `{code, message, retryable, details}`.
@@ -94,9 +94,10 @@ pub fn answer(a: &Answer) -> Value {
     match a {
         Answer::Ping { rtt, path: p } => json!({ "rttMs": ms(*rtt), "path": path(p) }),
         Answer::Explain { path: p, evidence, peer } => explanation(p, evidence, peer),
-        Answer::Check { allowed, by, policy, reason } => {
-            json!({ "allowed": allowed, "by": by.to_string(), "policyId": policy, "reason": reason })
-        }
+        Answer::Check { allowed, by, policy, reason, only } => json!({
+            "allowed": allowed, "by": by.to_string(), "policyId": policy, "reason": reason,
+            "path": only.map(PathClass::as_str),
+        }),
     }
 }
 
@@ -119,6 +120,9 @@ fn explanation(p: &PathInfo, evidence: &Evidence, peer: &str) -> Value {
     let mapping = &evidence.port_mapping;
     json!({
         "path": path(p), "reasons": reasons,
+        "demand": evidence.demand.as_ref().map(|d| {
+            json!({ "path": d.only.as_str(), "by": d.by.as_str(), "policyId": d.policy(), "detail": d.describe() })
+        }),
         "nat": { "local": nat::describe(evidence.local_nat), "remote": nat::describe(evidence.remote_nat) },
         "portMapping": {
             "state": mapping.as_str(), "protocol": mapping.protocol().map(MappingProtocol::as_str),
@@ -219,11 +223,15 @@ pub fn node_status(node: &Node) -> Value {
         .iter()
         .filter(|(_, l)| l.conn.is_established())
         .filter_map(|(k, l)| {
-            let info = node.describe_path(k)?;
-            paths.insert(l.peer.clone(), path(&info));
+            let info = path(&node.usable_path(k)?);
+            // What is told by name is the connection that anything may take, where there is one.
+            if l.policy == PathPolicy::Auto || !paths.contains_key(&l.peer) {
+                paths.insert(l.peer.clone(), info.clone());
+            }
             let services: Vec<&str> =
                 node.snapshot.network.services_of_connector(&l.peer).map(|s| s.name.as_str()).collect();
-            Some(json!({ "name": l.peer, "path": path(&info), "flows": l.flows.len(), "services": services }))
+            let (policy, flows) = (l.policy.as_str(), l.flows.len());
+            Some(json!({ "name": l.peer, "path": info, "pathPolicy": policy, "flows": flows, "services": services }))
         })
         .collect();
     let count = |p| node.flows.values().filter(|f| f.protocol == p).count();

@@ -119,13 +119,11 @@ impl ConnectOptions {
             Some(p) => protocol(p)?,
             None => default,
         };
+        let named = |path: &str| PathPolicy::ALL.into_iter().find(|p| p.as_str() == path);
         let path = match self.path.as_deref() {
-            None | Some("auto") => PathPolicy::Auto,
-            Some("direct-only") => PathPolicy::DirectOnly,
-            Some("relay-only") => PathPolicy::RelayOnly,
-            Some(other) => {
-                return Err(Error::config("path", format!("`{other}` must be auto, direct-only or relay-only")));
-            }
+            None => PathPolicy::Auto,
+            Some(path) => named(path)
+                .ok_or_else(|| Error::config("path", format!("`{path}` must be auto, direct-only or relay-only")))?,
         };
         let traceparent = self.traceparent;
         if traceparent.as_ref().is_some_and(|t| !ztna_core::wire::traceparent::is_valid(t)) {

@@ -305,7 +305,7 @@ impl NativeRole {
     #[napi(catch_unwind, ts_return_type = "Promise<string>")]
     pub fn explain<'e>(&self, env: &'e Env, op: i64, json: String) -> Result<Object<'e>> {
         let open: Open = ok(parse::<ConnectOptions>(&json)?.open(Protocol::Tcp))?;
-        self.ask(env, op, move |d| d.explain(op as u64, &open.service, open.path))
+        self.ask(env, op, move |d| d.explain(op as u64, open))
     }
 
     #[napi(catch_unwind, ts_return_type = "Promise<string>")]

@@ -15,9 +15,9 @@ import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js
 import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
 import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket, discardDatagram } from './datagram.js'
-import { type ConnectOptions, checkProtocol, checkService, toTarget } from './target.js'
+import { type ConnectOptions, checkPath, checkProtocol, checkService, toTarget } from './target.js'
 import { type PathExplanation, toExplanation } from './explain.js'
-import { type Cancel, type NativePath, type PathInfo, type State, deepFreeze, toPath } from './types.js'
+import { type Cancel, type NativePath, type PathInfo, type PathPolicy, type State, deepFreeze, toPath } from './types.js'
 
 /** Events of an agent. */
 export type AgentEvents = RoleEvents & {
@@ -44,7 +44,7 @@ export interface AgentStats {
     /** UDP flows. */
     readonly udp: number
   }
-  /** By name of the peer. */
+  /** By name of the peer: of the connection that may take any path, where there is one. */
   readonly paths: Readonly<Record<string, PathInfo>>
 }
 
@@ -69,12 +69,14 @@ export interface AgentStatus {
     /** Where it was tried, and what went wrong; absent while online. */
     readonly detail?: string
   }[]
-  /** Connectors with a connection. */
+  /** Connections to connectors: one for each connector and path policy. */
   readonly connectors: readonly {
     /** Name of the connector. */
     readonly name: string
-    /** How packets to it travel. */
+    /** How flows to it travel; kind `none` where only a direct path will do, and there is none. */
     readonly path: PathInfo
+    /** Which flows it is for: those that may take any path, or those that policy or their caller leaves one kind only. */
+    readonly pathPolicy: PathPolicy
     /** Flows that are open. */
     readonly flows: number
     /** Services it may serve. */
@@ -101,12 +103,19 @@ export interface PingResult {
 export interface CheckResult {
   /** Whether a flow would be permitted. */
   readonly allowed: boolean
+  /** The only kind of path on which it would be; absent where that does not matter. */
+  readonly path?: 'direct' | 'relay'
   /** Which end decided. */
   readonly by: 'agent' | 'relay' | 'connector'
   /** The policy that decided; absent when none did. */
   readonly policyId?: string
   /** Why, in words. */
   readonly reason: string
+}
+
+interface NativeCheck extends Omit<CheckResult, 'policyId' | 'path'> {
+  readonly policyId: string | null
+  readonly path: 'direct' | 'relay' | null
 }
 
 /** Reaches services from Node (`connect`, `fetch`), and from local ports (`forward`). */
@@ -186,14 +195,15 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   }
 
   /**
-   * Why the path to the service's connector is what it is, from both ends' evidence. Opens a connection where there is none.
-   * Default `timeoutMs` 10,000. Errors: as for `ping`.
+   * Why the path that flows to `'web'` or `'web:80'` take is what it is, from both ends' evidence. Opens a connection where there is none: the one
+   * that keeps to the kind of path that policy, or `path`, leaves them. Answers within two seconds of having it. Default `timeoutMs` 10,000.
+   * Errors: as for `ping`.
    */
-  async explain(service: string, cancel: Cancel = {}): Promise<PathExplanation> {
-    await this.ping(service, cancel)
-    const request = flowRequest({ service: checkService(service) }, nativeTimeout(cancel))
+  async explain(target: string, options: Cancel & { path?: PathPolicy } = {}): Promise<PathExplanation> {
+    const timeoutMs = nativeTimeout(options)
+    const request = flowRequest({ ...toTarget(target), path: checkPath(options.path) }, timeoutMs)
     const role = this.running()
-    return toExplanation(await callNative(role, cancel, (op) => role.explain(op, request)))
+    return toExplanation(await callNative(role, options, (op) => role.explain(op, request)))
   }
 
   /** Asks whether a flow would be permitted: `'web:80'`. Default protocol `tcp`, `timeoutMs` 10,000. */
@@ -203,11 +213,9 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
     const protocol = checkProtocol(options.protocol)
     const request = JSON.stringify({ service, port: port ?? null, protocol, timeoutMs })
     const role = this.running()
-    const { policyId, ...rest } = JSON.parse(await callNative(role, options, (op) => role.check(op, request))) as Omit<
-      CheckResult,
-      'policyId'
-    > & { policyId: string | null }
-    return Object.freeze({ ...rest, ...(policyId === null ? {} : { policyId }) })
+    const answer = JSON.parse(await callNative(role, options, (op) => role.check(op, request))) as NativeCheck
+    const { policyId, path, ...rest } = answer
+    return Object.freeze({ ...rest, ...(path === null ? {} : { path }), ...(policyId === null ? {} : { policyId }) })
   }
 
   /** A service on a local port or unix socket, or a SOCKS5 proxy. Works before `online`: connections wait. */

@@ -18,6 +18,7 @@ import {
   type NativeIdentity,
   type NativePath,
   type PathInfo,
+  type PathPolicy,
   type State,
   deepFreeze,
   toIdentity,
@@ -120,6 +121,8 @@ export interface ConnectorStatus {
     readonly name: string
     /** How packets to it travel. */
     readonly path: PathInfo
+    /** Which of its flows this connection is for. */
+    readonly pathPolicy: PathPolicy
     /** Its open flows. */
     readonly flows: number
   }[]
@@ -200,12 +203,12 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   status(): ConnectorStatus {
     const { stats: _stats, certificate, agents, ...rest } = this.nativeStatus()
     const expiresAt = new Date((certificate as { expiresAt: number }).expiresAt)
-    const peers = (agents as { name: string; path: NativePath; flows: number }[] | undefined) ?? []
+    const peers = (agents as { name: string; path: NativePath; pathPolicy: PathPolicy; flows: number }[] | undefined) ?? []
     const own = rest as unknown as Pick<ConnectorStatus, 'name' | 'state' | 'relays' | 'version'>
     return deepFreeze({
       ...own,
       relays: own.relays.map(toRelayStatus),
-      agents: peers.map(({ name, path, flows }) => ({ name, path: toPath(path), flows })),
+      agents: peers.map(({ name, path, pathPolicy, flows }) => ({ name, path: toPath(path), pathPolicy, flows })),
       certificate: { expiresAt },
     })
   }

@@ -73,11 +73,25 @@ export interface PortMapping {
   readonly detail: string
 }
 
+/** Who leaves such flows one kind of path only. */
+export interface PathDemand {
+  /** The only kind. */
+  readonly path: 'direct' | 'relay'
+  /** `policy`: that of the connector, which reads `context.path`. `caller`: the `path` of the call. */
+  readonly by: 'policy' | 'caller'
+  /** The policy that settles it, where the connector has said: one that forbids the other kind, else the one that permits this. */
+  readonly policyId?: string
+  /** The same in words. */
+  readonly detail: string
+}
+
 /** Why the path is what it is, from both ends' evidence. */
 export interface PathExplanation {
-  /** The path now. */
+  /** The path now. Its kind is `none` where only a direct one will do, and there is none. */
   readonly path: PathInfo
-  /** Why it is not direct, each reason with a remedy where there is one. Empty while it is. */
+  /** Absent where any path will do. */
+  readonly demand?: PathDemand
+  /** Why it is not direct: what can be acted on first, what only takes time (`checking`) last. Empty while it is. */
   readonly reasons: readonly PathObstacle[]
   /** The NAT in front of each end. */
   readonly nat: PathNat
@@ -101,8 +115,13 @@ interface NativePortMapping extends Omit<PortMapping, 'protocol' | 'external'> {
   readonly external: string | null
 }
 
+interface NativeDemand extends Omit<PathDemand, 'policyId'> {
+  readonly policyId: string | null
+}
+
 interface NativeExplanation {
   readonly path: NativePath
+  readonly demand: NativeDemand | null
   readonly reasons: readonly NativeObstacle[]
   readonly nat: PathNat
   readonly portMapping: NativePortMapping
@@ -114,7 +133,12 @@ export function toExplanation(json: string): PathExplanation {
   const native = JSON.parse(json) as NativeExplanation
   const reasons = native.reasons.map(toObstacle)
   const portMapping = toPortMapping(native.portMapping)
-  return deepFreeze({ path: toPath(native.path), reasons, nat: native.nat, portMapping, checks: native.checks.map(toCheck) })
+  const demand = native.demand === null ? {} : { demand: toDemand(native.demand) }
+  return deepFreeze({ path: toPath(native.path), ...demand, reasons, nat: native.nat, portMapping, checks: native.checks.map(toCheck) })
+}
+
+function toDemand({ policyId, ...rest }: NativeDemand): PathDemand {
+  return { ...rest, ...(policyId === null ? {} : { policyId }) }
 }
 
 function toObstacle({ remedy, ...rest }: NativeObstacle): PathObstacle {

@@ -4,8 +4,8 @@ import { isObject, notAccepted, objectOf, optionsOf, textOf } from './arguments.
 import { aborted, configError, fromNative } from './errors.js'
 import type { NativeRole } from './native.js'
 import { timeoutOf } from './ops.js'
-import { checkPort, checkProtocol, toTarget } from './target.js'
-import type { Cancel } from './types.js'
+import { checkPath, checkPort, checkProtocol, toTarget } from './target.js'
+import type { Cancel, PathPolicy } from './types.js'
 
 /** Where a forward listens. */
 export type ListenAt =
@@ -33,8 +33,10 @@ export interface SocksOptions {
 }
 
 /** A service on a local port or unix socket, or a SOCKS5 (and HTTP CONNECT) proxy for the whole zone. */
-export type ForwardOptions = Cancel &
-  (
+export type ForwardOptions = Cancel & {
+  /** Where packets can go for each of its flows. Default `auto`. */
+  path?: PathPolicy
+} & (
     | {
         /** Name of the service. */
         service: string
@@ -61,9 +63,9 @@ export interface Forward extends AsyncDisposable {
   readonly connections: number
 }
 
-const SERVICE_OPTIONS = ['service', 'port', 'protocol', 'listen', 'signal', 'timeoutMs']
-const SOCKS_OPTIONS = ['socks5', 'signal', 'timeoutMs']
-const FORWARDS = '{ service, port?, listen } or { socks5 }'
+const SERVICE_OPTIONS = ['service', 'port', 'protocol', 'listen', 'path', 'signal', 'timeoutMs']
+const SOCKS_OPTIONS = ['socks5', 'path', 'signal', 'timeoutMs']
+const FORWARDS = '{ service, port?, listen, path? } or { socks5, path? }'
 /** SOCKS port when none is named (RFC 1928 §3). */
 const SOCKS_PORT = 1080
 
@@ -75,7 +77,8 @@ export async function openForward(role: NativeRole, options: ForwardOptions): Pr
   const { signal } = options
   timeoutOf(options, Infinity)
   if (signal?.aborted) throw aborted(signal)
-  const request = JSON.stringify('socks5' in options ? socksRequest(options.socks5) : serviceRequest(options))
+  const path = checkPath(options.path)
+  const request = JSON.stringify({ ...('socks5' in options ? socksRequest(options.socks5) : serviceRequest(options)), path })
   let answer: { id: number; address: AddressInfo | string }
   try {
     answer = JSON.parse(await role.forward(request)) as typeof answer

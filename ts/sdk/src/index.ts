@@ -44,6 +44,7 @@ export {
 export {
   type NatMapping,
   type PathCheck,
+  type PathDemand,
   type PathExplanation,
   type PathNat,
   type PathObstacle,

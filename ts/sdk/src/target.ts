@@ -27,9 +27,7 @@ export function toTarget(target: string | ConnectOptions): ConnectOptions {
     if (!isObject(target)) throw notAccepted(target, 'target', `"SERVICE:PORT", "SERVICE" or { service, port? }`)
     checkService(target.service)
     if (target.port !== undefined) checkPort(target.port, target.service)
-    if (target.path !== undefined && !PATHS.includes(target.path)) {
-      throw configError(`path ${show(target.path)} is not accepted; one of ${PATHS.join(', ')}`)
-    }
+    checkPath(target.path)
     const trace = target.traceparent
     if (trace !== undefined && !(typeof trace === 'string' && TRACE.test(trace))) {
       throw notAccepted(trace, 'traceparent', 'a W3C trace context: 00-<32 hex>-<16 hex>-<2 hex>, lower case, IDs not zero')
@@ -56,6 +54,12 @@ export function checkService(name: string): string {
 export function checkPort(port: number, of: string): number {
   if (Number.isInteger(port) && port >= 1 && port <= 65_535) return port
   throw configError(`port ${show(port)} of ${of} is not a whole number from 1 to 65535`)
+}
+
+export function checkPath(path: PathPolicy | undefined): PathPolicy {
+  if (path === undefined) return 'auto'
+  if (PATHS.includes(path)) return path
+  throw configError(`path ${show(path)} is not accepted; one of ${PATHS.join(', ')}`)
 }
 
 export function checkProtocol(protocol: 'tcp' | 'udp' | undefined): 'tcp' | 'udp' {

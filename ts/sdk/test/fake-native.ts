@@ -132,10 +132,10 @@ export class FakeRole implements NativeRole {
     const check = { local: 'this end', remote: '192.0.2.9:7', via: 'srflx', result: 'timeout', rttMs: null, at: 1 }
     const reasons = [{ code: 'check-timeout', detail: 'none has answered', remedy: null }]
     const portMapping = { state: 'failed', protocol: null, external: null, detail: 'the router gave no port: PCP: no answer' }
-    return JSON.stringify({ path: PATH, reasons, nat: { local: 'none', remote: 'unknown' }, portMapping, checks: [check] })
+    return JSON.stringify({ path: PATH, demand: null, reasons, nat: { local: 'none', remote: 'unknown' }, portMapping, checks: [check] })
   }
   async check(): Promise<string> {
-    return JSON.stringify({ allowed: false, by: 'connector', policyId: null, reason: 'no policy permits' })
+    return JSON.stringify({ allowed: false, by: 'connector', policyId: null, reason: 'no policy permits', path: null })
   }
   async forward(json: string): Promise<string> {
     this.calls.push(['forward', JSON.parse(json)])

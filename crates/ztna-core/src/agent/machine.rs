@@ -4,13 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::explain::Explaining;
 use super::tried::{self, SILENT};
 use super::{Agent, Purpose};
 use crate::error::{DeniedBy, Error};
 use crate::id::FlowId;
 use crate::interface::Interface;
-use crate::node::flows::{MISDIRECTED, Phase};
+use crate::node::flows::{MISDIRECTED, POLICY, Phase};
 use crate::node::{NodeEvent, outer};
+use crate::path::demand::Demand;
 use crate::port_mapping::PortMapping;
 use crate::quic::connection::{Closed, H3_NO_ERROR, H3_REQUEST_CANCELLED};
 use crate::quic::{Event, Wrote, field};
@@ -33,10 +35,7 @@ impl Machine for Agent {
             .node
             .flows
             .iter()
-            .filter(|(_, f)| {
-                matches!(f.phase, Phase::Asking | Phase::Checking { .. } | Phase::Pinging { .. })
-                    && f.open.as_ref().is_some_and(|o| now >= o.1)
-            })
+            .filter(|(_, f)| f.phase.is_question() && f.open.as_ref().is_some_and(|o| now >= o.1))
             .map(|(k, _)| *k)
             .collect();
         for id in late {
@@ -56,7 +55,7 @@ impl Machine for Agent {
             .filter(|f| f.phase != Phase::Open)
             .filter_map(|f| f.open.as_ref().map(|o| o.1))
             .min();
-        let explaining = self.explaining.iter().map(|e| e.until).min();
+        let explaining = self.explaining.iter().map(Explaining::due).min();
         [self.node.poll_timeout(now), waiting, asking, explaining].into_iter().flatten().min()
     }
 
@@ -156,15 +155,14 @@ impl Machine for Agent {
 
     fn ping(&mut self, now: Instant, op: u64, service: &str, timeout: Duration) {
         // A service that does not answer echo is reached by what it does declare.
-        let (protocol, port) =
-            self.ping_ways(service).first().map_or((Protocol::Icmp, None), |(protocol, port)| (*protocol, Some(*port)));
+        let (protocol, port) = self.ping_ways(service).first().copied().unwrap_or((Protocol::Icmp, None));
         let open =
             Open { service: service.to_owned(), port, protocol, path: Default::default(), timeout, traceparent: None };
         self.request(now, Purpose::Ping(op), open);
     }
 
-    fn explain(&mut self, now: Instant, op: u64, service: &str, path: PathPolicy) {
-        self.begin_explain(now, op, service, path);
+    fn explain(&mut self, now: Instant, op: u64, open: Open) {
+        self.begin_explain(now, op, open);
     }
 
     fn check(&mut self, now: Instant, op: u64, open: Open) {
@@ -176,7 +174,8 @@ impl Machine for Agent {
         self.stream_reset(FlowId(op));
         self.end_op(op);
         self.explaining.retain(|e| e.op != op);
-        self.waiting.retain(|w| w.purpose != Purpose::Check(op) && w.purpose != Purpose::Ping(op));
+        let of_op = [Purpose::Check(op), Purpose::Ping(op), Purpose::Explain(op)];
+        self.waiting.retain(|w| !of_op.contains(&w.purpose));
     }
 
     fn stream_read(&mut self, flow: FlowId, out: &mut [u8]) -> Read {
@@ -283,13 +282,14 @@ impl Agent {
     /// Flows that must not go by a relay end with the direct path.
     fn direct_lost(&mut self, link: usize) {
         let Some(l) = self.node.links.get_mut(link).filter(|l| l.policy == PathPolicy::DirectOnly) else { return };
-        let error = direct_lost(&l.peer);
+        let peer = l.peer.clone();
         l.conn.forget_datagrams();
         let flows: Vec<FlowId> = l.flows.values().copied().collect();
         self.ask_again(self.now, &flows);
         for id in flows {
-            if self.node.flows.get(&id).is_some_and(|f| f.phase == Phase::Open) {
-                self.node.cut_flow_with(id, H3_REQUEST_CANCELLED, error.clone());
+            if let Some(flow) = self.node.flows.get(&id).filter(|f| f.phase == Phase::Open) {
+                let error = direct_lost(&peer, flow.demand.as_ref());
+                self.node.cut_flow_with(id, H3_REQUEST_CANCELLED, error);
             }
         }
     }
@@ -359,12 +359,12 @@ impl Agent {
     }
 
     /// What a connector says by the code of a reset.
-    fn reset_error(&self, link: usize, code: u64) -> Error {
+    fn reset_error(&self, id: FlowId, link: usize, code: u64) -> Error {
         let by = DeniedBy::Connector;
         if code == H3_REQUEST_CANCELLED
             && let Some(l) = self.node.links.get(link).filter(|l| l.policy == PathPolicy::DirectOnly)
         {
-            return direct_lost(&l.peer);
+            return direct_lost(&l.peer, self.node.flows.get(&id).and_then(|f| f.demand.as_ref()));
         }
         let Some(decision) = DecisionId::from_reset_code(code) else { return Error::StreamReset { by, code } };
         let peer = self.node.links.get(link).map(|l| l.peer.clone()).unwrap_or_default();
@@ -381,14 +381,17 @@ impl Agent {
                     return;
                 }
                 let peer = self.node.links.get(link).map(|l| format!("connector `{}`", l.peer)).unwrap_or_default();
-                let error = (!(100..300).contains(&status))
-                    .then(|| outer::refusal(status, &fields, DeniedBy::Connector).said_by(&peer));
-                self.answer(now, id, status, error, fin);
+                let granted = if (100..300).contains(&status) {
+                    Ok(field(&fields, POLICY).map(str::to_owned))
+                } else {
+                    Err(outer::refusal(status, &fields, DeniedBy::Connector).said_by(&peer))
+                };
+                self.answer(now, id, status, granted, fin);
             }
             Event::Malformed { stream } | Event::Reset { stream, .. } if self.node.flow_at(link, stream).is_some() => {
                 let Some(id) = self.node.flow_at(link, stream) else { return };
                 let code = if let Event::Reset { code, .. } = event { code } else { 0x10e };
-                let error = self.reset_error(link, code);
+                let error = self.reset_error(id, link, code);
                 match self.node.flows.get(&id).map(|f| f.phase.clone()) {
                     Some(Phase::Open) => self.cut(id, error),
                     Some(_) => self.refuse(id, error),
@@ -437,9 +440,10 @@ impl Agent {
 }
 
 /// Of a flow that may take no other path.
-fn direct_lost(connector: &str) -> Error {
+fn direct_lost(connector: &str, demand: Option<&Demand>) -> Error {
+    let why = demand.map(|d| format!(": {}", d.describe())).unwrap_or_default();
     Error::Unreachable {
-        message: format!("the direct path to connector `{connector}` is lost, and the flow may take no other"),
+        message: format!("the direct path to connector `{connector}` is lost, and the flow may take no other{why}"),
         reason: Some("direct-lossy"),
         tried: Vec::new(),
     }

@@ -17,6 +17,7 @@ use crate::id::{FlowId, Role};
 use crate::node::flows::{Flow, Phase};
 use crate::node::{KeyLimit, Node, ReceiveLimit};
 use crate::path::burst::BurstSettings;
+use crate::path::demand::Demand;
 use crate::role::{Action, Answer, Asked, Notice, Open};
 use crate::trust::{Protocol, Snapshot};
 use crate::wire::icmp::{Echo, EchoKind, EchoPacket};
@@ -35,6 +36,7 @@ enum Purpose {
     Flow(FlowId),
     Check(u64),
     Ping(u64),
+    Explain(u64),
 }
 
 /// A request that no connection has taken yet.
@@ -42,6 +44,8 @@ enum Purpose {
 struct Waiting {
     purpose: Purpose,
     open: Open,
+    /// Who leaves it one kind of path only.
+    demand: Option<Demand>,
     port: u16,
     deadline: Instant,
     retry_at: Instant,
@@ -54,7 +58,7 @@ struct Waiting {
 pub struct Agent {
     node: Node,
     waiting: VecDeque<Waiting>,
-    /// Operations (`ping`, `check`) and their flow.
+    /// Operations (`ping`, `check`, `explain`) and the flow that asks for them.
     ops: BTreeMap<u64, FlowId>,
     explaining: Vec<explain::Explaining>,
     /// IDs of the flows that operations open, counting down from the top: the loop counts up.
@@ -161,6 +165,7 @@ impl Agent {
         let deadline = now + open.timeout;
         let w = Waiting {
             purpose,
+            demand: Demand::of_caller(open.path.only()),
             open,
             port,
             deadline,
@@ -201,50 +206,59 @@ impl Agent {
             Purpose::Check(op) => {
                 let result = match error {
                     Error::Denied { by, reason, policy, .. } => {
-                        Ok(Answer::Check { allowed: false, by, policy, reason })
+                        Ok(Answer::Check { allowed: false, by, policy, reason, only: None })
                     }
                     other => Err(other),
                 };
                 self.node.actions.push_back(Action::Answer { op, result });
             }
-            Purpose::Ping(op) => self.node.actions.push_back(Action::Answer { op, result: Err(error) }),
+            Purpose::Ping(op) | Purpose::Explain(op) => {
+                self.node.actions.push_back(Action::Answer { op, result: Err(error) })
+            }
         }
     }
 
     // ---- answers of the connector
 
-    fn answer(&mut self, now: Instant, id: FlowId, status: u16, error: Option<Error>, fin: bool) {
+    /// `granted`: by which policy, where the connector has said.
+    fn answer(&mut self, now: Instant, id: FlowId, status: u16, granted: Result<Option<String>>, fin: bool) {
         let Some(flow) = self.node.flows.get(&id) else { return };
         let phase = flow.phase.clone();
         if (100..200).contains(&status) {
             return;
         }
-        match (phase, error) {
-            (Phase::Asking, None) if !fin => {
+        match (phase, granted) {
+            (Phase::Asking, Ok(_)) if !fin => {
                 if let Some(info) = self.node.flow_info(id) {
                     self.node.actions.push_back(Action::Opened { flow: id, info });
                 }
                 self.node.open_flow(id);
             }
-            (Phase::Checking { op }, None) => {
+            (Phase::Checking { op }, Ok(policy)) => {
                 self.end_op(op);
-                let result = Ok(Answer::Check {
-                    allowed: true,
-                    by: DeniedBy::Connector,
-                    policy: None,
-                    reason: "permitted".into(),
-                });
+                let reason =
+                    policy.as_ref().map_or_else(|| "permitted".to_owned(), |id| format!("permitted by `{id}`"));
+                let by = DeniedBy::Connector;
+                let result = Ok(Answer::Check { allowed: true, by, policy, reason, only: None });
                 self.node.actions.push_back(Action::Answer { op, result });
             }
-            (Phase::Pinging { op, sent: None }, None) if !fin => self.send_echo(now, id, op),
-            (Phase::Pinging { op, sent: Some(sent) }, None) => self.pinged(id, op, now.saturating_duration_since(sent)),
-            (Phase::Pinging { .. }, Some(error)) => {
-                if !self.ping_another_way(now, id, &error) {
+            (Phase::Explaining { op }, Ok(_)) => {
+                let link = flow.link;
+                let deadline = flow.open.as_ref().map_or(now, |(_, deadline)| *deadline);
+                self.end_op(op);
+                self.look_at(now, op, link, None, deadline);
+            }
+            (Phase::Pinging { op, sent: None }, Ok(_)) if !fin => self.send_echo(now, id, op),
+            (Phase::Pinging { op, sent: Some(sent) }, Ok(_)) => {
+                self.pinged(id, op, now.saturating_duration_since(sent));
+            }
+            (Phase::Pinging { .. } | Phase::Explaining { .. }, Err(error)) => {
+                if !self.ask_another_way(now, id, &error) {
                     self.refuse(id, error);
                 }
             }
-            (Phase::Asking | Phase::Checking { .. } | Phase::Pinging { .. }, error) => {
-                let error = error.unwrap_or_else(|| Error::Peer("the connector ended the flow at once".into()));
+            (Phase::Asking | Phase::Checking { .. } | Phase::Pinging { .. }, granted) => {
+                let error = granted.err().unwrap_or_else(|| Error::Peer("the connector ended the flow at once".into()));
                 self.refuse(id, error);
             }
             (Phase::Authorizing { .. } | Phase::Dialing | Phase::Echo | Phase::Open, _) => {}
@@ -268,7 +282,7 @@ impl Agent {
             link.conn.reset(flow.stream, crate::quic::connection::H3_REQUEST_CANCELLED);
         }
         let purpose = purpose_of(id, &flow);
-        if let Purpose::Check(op) | Purpose::Ping(op) = purpose {
+        if let Purpose::Check(op) | Purpose::Ping(op) | Purpose::Explain(op) = purpose {
             self.ops.remove(&op);
         }
         let Some((open, _)) = flow.open.take() else { return };
@@ -285,22 +299,25 @@ impl Agent {
 
     /// What a round trip to a service's connector can be taken with: its echo, or else a decision about the first port of each
     /// of its ranges, which opens nothing.
-    fn ping_ways(&self, service: &str) -> Vec<(Protocol, u16)> {
-        let Some(service) = self.node.snapshot.network.service(service).filter(|s| !s.icmp) else { return Vec::new() };
-        let tcp = service.tcp.iter().map(|r| (Protocol::Tcp, r.lo));
-        tcp.chain(service.udp.iter().map(|r| (Protocol::Udp, r.lo))).collect()
+    fn ping_ways(&self, service: &str) -> Vec<(Protocol, Option<u16>)> {
+        let echoes = self.node.snapshot.network.service(service).is_some_and(|s| s.icmp);
+        if echoes { Vec::new() } else { self.flow_ways(service) }
     }
 
-    /// Policy may permit one port of a service and not another: only a denial of all denies the ping.
-    fn ping_another_way(&mut self, now: Instant, id: FlowId, error: &Error) -> bool {
+    /// Policy may permit one port of a service and not another: only a denial of all denies a question about the service.
+    fn ask_another_way(&mut self, now: Instant, id: FlowId, error: &Error) -> bool {
         let Error::Denied { by: DeniedBy::Connector, .. } = error else { return false };
         let Some(flow) = self.node.flows.get(&id) else { return false };
-        let tried = (flow.protocol, flow.port);
-        let next = self.ping_ways(&flow.service).into_iter().skip_while(|way| *way != tried).nth(1);
-        let (Some((protocol, port)), Some((open, deadline))) = (next, flow.open.clone()) else { return false };
         let purpose = purpose_of(id, flow);
+        let tried = (flow.protocol, (flow.protocol != Protocol::Icmp).then_some(flow.port));
+        let ways = match purpose {
+            Purpose::Explain(_) => self.flow_ways(&flow.service),
+            Purpose::Ping(_) | Purpose::Check(_) | Purpose::Flow(_) => self.ping_ways(&flow.service),
+        };
+        let next = ways.into_iter().skip_while(|way| *way != tried).nth(1);
+        let (Some((protocol, port)), Some((open, deadline))) = (next, flow.open.clone()) else { return false };
         self.node.stream_reset(id);
-        let open = Open { protocol, port: Some(port), timeout: deadline.saturating_duration_since(now), ..open };
+        let open = Open { protocol, port, timeout: deadline.saturating_duration_since(now), ..open };
         self.request(now, purpose, open);
         true
     }
@@ -342,6 +359,7 @@ fn purpose_of(id: FlowId, flow: &Flow) -> Purpose {
     match flow.phase {
         Phase::Checking { op } => Purpose::Check(op),
         Phase::Pinging { op, .. } => Purpose::Ping(op),
+        Phase::Explaining { op } => Purpose::Explain(op),
         Phase::Asking | Phase::Authorizing { .. } | Phase::Dialing | Phase::Echo | Phase::Open => Purpose::Flow(id),
     }
 }

@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use super::{Agent, Purpose, RETRY_MAX, Waiting};
-use crate::error::Error;
+use crate::error::{DeniedBy, Error};
 use crate::id::FlowId;
-use crate::node::flows::{Flow, PATH, Phase};
+use crate::node::flows::{Flow, MISDIRECTED, PATH, Phase};
 use crate::node::link::Link;
+use crate::node::outer;
+use crate::path::demand::{Demand, DemandedBy, permits};
 use crate::quic::{Fields, field};
-use crate::role::PathPolicy;
-use crate::trust::Protocol;
+use crate::role::{Action, Answer, PathPolicy};
+use crate::trust::{PathClass, Protocol};
 use crate::wire::connect_ip::{PROTO_ICMPV6, Scope, Target};
 use crate::wire::{authority, connect_udp};
 
@@ -24,7 +26,8 @@ impl Agent {
             if now >= w.deadline {
                 let service = self.node.snapshot.network.service(&w.open.service);
                 let connectors = service.map(|s| s.connectors.clone()).unwrap_or_default();
-                w.tried.note_pending(&self.node, &connectors);
+                let demand = w.demand.as_ref();
+                w.tried.note_pending(&self.node, now, &connectors, demand);
                 let error = w.tried.give_up(&self.node, &w.open.service);
                 self.fail(w.purpose, &w.open, error);
                 continue;
@@ -50,8 +53,17 @@ impl Agent {
             self.fail(w.purpose, &w.open, error);
             return true;
         }
+        // What there is to know of a connection that keeps to one kind of path is known before it can take a flow.
+        let looks = match w.purpose {
+            Purpose::Explain(op) if w.open.path != PathPolicy::Auto => Some(op),
+            Purpose::Explain(_) | Purpose::Flow(_) | Purpose::Check(_) | Purpose::Ping(_) => None,
+        };
         // SETTINGS must have come before an extended CONNECT (RFC 9220 §3) only.
-        let takes = |l: &Link| if w.open.protocol == Protocol::Tcp { l.can_connect() } else { l.can_ask() };
+        let takes = |l: &Link| match (looks, w.open.protocol) {
+            (Some(_), _) => l.conn.is_ready() && !l.conn.is_closed() && !l.retiring,
+            (None, Protocol::Tcp) => l.can_connect(),
+            (None, Protocol::Udp | Protocol::Icmp) => l.can_ask(),
+        };
         let best = self
             .node
             .links
@@ -60,7 +72,9 @@ impl Agent {
             .min_by_key(|(_, l)| l.conn.rtt())
             .map(|(k, _)| k);
         if let Some(link) = best {
-            return self.ask(now, link, w);
+            let Some(op) = looks else { return self.ask(now, link, w) };
+            self.look_at(now, op, link, w.demand.clone(), w.deadline);
+            return true;
         }
         for connector in self.preferred(now, &connectors) {
             let exists = self.node.links.iter().any(|(_, l)| {
@@ -97,7 +111,7 @@ impl Agent {
         let zone = self.node.snapshot.network.zone.clone();
         let id = match w.purpose {
             Purpose::Flow(id) => id,
-            Purpose::Check(_) | Purpose::Ping(_) => self.internal_flow(),
+            Purpose::Check(_) | Purpose::Ping(_) | Purpose::Explain(_) => self.internal_flow(),
         };
         let fields = request_fields(w, &zone, id);
         let Some(link) = self.node.links.get_mut(link_key) else { return false };
@@ -105,14 +119,16 @@ impl Agent {
         let phase = match w.purpose {
             Purpose::Flow(_) => Phase::Asking,
             Purpose::Check(op) => Phase::Checking { op },
+            Purpose::Explain(op) => Phase::Explaining { op },
             // An echo leaves when the flow is open; any other ping is the request itself.
             Purpose::Ping(op) => Phase::Pinging { op, sent: (w.open.protocol != Protocol::Icmp).then_some(now) },
         };
-        if let Purpose::Check(op) | Purpose::Ping(op) = w.purpose {
+        if let Purpose::Check(op) | Purpose::Ping(op) | Purpose::Explain(op) = w.purpose {
             self.ops.insert(op, id);
         }
         let mut flow = Flow::new(link_key, stream, w.open.service.clone(), w.port, w.open.protocol, phase);
         flow.open = Some((w.open.clone(), w.deadline));
+        flow.demand = w.demand.clone();
         flow.traceparent = w.open.traceparent.clone();
         self.node.add_flow(id, flow);
         self.node.touch_link(link_key);
@@ -204,11 +220,7 @@ impl Agent {
     /// Asks again for flows that a silent or ended connection never answered.
     pub(super) fn ask_again(&mut self, now: Instant, flows: &[FlowId]) {
         for &id in flows {
-            let asking = self
-                .node
-                .flows
-                .get(&id)
-                .is_some_and(|f| matches!(f.phase, Phase::Asking | Phase::Checking { .. } | Phase::Pinging { .. }));
+            let asking = self.node.flows.get(&id).is_some_and(|f| f.phase.is_question());
             if !asking {
                 continue;
             }
@@ -220,17 +232,31 @@ impl Agent {
     /// The connector says that another connection of ours would do: one that keeps to this kind of path, or the same once it is of that
     /// kind at both ends. `false`: the flow's own wish is another.
     pub(super) fn ask_elsewhere(&mut self, now: Instant, id: FlowId, fields: &Fields) -> bool {
-        let only = match field(fields, PATH) {
-            Some("direct") => PathPolicy::DirectOnly,
-            Some("relay") => PathPolicy::RelayOnly,
+        let (only, path) = match field(fields, PATH) {
+            Some("direct") => (PathClass::Direct, PathPolicy::DirectOnly),
+            Some("relay") => (PathClass::Relay, PathPolicy::RelayOnly),
             Some(_) | None => return false,
         };
-        let open = self.node.flows.get(&id).and_then(|f| f.open.as_ref());
-        if open.is_none_or(|(open, _)| open.path != PathPolicy::Auto && open.path != only) {
+        let Some(flow) = self.node.flows.get(&id) else { return false };
+        let Some(wish) = flow.open.as_ref().map(|(open, _)| open.path) else { return false };
+        if wish != PathPolicy::Auto && wish != path {
             return false;
         }
+        let said = outer::refusal(MISDIRECTED, fields, DeniedBy::Connector);
+        let policy = if let Error::Denied { policy, .. } = said { policy } else { None };
+        if let (Phase::Checking { op }, PathPolicy::Auto) = (&flow.phase, wish) {
+            let op = *op;
+            self.end_op(op);
+            let (by, reason) = (DeniedBy::Connector, permits(policy.as_deref(), only));
+            let result = Ok(Answer::Check { allowed: true, by, policy, reason, only: Some(only) });
+            self.node.actions.push_back(Action::Answer { op, result });
+            return true;
+        }
         self.wait_again(now, id, |w| {
-            w.open.path = only;
+            if wish == PathPolicy::Auto {
+                w.demand = Some(Demand { only, by: DemandedBy::Policy(policy) });
+            }
+            w.open.path = path;
             w.retry_at = now + super::RETRY_MIN;
         });
         self.place_all(now);
@@ -248,6 +274,7 @@ impl Agent {
             purpose: super::purpose_of(id, &flow),
             port: flow.port,
             open,
+            demand: flow.demand.take(),
             deadline,
             retry_at: now,
             pause: super::RETRY_MIN,
@@ -262,7 +289,7 @@ impl Agent {
 /// Whether the decision is all that is asked for.
 fn asks_only(w: &Waiting) -> bool {
     match w.purpose {
-        Purpose::Check(_) => true,
+        Purpose::Check(_) | Purpose::Explain(_) => true,
         Purpose::Ping(_) => w.open.protocol != Protocol::Icmp,
         Purpose::Flow(_) => false,
     }

@@ -1,9 +1,13 @@
 //! What a request has tried in vain, in words for whoever has to mend it.
 
+use std::time::Instant;
+
+use super::explain::evidence;
 use crate::error::Error;
 use crate::node::Node;
-use crate::path::explain::{Surroundings, explain};
+use crate::path::demand::Demand;
 use crate::role::PathPolicy;
+use crate::trust::PathClass;
 
 /// Lines that one request keeps: each relay and connector, with the few things that go wrong with it.
 const MAX_LINES: usize = 16;
@@ -15,6 +19,17 @@ const NAMED: usize = 3;
 pub(super) struct Tried {
     lines: Vec<String>,
     last: Option<Error>,
+    /// What there was to say of the direct path that it needs.
+    indirect: Option<Indirect>,
+}
+
+#[derive(Debug)]
+struct Indirect {
+    /// Who wants it.
+    why: String,
+    /// The cause to act on first, and what to do about it.
+    reason: &'static str,
+    remedy: Option<&'static str>,
 }
 
 impl Tried {
@@ -31,27 +46,10 @@ impl Tried {
     }
 
     /// Where nothing has failed yet: what the connections to `connectors` wait for, or what the relays said to those that have
-    /// lost their way.
-    pub(super) fn note_pending(&mut self, node: &Node, connectors: &[String]) {
-        let indirect = node.links.iter().map(|(_, l)| l).filter(|l| {
-            connectors.contains(&l.peer)
-                && l.policy == PathPolicy::DirectOnly
-                && l.conn.is_established()
-                && !l.can_ask()
-        });
-        for l in indirect {
-            let around = Surroundings {
-                relay_only: false,
-                second_port_silent: node.silent_second_port(),
-                port_mapping: node.port_mapping().clone(),
-            };
-            for why in explain(l.path.direct(), around).reasons {
-                let message = format!("no direct path to connector `{}`: {}", l.peer, why.detail);
-                let reason = Some(why.cause.as_str());
-                // The connection stands: what it took to get there is past.
-                self.lines.retain(|line| line.starts_with("no direct path"));
-                self.add(None, &Error::Unreachable { message, reason, tried: Vec::new() });
-            }
+    /// lost their way. `demand`: who leaves the request one kind of path only.
+    pub(super) fn note_pending(&mut self, node: &Node, now: Instant, connectors: &[String], demand: Option<&Demand>) {
+        if let Some(demand) = demand.filter(|d| d.only == PathClass::Direct) {
+            self.note_indirect(node, now, connectors, demand);
         }
         if !self.lines.is_empty() {
             return;
@@ -70,6 +68,33 @@ impl Tried {
         }
     }
 
+    /// Connections that stand and have no direct path, where the request may take no other.
+    fn note_indirect(&mut self, node: &Node, now: Instant, connectors: &[String], demand: &Demand) {
+        let indirect = node.links.iter().filter(|(_, l)| {
+            connectors.contains(&l.peer)
+                && l.policy == PathPolicy::DirectOnly
+                && l.conn.is_established()
+                && !l.can_ask()
+        });
+        for (key, l) in indirect {
+            let Some(found) = evidence(node, now, key, None) else { continue };
+            if self.indirect.is_none() {
+                // The connection stands: what it took to get there is past.
+                self.lines.clear();
+            }
+            for why in found.reasons {
+                let message = format!("no direct path to connector `{}`: {}", l.peer, why.detail);
+                let reason = Some(why.cause.as_str());
+                self.add(None, &Error::Unreachable { message, reason, tried: Vec::new() });
+                self.indirect.get_or_insert(Indirect {
+                    why: demand.describe(),
+                    reason: why.cause.as_str(),
+                    remedy: why.remedy,
+                });
+            }
+        }
+    }
+
     /// The error of a request whose time is over: who was tried, what each said, and what to do about it.
     pub(super) fn give_up(&self, node: &Node, service: &str) -> Error {
         let mut tried = self.lines.clone();
@@ -79,6 +104,11 @@ impl Tried {
             return Error::Unreachable { message: format!("service `{service}`: {message}"), reason, tried };
         }
         tried.extend(node.legs.iter().filter(|(_, l)| !l.is_ready()).map(|(_, l)| l.describe()));
+        if let Some(Indirect { why, reason, remedy }) = &self.indirect {
+            let remedy = remedy.unwrap_or("allow it more time");
+            let message = format!("service `{service}`: {why}, and there is {}; {remedy}", said(&self.lines));
+            return Error::Unreachable { message, reason: Some(reason), tried };
+        }
         let (reason, advice) = match &self.last {
             Some(Error::Limit(_)) => {
                 let text = format!("service `{service}`: {}; try again later, or raise the limit", said(&self.lines));
@@ -91,7 +121,7 @@ impl Tried {
                 (Some(SILENT), "see whether its process hangs or its host has lost the network")
             }
             Some(Error::Unreachable { reason: Some(cause), .. }) => {
-                (Some(*cause), "`ztna explain` shows what was tried and what to do about it")
+                (Some(*cause), "`ztna status` shows what is connected")
             }
             Some(_) => (None, "`ztna status` shows what is connected"),
             None => (None, "it may only need more time; `ztna status` shows what is connected"),

@@ -10,22 +10,15 @@ use crate::node::flows::PATH;
 use crate::quic::StreamId;
 use crate::quic::connection::H3_REQUEST_CANCELLED;
 use crate::role::{Asked, PathPolicy};
-use crate::trust::PathClass;
+use crate::trust::{FlowContext, PathClass};
 use crate::wire::proxy_status::{ProxyError, ProxyStatus};
 
 impl Connector {
-    /// The only kind of path that such a flow may take: its connection may leave it, whichever it is on. `None` as well where policy
-    /// permits it on neither.
-    pub(super) fn only_path(&self, now: Instant, agent: &str, asked: &Asked) -> Option<PathClass> {
-        if !self.node.snapshot.policy.as_ref().is_some_and(|p| p.reads_path()) {
-            return None;
-        }
-        let may = |path| self.decide(now, agent, path, asked).allowed;
-        match (may(PathClass::Relay), may(PathClass::Direct)) {
-            (true, false) => Some(PathClass::Relay),
-            (false, true) => Some(PathClass::Direct),
-            (true, true) | (false, false) => None,
-        }
+    /// The only kind of path that such a flow may take, and the policy that settles it: its connection may leave it, whichever it is on.
+    pub(super) fn only_path(&self, now: Instant, agent: &str, asked: &Asked) -> Option<(PathClass, Option<String>)> {
+        let (service, port, protocol) = (asked.service.as_str(), asked.port.unwrap_or(0), asked.protocol);
+        let flow = FlowContext { service, protocol, port, path: PathClass::Relay, now: self.node.wall(now) };
+        self.node.snapshot.policy.as_ref()?.only_path(agent, &flow)
     }
 
     /// The connection keeps to one kind of path from now on, for our part too. The kind again where it is not of it yet: the other end
@@ -57,11 +50,11 @@ impl Connector {
         }
     }
 
-    /// 421 (RFC 9110 §15.5.20): another connection to us would do.
-    pub(super) fn misdirect(&mut self, link: usize, stream: StreamId, only: PathClass) {
+    /// 421 (RFC 9110 §15.5.20): another connection to us would do, or this one later. `details`: why not now.
+    pub(super) fn misdirect(&mut self, link: usize, stream: StreamId, only: PathClass, details: String) {
         let only = only.as_str();
         let proxy = self.node.snapshot.identity().id.dns_name();
-        let details = Some(format!("policy permits it on a {only} path only"));
+        let details = Some(details);
         let header = ProxyStatus { proxy, error: ProxyError::HttpRequestDenied, details }.to_header();
         self.node.refuse(link, stream, &[(":status", "421"), (PATH, only), ("proxy-status", &header)]);
     }

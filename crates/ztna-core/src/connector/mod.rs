@@ -10,9 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{DeniedBy, Error, Result};
 use crate::id::{FlowId, Role};
-use crate::node::flows::{Flow, Phase};
+use crate::node::flows::{Flow, POLICY, Phase};
 use crate::node::{KeyLimit, Node, ReceiveLimit};
 use crate::path::burst::BurstSettings;
+use crate::path::demand::permits;
 use crate::quic::{Fields, StreamId};
 use crate::role::{Action, Asked, FlowInfo, Notice, Target};
 use crate::trust::policy::forbidden_by;
@@ -204,16 +205,26 @@ impl Connector {
     }
 
     /// Whether a flow may be; `elsewhere` says of its service that this is not the connector for it.
-    fn judge(&self, now: Instant, link: usize, agent: &str, asked: &Asked, elsewhere: &str) -> Result<(), Denial> {
+    /// Gives the policy that permits it.
+    fn judge(
+        &self,
+        now: Instant,
+        link: usize,
+        agent: &str,
+        asked: &Asked,
+        elsewhere: &str,
+    ) -> Result<Option<String>, Denial> {
+        let mut policy = None;
         for path in self.path_classes(link) {
             let decision = self.decide(now, agent, path, asked);
             if !decision.allowed {
                 return Err(Denial { reason: decision.reason, policy: decision.policy_id });
             }
+            policy = decision.policy_id;
         }
         let (own, service) = (self.node.snapshot.identity().id.name(), &asked.service);
         if self.node.snapshot.network.service(service).is_some_and(|s| s.connectors.iter().any(|c| c == own)) {
-            return Ok(());
+            return Ok(policy);
         }
         Err(Denial { reason: format!("service `{service}` {elsewhere}"), policy: None })
     }
@@ -237,16 +248,26 @@ impl Connector {
         };
         let port = (request.protocol != Protocol::Icmp).then_some(request.port);
         let asked = Asked { service: request.service.clone(), port, protocol: request.protocol };
-        let elsewhere = match request.only {
-            Some(only) => self.keep_to(link, only),
-            None => self.only_path(now, peer.id.name(), &asked),
+        let wanted = self.only_path(now, peer.id.name(), &asked);
+        match (request.only, wanted) {
+            (None, Some((only, policy))) => {
+                return self.misdirect(link, stream, only, permits(policy.as_deref(), only));
+            }
+            (Some(only), Some((other, policy))) if only != other => {
+                let reason = permits(policy.as_deref(), other);
+                return self.deny(link, stream, Some(peer), asked, Denial { reason, policy });
+            }
+            (Some(only), _) => {
+                if let Some(only) = self.keep_to(link, only) {
+                    return self.misdirect(link, stream, only, "not both ends send directly yet".to_owned());
+                }
+            }
+            (None, None) => {}
+        }
+        let granted = match self.judge(now, link, peer.id.name(), &asked, "is not on this connector") {
+            Ok(granted) => granted,
+            Err(denial) => return self.deny(link, stream, Some(peer), asked, denial),
         };
-        if let Some(only) = elsewhere {
-            return self.misdirect(link, stream, only);
-        }
-        if let Err(denial) = self.judge(now, link, peer.id.name(), &asked, "is not on this connector") {
-            return self.deny(link, stream, Some(peer), asked, denial);
-        }
         let flows = self.node.links.get(link).map_or(0, |l| l.flows.len());
         if flows >= MAX_FLOWS {
             return self.refuse(
@@ -258,7 +279,9 @@ impl Connector {
             );
         }
         if request.check {
-            self.node.respond(link, stream, &[(":status", "200")], true);
+            let policy = granted.as_deref().map(|id| (POLICY, id));
+            let fields: Vec<(&str, &str)> = std::iter::once((":status", "200")).chain(policy).collect();
+            self.node.respond(link, stream, &fields, true);
             return;
         }
         let id = FlowId(self.next_flow);
@@ -434,8 +457,14 @@ impl Denial {
     /// What the agent is told: which policy, and not what it computed.
     fn wire_text(&self) -> String {
         match &self.policy {
-            Some(policy) if self.reason != forbidden_by(policy) => format!("policy `{policy}` failed"),
+            Some(policy) if !self.is_plain(policy) => format!("policy `{policy}` failed"),
             Some(_) | None => self.reason.clone(),
         }
+    }
+
+    /// Whether the reason holds nothing but the policy's name.
+    fn is_plain(&self, policy: &str) -> bool {
+        let only = [PathClass::Direct, PathClass::Relay].map(|path| permits(Some(policy), path));
+        self.reason == forbidden_by(policy) || only.contains(&self.reason)
     }
 }

@@ -25,7 +25,7 @@ use super::timers::Timer;
 use super::udp::{Socket, SocketSet, UdpCounters};
 use crate::error::Error;
 use crate::id::FlowId;
-use crate::role::{Machine, Notice, Open, PathPolicy};
+use crate::role::{Machine, Notice, Open};
 use crate::trust::Snapshot;
 
 const WAKE: Token = Token(usize::MAX);
@@ -150,9 +150,9 @@ impl<M: Machine + 'static> Driver<M> {
         }
     }
     /// Answered by [`LocalEvent::Answer`].
-    pub fn explain(&mut self, op: u64, service: &str, path: PathPolicy) {
+    pub fn explain(&mut self, op: u64, open: Open) {
         if let Some(id) = self.local.ask(op) {
-            self.machine.explain(self.now, id, service, path);
+            self.machine.explain(self.now, id, open);
         }
     }
     /// Answered by [`LocalEvent::Answer`].
@@ -161,7 +161,7 @@ impl<M: Machine + 'static> Driver<M> {
             self.machine.check(self.now, id, open);
         }
     }
-    /// Gives up an `open_*`, `ping` or `check`: its answer is `Aborted`, at once. Unknown or answered ones: nothing.
+    /// Gives up an `open_*`, `ping`, `explain` or `check`: its answer is `Aborted`, at once. Unknown or answered ones: nothing.
     pub fn cancel(&mut self, op: u64) {
         self.local.cancel(&mut self.machine, self.now, op);
     }

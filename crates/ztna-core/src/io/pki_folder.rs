@@ -96,6 +96,9 @@ pub struct CheckOptions {
     /// Default tcp.
     #[serde(default)]
     pub protocol: Option<String>,
+    /// `direct` or `relay`. Default: each of them where a policy reads `context.path`.
+    #[serde(default)]
+    pub path: Option<String>,
 }
 
 /// What `init` made.
@@ -153,7 +156,7 @@ pub struct CheckReport {
     /// No finding is an error.
     pub ok: bool,
     pub findings: Vec<Finding>,
-    /// Present when an agent and a target were named. Taken for a relayed flow that opens now.
+    /// Present when an agent and a target were named. Taken for a flow that opens now.
     pub decision: Option<CheckDecision>,
 }
 
@@ -171,6 +174,8 @@ pub struct Finding {
 #[serde(rename_all = "camelCase")]
 pub struct CheckDecision {
     pub allowed: bool,
+    /// The only kind of path on which it is, where none was asked for.
+    pub path: Option<&'static str>,
     pub policy_id: Option<String>,
     pub reason: String,
 }

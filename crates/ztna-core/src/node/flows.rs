@@ -2,6 +2,7 @@
 
 use crate::error::{DeniedBy, Error};
 use crate::id::FlowId;
+use crate::path::demand::Demand;
 use crate::quic::connection::{H3_CONNECT_ERROR, H3_REQUEST_CANCELLED};
 use crate::quic::{StreamId, Wrote};
 use crate::relay::H3_DATAGRAM_ERROR;
@@ -18,6 +19,8 @@ const EARLY_DATAGRAMS: usize = 32;
 
 /// Request: the one kind of path that the flow's connection keeps to. In an answer of [`MISDIRECTED`]: the one that policy permits.
 pub const PATH: &str = "ztna-path";
+/// Answer to a question for the decision alone: the `@id` of the policy that permits it.
+pub const POLICY: &str = "ztna-policy";
 /// RFC 9110 §15.5.20: the request would do on another connection to the same peer.
 pub const MISDIRECTED: u16 = 421;
 
@@ -35,6 +38,10 @@ pub enum Phase {
         op: u64,
         sent: Option<std::time::Instant>,
     },
+    /// Agent: asks which kind of connection its paths are to be told of.
+    Explaining {
+        op: u64,
+    },
     /// Connector: the embedding program is asked.
     Authorizing {
         until: std::time::Instant,
@@ -44,6 +51,16 @@ pub enum Phase {
     /// Connector: an echo flow that was admitted.
     Echo,
     Open,
+}
+
+impl Phase {
+    /// Agent: the connector is to answer yet.
+    pub fn is_question(&self) -> bool {
+        match self {
+            Phase::Asking | Phase::Checking { .. } | Phase::Pinging { .. } | Phase::Explaining { .. } => true,
+            Phase::Authorizing { .. } | Phase::Dialing | Phase::Echo | Phase::Open => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -56,6 +73,8 @@ pub struct Flow {
     pub phase: Phase,
     /// Agent: what was asked, for asking again elsewhere.
     pub open: Option<(Open, std::time::Instant)>,
+    /// Agent: who leaves it one kind of path only.
+    pub demand: Option<Demand>,
     pub traceparent: Option<String>,
     /// When the local side last took bytes, or the flow came to be.
     pub(super) read_at: Option<std::time::Instant>,
@@ -75,6 +94,7 @@ impl Flow {
             protocol,
             phase,
             open: None,
+            demand: None,
             traceparent: None,
             read_at: None,
             sent_fin: false,

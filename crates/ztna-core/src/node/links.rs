@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::path::{PathEvent, PathId, Reason, RelayPath};
 use crate::quic::endpoint::random_cid;
 use crate::quic::{Connection, Event, connection};
-use crate::role::{Action, Notice, PathKind, PathPolicy};
+use crate::role::{Action, Notice, PathInfo, PathKind, PathPolicy};
 use crate::trust::RelayMode;
 use crate::wire::capsule::Capsule;
 
@@ -51,8 +51,18 @@ impl Node {
         Some((leg.relay.clone(), leg.address?))
     }
 
-    pub fn describe_path(&self, link: usize) -> Option<crate::role::PathInfo> {
+    pub fn describe_path(&self, link: usize) -> Option<PathInfo> {
         Some(self.links.get(link)?.describe(self.relay_of(link)))
+    }
+
+    /// The path that flows of the connection can take. One that carries none but direct ones talks by a relay until then, for itself.
+    pub fn usable_path(&self, link: usize) -> Option<PathInfo> {
+        let path = self.describe_path(link)?;
+        let l = self.links.get(link)?;
+        if l.policy != PathPolicy::DirectOnly || l.path.kinds().is_only_direct() {
+            return Some(path);
+        }
+        Some(PathInfo { kind: PathKind::None, relay: None, remote: None, ..path })
     }
 
     pub(super) fn process_link(&mut self, now: Instant, key: usize) {

@@ -206,8 +206,9 @@ impl Checklist {
         }
     }
 
-    pub fn in_round(&self) -> bool {
-        self.round.is_some()
+    /// Until the round that runs is over; `None`: none runs.
+    pub fn round_left(&self, now: Instant) -> Option<Duration> {
+        self.round.map(|begun| (begun + round_length()).saturating_duration_since(now))
     }
 
     /// Asks a usable pair whether it still works: it is out of doubt with the first answer, or `Lost` follows.

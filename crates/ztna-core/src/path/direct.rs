@@ -133,6 +133,11 @@ impl Direct {
         self.statuses
     }
 
+    /// Whether the peer has told its addresses, if only that it has none.
+    pub fn has_remote(&self) -> bool {
+        self.remote_generation.is_some()
+    }
+
     /// What the peer said of its NAT, and what it found, where it was asked.
     pub fn remote(&self) -> (Mapping, Option<&(Sending, Vec<Report>)>) {
         (self.remote_mapping, self.remote_status.as_ref())

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use super::burst::BurstOutcome;
 use super::candidate::Candidate;
 use super::checklist::Local;
+use super::demand::{Demand, DemandedBy};
 use super::direct::Direct;
 use super::nat::{Mapping, describe, is_hard};
 use crate::port_mapping::PortMapping;
+use crate::trust::PathClass;
 use crate::wire::path_signal::{BurstRefusal, Outcome, Report};
 
 /// What stands in the way of a direct path (api.d.ts `PathReason`).
@@ -66,8 +68,10 @@ pub struct Tried {
 /// All that is known of one connection's direct paths.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evidence {
-    /// Empty while the path is direct.
+    /// Empty while the path is direct. What an operator can act on comes first, what time alone decides last.
     pub reasons: Vec<Why>,
+    /// Who leaves flows on this connection one kind of path only.
+    pub demand: Option<Demand>,
     pub local_nat: Mapping,
     pub remote_nat: Mapping,
     pub checks: Vec<Tried>,
@@ -78,10 +82,10 @@ pub struct Evidence {
 }
 
 /// What a node knows beside one connection.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Surroundings {
-    /// The caller asked for the relay.
-    pub relay_only: bool,
+    pub now: Instant,
+    pub demand: Option<Demand>,
     /// A relay answers on its main port and not on its second one.
     pub second_port_silent: Option<SocketAddr>,
     pub port_mapping: PortMapping,
@@ -90,18 +94,10 @@ pub struct Surroundings {
 /// `direct`: `None` where the connection has no direct paths at all.
 pub fn explain(direct: Option<&Direct>, around: Surroundings) -> Evidence {
     let Some(direct) = direct else {
-        let why = if around.relay_only {
-            Why { cause: Cause::RelayOnlyByPolicy, detail: "the caller asked for the relay".into(), remedy: None }
-        } else {
-            Why {
-                cause: Cause::NoCandidates,
-                detail: "the other end has not agreed to direct paths".into(),
-                remedy: Some("update it: an older version knows relays alone"),
-            }
-        };
         let (local_nat, remote_nat) = (Mapping::Unknown, Mapping::Unknown);
         return Evidence {
-            reasons: vec![why],
+            reasons: vec![none_sought(around.demand.as_ref())],
+            demand: around.demand,
             local_nat,
             remote_nat,
             checks: Vec::new(),
@@ -113,16 +109,45 @@ pub fn explain(direct: Option<&Direct>, around: Surroundings) -> Evidence {
     let checks = direct.list().tried();
     let reasons = if direct.current().is_some() { Vec::new() } else { reasons(direct, &checks, &around) };
     let remote_checks = status.map(|(_, reports)| reports.clone()).unwrap_or_default();
-    let port_mapping = around.port_mapping;
-    Evidence { reasons, local_nat: direct.mapping(), remote_nat, checks, remote_checks, port_mapping }
+    let Surroundings { demand, port_mapping, .. } = around;
+    Evidence { reasons, demand, local_nat: direct.mapping(), remote_nat, checks, remote_checks, port_mapping }
+}
+
+/// Why a connection looks for no direct path.
+fn none_sought(demand: Option<&Demand>) -> Why {
+    match demand {
+        Some(demand) if demand.only == PathClass::Relay => {
+            let remedy = match demand.by {
+                DemandedBy::Caller => "leave the wish for a relay out where the path may be direct",
+                DemandedBy::Policy(_) => "let the policy permit context.path == \"direct\" too, if it may be direct",
+            };
+            Why { cause: Cause::RelayOnlyByPolicy, detail: demand.describe(), remedy: Some(remedy) }
+        }
+        Some(_) | None => Why {
+            cause: Cause::NoCandidates,
+            detail: "the other end has not agreed to direct paths".into(),
+            remedy: Some("update it: an older version knows relays alone"),
+        },
+    }
 }
 
 fn reasons(direct: &Direct, checks: &[Tried], around: &Surroundings) -> Vec<Why> {
     let mut all = Vec::new();
     let mut add = |cause, detail: String, remedy| all.push(Why { cause, detail, remedy });
     let (ours, theirs) = (direct.mapping(), direct.remote().0);
-    if direct.list().in_round() {
-        add(Cause::Checking, "addresses are being checked now".into(), None);
+    if let Some(left) = direct.list().round_left(around.now) {
+        let seconds = left.as_secs() + 1;
+        add(
+            Cause::Checking,
+            format!("addresses are being checked now, for up to {seconds} s more"),
+            Some("ask again when the checks have ended, after 10 s at most"),
+        );
+    } else if !direct.has_remote() {
+        add(
+            Cause::Checking,
+            "the other end has not told its addresses yet; it takes a round trip or two".into(),
+            Some("ask again in a second"),
+        );
     }
     if direct.offered() == 0 {
         add(
@@ -131,7 +156,7 @@ fn reasons(direct: &Direct, checks: &[Tried], around: &Surroundings) -> Vec<Why>
             Some("see that its host has a network interface that is up, and that a relay answers STUN"),
         );
     }
-    if checks.is_empty() {
+    if checks.is_empty() && direct.has_remote() {
         add(
             Cause::NoCandidates,
             "the other end has offered no address".into(),
@@ -195,6 +220,7 @@ fn reasons(direct: &Direct, checks: &[Tried], around: &Surroundings) -> Vec<Why>
             remedy: Some("allow UDP out of both networks; where a NAT gives each destination another port, forward one at the other end"),
         });
     }
+    all.sort_by_key(|why| why.cause == Cause::Checking);
     all
 }
 
@@ -220,8 +246,9 @@ fn hard_nat_one(direct: &Direct) -> Option<Why> {
     };
     let (more, remedy) = match direct.burst()? {
         BurstOutcome::Running => {
-            let detail = "ports of the NAT that gives each destination another one are being guessed".into();
-            return Some(Why { cause: Cause::Checking, detail, remedy: None });
+            let detail = "ports of the NAT that gives each destination another one are being guessed, for 4 s at most";
+            let remedy = Some("ask again in five seconds");
+            return Some(Why { cause: Cause::Checking, detail: detail.into(), remedy });
         }
         BurstOutcome::Needless => return None,
         BurstOutcome::Met => {
@@ -275,7 +302,12 @@ mod tests {
     }
 
     fn causes(direct: &Direct) -> Vec<(Cause, String, Option<&'static str>)> {
-        let reasons = explain(Some(direct), Surroundings::default()).reasons;
+        causes_at(direct, Instant::now())
+    }
+
+    fn causes_at(direct: &Direct, now: Instant) -> Vec<(Cause, String, Option<&'static str>)> {
+        let around = Surroundings { now, demand: None, second_port_silent: None, port_mapping: PortMapping::default() };
+        let reasons = explain(Some(direct), around).reasons;
         reasons.into_iter().map(|w| (w.cause, w.detail, w.remedy)).collect()
     }
 
@@ -294,5 +326,31 @@ mod tests {
         let told = causes(&hard(Instant::now(), BurstSettings::default()));
         assert!(told.iter().all(|(cause, ..)| *cause == Cause::Checking), "{told:?}");
         assert!(told.iter().any(|(_, detail, _)| detail.contains("being guessed")), "{told:?}");
+    }
+    #[test]
+    fn what_an_operator_can_act_on_comes_before_what_time_decides() {
+        let now = Instant::now();
+        let told = causes_at(&hard(now, BurstSettings { metered: true, ..BurstSettings::default() }), now);
+        let causes: Vec<Cause> = told.iter().map(|(cause, ..)| *cause).collect();
+        assert_eq!(causes, [Cause::HardNatOne, Cause::Checking], "{told:?}");
+    }
+
+    #[test]
+    fn checks_that_are_under_way_say_how_long_they_take() {
+        let now = Instant::now();
+        let told = causes_at(&hard(now, BurstSettings::default()), now + Duration::from_millis(2_500));
+        let (_, detail, remedy) = told.iter().find(|(_, detail, _)| detail.contains("being checked")).unwrap();
+        assert!(detail.contains("up to 8 s more"), "{detail}");
+        assert!(remedy.is_some_and(|r| r.contains("10 s")), "{remedy:?}");
+    }
+
+    #[test]
+    fn a_peer_that_has_not_spoken_yet_is_not_one_without_addresses() {
+        let secret = |of: u8| (Token([of; 8]), CheckKey::new([of; 32]));
+        let mut direct = Direct::new(Keys { ours: secret(1), theirs: secret(2), mask: [3; 12] }, 1_320);
+        let own = Candidate { kind: CandidateKind::Host, address: "192.0.2.1:7".parse().unwrap() };
+        direct.set_local(Instant::now(), vec![own], Mapping::None);
+        let told = causes(&direct);
+        assert!(told.iter().all(|(cause, ..)| *cause == Cause::Checking), "{told:?}");
     }
 }

@@ -8,6 +8,7 @@
 //!          ├── candidate: which addresses are offered, which are sent to
 //!          ├── checklist: the pairs, their checks and answers
 //!          ├── burst: how an end behind a hard NAT and one behind an easy one meet all the same
+//!          ├── demand: who leaves a flow one kind of path only
 //!          ├── explain: why it is not direct, and what to do about it
 //!          └── budget: what a node sends to addresses that have not answered
 //!  reflexive: a node's own addresses, as its interfaces and its relays have them
@@ -19,6 +20,7 @@ pub mod budget;
 pub mod burst;
 pub mod candidate;
 pub mod checklist;
+pub mod demand;
 pub mod direct;
 pub mod explain;
 mod incoming;

@@ -113,6 +113,17 @@ pub enum PathClass {
     Direct,
 }
 
+impl FromStr for PathClass {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self, Error> {
+        match s {
+            "relay" => Ok(PathClass::Relay),
+            "direct" => Ok(PathClass::Direct),
+            other => Err(Error::config(format!("path `{}`", other.escape_debug()), "must be direct or relay")),
+        }
+    }
+}
+
 impl PathClass {
     pub fn as_str(self) -> &'static str {
         match self {
@@ -231,6 +242,21 @@ impl Policy {
         let decision = self.evaluate(agent, flow);
         remember(&self.decided, key, &decision);
         decision
+    }
+
+    /// The only kind of path on which such a flow is permitted, whatever `flow.path` is, and the policy that settles it: one that
+    /// forbids the other kind, else the one that permits this. `None` where both are permitted, or neither.
+    pub fn only_path(&self, agent: &str, flow: &FlowContext<'_>) -> Option<(PathClass, Option<String>)> {
+        if !self.reads_path() {
+            return None;
+        }
+        let decided = |path| self.decide(agent, &FlowContext { path, ..*flow });
+        let (relayed, direct) = (decided(PathClass::Relay), decided(PathClass::Direct));
+        match (relayed.allowed, direct.allowed) {
+            (true, false) => Some((PathClass::Relay, direct.policy_id.or(relayed.policy_id))),
+            (false, true) => Some((PathClass::Direct, relayed.policy_id.or(direct.policy_id))),
+            (true, true) | (false, false) => None,
+        }
     }
 
     /// The relay's admission: whether any flow of any service on `connector` could be permitted to `agent`, `path` and

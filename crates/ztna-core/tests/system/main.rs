@@ -11,6 +11,7 @@ mod bounds;
 mod budget;
 mod chaos;
 mod crowd;
+mod demanded;
 mod denied;
 mod direct;
 mod exporter;

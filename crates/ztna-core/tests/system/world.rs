@@ -303,7 +303,13 @@ impl World {
     }
 
     pub fn explain(&mut self, at: SocketAddr, op: u64) {
-        self.machine(at).explain(Instant::now(), op, "web", PathPolicy::Auto);
+        self.explain_by(PathPolicy::Auto, at, op);
+    }
+
+    pub fn explain_by(&mut self, path: PathPolicy, at: SocketAddr, op: u64) {
+        let (port, protocol, timeout) = (None, Protocol::Tcp, Duration::from_secs(5));
+        let open = Open { service: "web".into(), port, protocol, path, timeout, traceparent: None };
+        self.machine(at).explain(Instant::now(), op, open);
     }
 
     pub fn check(&mut self, at: SocketAddr, op: u64, service: &str) {

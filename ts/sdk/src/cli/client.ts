@@ -42,13 +42,15 @@ export function addClientCommands(program: Command, done: (code: number) => void
       )
     },
   )
-  withExamples(timed(client(program, 'explain <SERVICE>', 'why the path to a service is what it is')), ['ztna explain web']).action(
-    async (service: string, where: TimedWhere) => {
-      const timeoutMs = parseTimeout(where.timeout)
-      const answer = await request(ofAgent(where), { cmd: 'explain', service: parseTarget(service).service, timeoutMs })
-      print(where.json === true ? JSON.stringify(answer) : explainPath(service, answer as PathExplanation))
-    },
-  )
+  withExamples(timed(client(program, 'explain <SERVICE>', 'why the path to a service is what it is')), [
+    'ztna explain web',
+    'ztna explain web:80',
+  ]).action(async (target: string, where: TimedWhere) => {
+    parseTarget(target)
+    const timeoutMs = parseTimeout(where.timeout)
+    const answer = await request(ofAgent(where), { cmd: 'explain', target, timeoutMs })
+    print(where.json === true ? JSON.stringify(answer) : explainPath(target, answer as PathExplanation))
+  })
   withExamples(timed(client(program, 'check <SERVICE>', 'ask whether a flow would be permitted: exit 0 or 3')), [
     'ztna check web',
     'ztna check dns:53 --protocol udp',

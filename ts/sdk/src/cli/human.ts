@@ -70,8 +70,10 @@ export function describePath(path: Fields): string {
 }
 
 /** The answer of `ztna explain`. */
-export function explainPath(service: string, { path, reasons, nat, portMapping, checks }: PathExplanation): string {
-  const lines = [`${service}: ${describePath({ ...path })}${path.remote === undefined ? '' : `, ${path.remote}`}`]
+export function explainPath(service: string, { path, demand, reasons, nat, portMapping, checks }: PathExplanation): string {
+  const way = path.kind === 'none' ? 'no path' : `${describePath({ ...path })}${path.remote === undefined ? '' : `, ${path.remote}`}`
+  const lines = [`${service}: ${way}`]
+  if (demand !== undefined) lines.push(demand.detail)
   for (const { code, detail, remedy } of reasons) {
     lines.push(`not direct: ${detail} (${code})`)
     if (remedy !== undefined) lines.push(`  what helps: ${remedy}`)

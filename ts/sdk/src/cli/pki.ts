@@ -111,7 +111,13 @@ function print(value: unknown, json: boolean): void {
 interface Policy {
   readonly ok: boolean
   readonly findings: readonly Finding[]
-  readonly decision?: { readonly allowed: boolean; readonly policyId: string | null; readonly reason: string } | null
+  readonly decision?: {
+    readonly allowed: boolean
+    /** The only kind of path on which it is; null where that does not matter, and where one was asked for. */
+    readonly path: 'direct' | 'relay' | null
+    readonly policyId: string | null
+    readonly reason: string
+  } | null
 }
 
 interface Finding {
@@ -129,18 +135,22 @@ function addPolicy(program: Command, done: (code: number) => void): void {
   withExamples(check.description('validate network and policies; with --agent and --to, decide one flow'), [
     'ztna policy check /etc/ztna',
     'ztna policy check /etc/ztna --agent alice --to web:80 --protocol tcp',
+    'ztna policy check /etc/ztna --agent alice --to web:80 --path direct',
   ])
     .option('--agent <NAME>', 'who asks')
     .option('--to <SERVICE:PORT>', 'for what')
     .option('--protocol <P>', 'tcp or udp', 'tcp')
+    .option('--path <PATH>', 'on which kind of path: direct or relay (default: each, where a policy reads context.path)')
     .option('--json', 'print the result as JSON')
-    .action((dir: string, flags: { agent?: string; to?: string; protocol: string; json?: boolean }) => {
-      const { agent = null, to = null, protocol, json = false } = flags
+    .action((dir: string, flags: { agent?: string; to?: string; protocol: string; path?: string; json?: boolean }) => {
+      const { agent = null, to = null, protocol, path = null, json = false } = flags
       if ((agent === null) !== (to === null)) throw new UsageError('--agent and --to go together')
       if (to !== null && parseTarget(to).port === undefined) throw new UsageError(`--to ${to}: accepted: SERVICE:PORT`)
       if (protocol !== 'tcp' && protocol !== 'udp') throw new UsageError(`--protocol ${protocol}: accepted: tcp, udp`)
+      if (path !== null && path !== 'direct' && path !== 'relay') throw new UsageError(`--path ${path}: accepted: direct, relay`)
+      if (path !== null && to === null) throw new UsageError('--path goes with --agent and --to')
       if (agent !== null) checkNodeName(agent)
-      const policy = asked(() => native().policyCheck(JSON.stringify({ dir, agent, to, protocol }))) as Policy
+      const policy = asked(() => native().policyCheck(JSON.stringify({ dir, agent, to, protocol, path }))) as Policy
       print(policy, json)
       if (!policy.ok) throw configError(`${dir}: not valid: ${policy.findings.filter(isError).map(told).join('; ')}`)
       if (policy.decision && !policy.decision.allowed) throw new ZtnaDeniedError(`denied: ${policy.decision.reason}`, 'connector')

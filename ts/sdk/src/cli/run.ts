@@ -261,7 +261,8 @@ async function answer(role: AnyRole, request: Request): Promise<unknown> {
     case 'ping':
       return needAgent().ping(known(checkService(request['service'] as string)), { timeoutMs })
     case 'explain':
-      return needAgent().explain(known(checkService(request['service'] as string)), { timeoutMs })
+      known(toTarget(request['target'] as string).service)
+      return needAgent().explain(request['target'] as string, { timeoutMs })
     case 'check':
       known(toTarget(request['target'] as string).service)
       return needAgent().check(request['target'] as string, {

@@ -7,6 +7,7 @@ use super::{CheckDecision, CheckOptions, CheckReport, Finding};
 use crate::error::{Error, Result};
 use crate::id::Role;
 use crate::io::pki_folder::store::{Checked, NETWORK, Store};
+use crate::path::demand::permits;
 use crate::trust::{Decision, FlowContext, PathClass, Protocol};
 
 /// Names listed in a message: enough to see the slip, few enough to read.
@@ -32,7 +33,7 @@ pub fn policy_check(options: &CheckOptions, now: SystemTime) -> Result<CheckRepo
     };
     let findings = checked.policy.warnings().iter().chain(&connector_warnings(&store, &checked)).map(warning).collect();
     let decision = match (&options.agent, &options.to) {
-        (Some(agent), Some(to)) => Some(decide(&store, &checked, agent, to, options.protocol.as_deref(), now)?),
+        (Some(agent), Some(to)) => Some(decide(&store, &checked, agent, to, options, now)?),
         (None, None) => None,
         (Some(_), None) => return Err(Error::config("--to", "is missing: say which service, such as web:80")),
         (None, Some(_)) => return Err(Error::config("--agent", "is missing: say who, such as alice")),
@@ -45,10 +46,11 @@ fn decide(
     checked: &Checked,
     agent: &str,
     to: &str,
-    protocol: Option<&str>,
+    options: &CheckOptions,
     now: SystemTime,
 ) -> Result<CheckDecision> {
-    let protocol: Protocol = protocol.unwrap_or("tcp").parse()?;
+    let protocol: Protocol = options.protocol.as_deref().unwrap_or("tcp").parse()?;
+    let path: Option<PathClass> = options.path.as_deref().map(str::parse).transpose()?;
     let bad = |why: String| Error::config(format!("--to {}", to.escape_debug()), why);
     let (service, port) = match to.split_once(':') {
         Some((service, port)) => (
@@ -71,11 +73,15 @@ fn decide(
     known("agent", agent, checked.network.agents.keys())?;
     known("service", service, checked.network.services.keys())?;
     if let Some(reason) = revocation(store, checked, agent, now) {
-        return Ok(CheckDecision { allowed: false, policy_id: None, reason });
+        return Ok(CheckDecision { allowed: false, path: None, policy_id: None, reason });
     }
-    let flow = FlowContext { service, protocol, port, path: PathClass::Relay, now };
+    let flow = FlowContext { service, protocol, port, path: path.unwrap_or(PathClass::Relay), now };
+    if let (None, Some((only, policy_id))) = (path, checked.policy.only_path(agent, &flow)) {
+        let reason = permits(policy_id.as_deref(), only);
+        return Ok(CheckDecision { allowed: true, path: Some(only.as_str()), policy_id, reason });
+    }
     let Decision { allowed, policy_id, reason } = checked.policy.decide(agent, &flow);
-    Ok(CheckDecision { allowed, policy_id, reason })
+    Ok(CheckDecision { allowed, path: None, policy_id, reason })
 }
 
 fn known<'a>(kind: &str, name: &str, names: impl Iterator<Item = &'a String>) -> Result<()> {
