@@ -99,6 +99,12 @@ test.each<[string, (agent: ZtnaAgent) => unknown, string]>([
   ['createConnection(null)', (agent) => agent.createConnection(wrong(null)), TARGET],
   ['createConnection(_, 1)', (agent) => agent.createConnection('db', wrong(1)), 'onConnect: 1 is not accepted'],
   ['datagram(null)', (agent) => agent.datagram(wrong(null)), TARGET],
+  ['explain(_, { path })', (agent) => agent.explain('db', { path: wrong('fast') }), 'path "fast" is not accepted; one of auto'],
+  [
+    'forward({ path })',
+    (agent) => agent.forward({ service: 'db', listen: {}, path: wrong('fast') }),
+    'path "fast" is not accepted; one of auto',
+  ],
   ['ping()', (agent) => (agent.ping as Call)(), 'undefined is not a service name'],
   ['ping(_, null)', (agent) => agent.ping('db', wrong(null)), 'options: null'],
   ['check(null)', (agent) => agent.check(wrong(null)), TARGET],

@@ -19,6 +19,8 @@ test('services, forwards and addresses read as the contract writes them', () => 
   expect(parseService('app=tcp:80:unix:/run/app.sock')).toMatchObject({ ports: [80, 80], target: 'unix:/run/app.sock' })
   expect(parseForward('unix:/run/db.sock=db:5432')).toEqual([{ service: 'db', port: 5432, listen: { unix: '/run/db.sock' } }])
   expect(parseForward('tcp:[::1]:8000-8001=web:80-81')).toHaveLength(2)
+  expect(parseForward('udp:127.0.0.1:5353=dns,direct-only')).toMatchObject([{ service: 'dns', path: 'direct-only' }])
+  expect(parseForward('tcp:[::1]:8000-8001=web:80-81,relay-only')).toMatchObject([{ path: 'relay-only' }, { path: 'relay-only' }])
   expect(parseListen('[::]:0')).toBe('[::]:0')
 })
 
@@ -39,6 +41,7 @@ test.each([
   ['tcp:8000-8001=web:1-2', 'accepted: tcp|udp:HOST:PORT'],
   ['sctp:1.2.3.4:1=web', 'unix:/PATH=SERVICE[:PORT], such as tcp:127.0.0.1:8080=web:80'],
   ['unix:x=web', 'is absolute'],
+  ['tcp:127.0.0.1:1=web:80,fast', 'and at the end ,direct-only or ,relay-only'],
 ])('the forward %s is refused with the forms that are accepted', (spec, reason) => {
   expect(() => parseForward(spec)).toThrow(reason)
 })

@@ -1,4 +1,6 @@
 import { readFileSync, readdirSync, readlinkSync } from 'node:fs'
+import { once } from 'node:events'
+import { type AddressInfo, connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { type ConnectorOptions, type NodeOptions, ZtnaAgent, ZtnaConnector, ZtnaRelay, type ZtnaSocket } from '../src/index.js'
@@ -24,6 +26,72 @@ test('two homes behind hard NATs stay with the relay, and the wait for another p
   })
   expect(await echoed(lab.agent, 'hello')).toBe('hello')
 })
+
+test('the reasons are told though the last ping is cut', async () => {
+  await using lab = await start({ nat: 'address-and-port-dependent', delay: 100 })
+  const wait = lab.net.until(lab.agent, 'echo', 'direct', { timeoutMs: 4_000 })
+  await expect(wait).rejects.toMatchObject({
+    code: 'ERR_ZTNA_TIMEOUT',
+    message: expect.stringMatching(/not direct after 4000 ms but relay: hard-nat-both: /) as string,
+    details: { reason: 'hard-nat-both' },
+  })
+})
+
+test('a policy that demands a direct path is named where there is none, at once by check and explain', async () => {
+  const policy = '@id("near") permit(principal, action, resource) when { context.path == "direct" };'
+  await using lab = await start({ nat: 'address-and-port-dependent', policy })
+  expect(await lab.agent.check('echo:7')).toMatchObject({ allowed: true, path: 'direct', policyId: 'near' })
+  const begun = performance.now()
+  const told = await lab.agent.explain('echo:7')
+  expect(performance.now() - begun).toBeLessThan(5_000)
+  expect(told).toMatchObject({ path: { kind: 'none' }, demand: { path: 'direct', by: 'policy', policyId: 'near' } })
+  expect(told.reasons[0]).toMatchObject({ code: 'hard-nat-both', remedy: expect.stringContaining('forward a UDP port') as string })
+  await expect(lab.agent.connect({ service: 'echo', port: 7, timeoutMs: 1_500 })).rejects.toMatchObject({
+    code: 'ERR_ZTNA_UNREACHABLE',
+    message: expect.stringMatching(
+      /policy `near` permits it on a direct path only, and there is no direct path.*forward a UDP port/,
+    ) as string,
+    details: { reason: 'hard-nat-both' },
+  })
+})
+
+test('a policy that demands the relay is named by explain, on the connection that keeps to it', async () => {
+  const policy = '@id("far") permit(principal, action, resource) when { context.path == "relay" };'
+  await using lab = await start({ policy })
+  const told = await lab.agent.explain('echo')
+  expect(told).toMatchObject({ path: { kind: 'relay' }, demand: { path: 'relay', by: 'policy', policyId: 'far' } })
+  expect(told.reasons.map(({ code }) => code)).toEqual(['relay-only-by-policy'])
+})
+
+test('a forward that keeps to the relay has a connection of its own, which status tells from the other', async () => {
+  await using lab = await start({})
+  await lab.net.until(lab.agent, 'echo', 'direct')
+  await using forward = await lab.agent.forward({ service: 'echo', port: 7, path: 'relay-only', listen: {} })
+  const { port } = forward.address() as AddressInfo
+  const socket = connect(port, '127.0.0.1').setEncoding('utf8')
+  socket.write('hello')
+  expect((await once(socket, 'data'))[0]).toBe('hello')
+  const kinds = lab.agent.status().connectors.map(({ name, pathPolicy, path, flows }) => [name, pathPolicy, path.kind, flows])
+  expect(kinds.toSorted()).toEqual([
+    ['c1', 'auto', 'direct', 0],
+    ['c1', 'relay-only', 'relay', 1],
+  ])
+  socket.destroy()
+})
+
+test('where no UDP passes at all the reason is udp-blocked, before the agent was ever online and after', async () => {
+  await using lab = await start({ agents: { alice: {}, bob: {} } })
+  lab.net.block('bob', 'udp')
+  const bob = new ZtnaAgent(lab.net.agent('bob'))
+  await expect(bob.start({ timeoutMs: 1_500 })).rejects.toMatchObject({ code: 'ERR_ZTNA_UNREACHABLE', details: { reason: 'udp-blocked' } })
+  lab.net.block('alice', 'udp')
+  for (const timeoutMs of [2_000, 6_000]) {
+    await expect(lab.agent.connect({ service: 'echo', port: 7, timeoutMs })).rejects.toMatchObject({
+      code: 'ERR_ZTNA_UNREACHABLE',
+      details: { reason: 'udp-blocked' },
+    })
+  }
+}, 20_000)
 
 test('a delay is that of each line, each way', async () => {
   await using lab = await start({ delay: 20, relays: { r1: { delay: 5 } } })

@@ -1,13 +1,14 @@
 /** The values of `--service`, `--forward`, `--listen` and `--socks5`. */
 import type { StaticService } from '../connector.js'
 import type { ForwardOptions } from '../forward.js'
+import type { PathPolicy } from '../types.js'
 import { UsageError } from './exit.js'
 
 const NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/
 
 const SERVICE_FORMS = 'accepted: NAME=tcp|udp:PORT[-PORT]:HOST:PORT or NAME=tcp:PORT:unix:/PATH, such as web=tcp:80:127.0.0.1:8080'
 const FORWARD_FORMS =
-  'accepted: tcp|udp:HOST:PORT[-PORT]=SERVICE[:PORT[-PORT]] or unix:/PATH=SERVICE[:PORT], such as tcp:127.0.0.1:8080=web:80'
+  'accepted: tcp|udp:HOST:PORT[-PORT]=SERVICE[:PORT[-PORT]] or unix:/PATH=SERVICE[:PORT], such as tcp:127.0.0.1:8080=web:80, and at the end ,direct-only or ,relay-only'
 
 export interface HostPort {
   readonly host: string
@@ -61,24 +62,28 @@ export function parseService(text: string, of: string = '--service'): StaticServ
   return { service, protocol, ports: range, target: `${protocol}:${host.includes(':') ? `[${host}]` : host}:${port}` }
 }
 
-/** `tcp:127.0.0.1:8080=web:80`, `unix:/run/db.sock=db:5432`; a range of local ports needs one of the same length. */
+/**
+ * `tcp:127.0.0.1:8080=web:80`, `unix:/run/db.sock=db:5432`; a range of local ports needs one of the same length. With `,direct-only` or
+ * `,relay-only` at its end each flow keeps to that kind of path.
+ */
 export function parseForward(text: string, of: string = '--forward'): ForwardOptions[] {
-  const match = /^(tcp|udp|unix):(.+)=([^=:]+)(?::(\d{1,5})(?:-(\d{1,5}))?)?$/.exec(text)
+  const match = /^(tcp|udp|unix):(.+)=([^=:,]+)(?::(\d{1,5})(?:-(\d{1,5}))?)?(?:,(direct-only|relay-only))?$/.exec(text)
   if (match === null) fail(of, text, FORWARD_FORMS)
-  const [, kind = '', local = '', service = '', low, high] = match ?? []
+  const [, kind = '', local = '', service = '', low, high, only] = match ?? []
+  const path = only === undefined ? {} : { path: only as PathPolicy }
   checkName(of, text, service)
   const remote = low === undefined ? undefined : parseRange(of, text, high === undefined ? low : `${low}-${high}`)
   if (kind === 'unix') {
     if (!local.startsWith('/')) fail(of, text, 'the path of a unix socket is absolute')
     if (remote !== undefined && remote[0] !== remote[1]) fail(of, text, 'a unix socket leads to one port, not a range')
-    return [{ service, ...(remote === undefined ? {} : { port: remote[0] }), listen: { unix: local } }]
+    return [{ service, ...(remote === undefined ? {} : { port: remote[0] }), ...path, listen: { unix: local } }]
   }
   const protocol = kind === 'udp' ? 'udp' : 'tcp'
   const span = /^(.*):(\d{1,5})-(\d{1,5})$/.exec(local)
   if (span === null) {
     const listen = partOf(local, text, of, FORWARD_FORMS)
     if (remote !== undefined && remote[0] !== remote[1]) fail(of, text, 'both sides need ranges of one length')
-    return [{ service, protocol, ...(remote === undefined ? {} : { port: remote[0] }), listen }]
+    return [{ service, protocol, ...(remote === undefined ? {} : { port: remote[0] }), ...path, listen }]
   }
   const ports = parseRange(of, text, `${span[2]}-${span[3]}`)
   if (remote === undefined || remote[1] - remote[0] !== ports[1] - ports[0]) {
@@ -89,6 +94,7 @@ export function parseForward(text: string, of: string = '--forward'): ForwardOpt
     service,
     protocol,
     port: remote[0] + at,
+    ...path,
     listen: { host, port: ports[0] + at },
   }))
 }

@@ -118,7 +118,7 @@ export const SETTINGS: readonly Setting[] = [
     type: 'list',
     roles: ['agent'],
     value: 'SPEC',
-    help: 'tcp|udp:HOST:PORT[-PORT]=SERVICE[:PORT[-PORT]] or unix:/PATH=SERVICE[:PORT], repeatable',
+    help: 'tcp|udp:HOST:PORT[-PORT]=SERVICE[:PORT[-PORT]] or unix:/PATH=SERVICE[:PORT]; with ,direct-only or ,relay-only at the end; repeatable',
   },
   {
     key: 'socks5',

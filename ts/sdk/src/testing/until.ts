@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { ZtnaAgent } from '../agent.js'
 import { notAccepted } from '../arguments.js'
 import { ZtnaError, aborted, fromNative } from '../errors.js'
+import type { PathExplanation } from '../explain.js'
 import { timeoutOf } from '../ops.js'
 import type { Cancel, PathInfo } from '../types.js'
 
@@ -21,14 +22,13 @@ export async function untilPath(agent: ZtnaAgent, service: string, kind: Awaited
   const timeoutMs = timeoutOf(cancel, TIMEOUT_MS)
   const { signal } = cancel
   const end = performance.now() + timeoutMs
-  let last: PathInfo | ZtnaError | undefined
+  let last: ZtnaError | undefined
   for (;;) {
     const left = end - performance.now()
-    if (left <= 0) throw await notYet(agent, service, kind, timeoutMs, last)
+    if (left <= 0) return lastLook(agent, service, kind, timeoutMs, last)
     try {
       const { path } = await agent.ping(service, { timeoutMs: left, ...(signal === undefined ? {} : { signal }) })
       if (path.kind === kind) return path
-      last = path
     } catch (error) {
       const met = fromNative(error)
       // What is retryable may pass: a connector that is about to come online, a path that is about to change.
@@ -41,18 +41,26 @@ export async function untilPath(agent: ZtnaAgent, service: string, kind: Awaited
   }
 }
 
-async function notYet(
+/** Time is over: why it is not as awaited. The last ping says little of that, for it was cut. */
+async function lastLook(
   agent: ZtnaAgent,
   service: string,
   kind: AwaitedPath,
   timeoutMs: number,
-  last: PathInfo | ZtnaError | undefined,
-): Promise<ZtnaError> {
+  last: ZtnaError | undefined,
+): Promise<PathInfo> {
   const message = `the path to ${service} is not ${kind} after ${timeoutMs} ms`
-  if (last instanceof ZtnaError) return new ZtnaError('ERR_ZTNA_TIMEOUT', `${message}: ${last.message}`, { cause: last })
-  const why = await agent.explain(service, { timeoutMs: EXPLAIN_MS }).then(
-    ({ reasons }) => reasons.map(({ code, detail }) => `${code}: ${detail}`).join('; '),
-    () => '',
-  )
-  return new ZtnaError('ERR_ZTNA_TIMEOUT', `${message} but ${last?.kind ?? 'unknown'}${why === '' ? '' : `: ${why}`}`)
+  let told: PathExplanation
+  try {
+    told = await agent.explain(service, { timeoutMs: EXPLAIN_MS })
+  } catch (error) {
+    const cause = last ?? fromNative(error)
+    throw new ZtnaError('ERR_ZTNA_TIMEOUT', `${message}: ${cause.message}`, { cause, details: cause.details })
+  }
+  const { path, demand, reasons } = told
+  if (path.kind === kind) return path
+  const why = [...(demand === undefined ? [] : [demand.detail]), ...reasons.map(({ code, detail }) => `${code}: ${detail}`)].join('; ')
+  throw new ZtnaError('ERR_ZTNA_TIMEOUT', `${message} but ${path.kind}${why === '' ? '' : `: ${why}`}`, {
+    details: { reason: reasons[0]?.code ?? null, reasons },
+  })
 }
