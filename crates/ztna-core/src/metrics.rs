@@ -42,7 +42,10 @@ pub const PORT_BURSTS: Family =
     counter("ztna_port_bursts", "Attempts to meet a peer of which one end is behind a hard NAT, by how they ended.");
 pub const CHECKS_HELD: Family =
     counter("ztna_checks_held", "Checks of a peer's addresses that had to wait, by the limit that was reached.");
-pub const PACKETS: Family = counter("ztna_packets", "Packets of inner connections sent, by the path that they took.");
+pub const PACKETS: Family = counter(
+    "ztna_packets",
+    "Packets of inner connections sent, by the path that they took; both copies of one that was sent twice.",
+);
 pub const LOST_PACKETS: Family = counter("ztna_lost_packets", "Those of them that the other end did not acknowledge.");
 pub const PATH_RTT: Family = Family {
     unit: Some("seconds"),

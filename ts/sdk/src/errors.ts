@@ -33,7 +33,7 @@ export type ZtnaErrorCode =
 
 /**
  * `details.reason` of an ERR_ZTNA_UNREACHABLE, where the cause is known:
- * `udp-blocked`: nothing ever came back from a relay; `not-bound`: the relay answers, and the connector is not there; `silent`: the
+ * `udp-blocked`: nothing comes back from a relay, or has ever; `not-bound`: the relay answers, and the connector is not there; `silent`: the
  * connector is bound and gives no sign; `dns`: a name does not resolve, the relay's here or the service's at the connector;
  * a {@link PathReason}: a direct path was demanded, and that is why there is none.
  */

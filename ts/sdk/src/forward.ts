@@ -65,7 +65,7 @@ export interface Forward extends AsyncDisposable {
 
 const SERVICE_OPTIONS = ['service', 'port', 'protocol', 'listen', 'path', 'signal', 'timeoutMs']
 const SOCKS_OPTIONS = ['socks5', 'path', 'signal', 'timeoutMs']
-const FORWARDS = '{ service, port?, listen, path? } or { socks5, path? }'
+const FORWARDS = '{ service, port?, listen } or { socks5 }'
 /** SOCKS port when none is named (RFC 1928 §3). */
 const SOCKS_PORT = 1080
 

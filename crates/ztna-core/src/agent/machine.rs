@@ -11,6 +11,7 @@ use crate::error::{DeniedBy, Error};
 use crate::id::FlowId;
 use crate::interface::Interface;
 use crate::node::flows::{MISDIRECTED, POLICY, Phase};
+use crate::node::outage::UDP_BLOCKED;
 use crate::node::{NodeEvent, outer};
 use crate::path::demand::Demand;
 use crate::port_mapping::PortMapping;
@@ -256,7 +257,7 @@ impl Agent {
                 if up {
                     self.ask_again(now, &flows);
                 } else {
-                    let cause = tried::silence(&self.node, link);
+                    let cause = tried::silence(&self.node, now, link);
                     if let Some(l) = self.node.links.get_mut(link) {
                         l.cause = cause;
                     }
@@ -347,6 +348,10 @@ impl Agent {
         let Some(flow) = self.node.flows.get(&id) else { return Error::Aborted };
         let Some(link) = self.node.links.get(flow.link) else { return Error::Aborted };
         let (peer, service) = (&link.peer, &flow.service);
+        if let Some(error) = tried::relay_silence(&self.node, self.now, flow.link) {
+            let message = format!("service `{service}`: {}; {}", error.detail(), tried::CHECK_UDP);
+            return Error::Unreachable { message, reason: Some(UDP_BLOCKED), tried: vec![error.detail()] };
+        }
         if !link.can_ask() {
             let message = format!(
                 "connector `{peer}` no longer answers; see whether its process hangs or its host has lost the network"

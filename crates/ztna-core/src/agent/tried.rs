@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::explain::evidence;
 use crate::error::Error;
 use crate::node::Node;
+use crate::node::outage::UDP_BLOCKED;
 use crate::path::demand::Demand;
 use crate::role::PathPolicy;
 use crate::trust::PathClass;
@@ -55,7 +56,7 @@ impl Tried {
             return;
         }
         let pending = node.links.iter().filter(|(_, l)| connectors.contains(&l.peer) && !l.conn.is_established());
-        for error in pending.filter_map(|(key, _)| silence(node, key)) {
+        for error in pending.filter_map(|(key, _)| silence(node, now, key)) {
             self.add(None, &error);
         }
         let astray = node
@@ -117,6 +118,7 @@ impl Tried {
             Some(Error::Unreachable { reason: Some(NOT_BOUND), .. }) => {
                 (Some(NOT_BOUND), "start `ztna connector` for it, or see its log for why it is not online")
             }
+            Some(Error::Unreachable { reason: Some(UDP_BLOCKED), .. }) => (Some(UDP_BLOCKED), CHECK_UDP),
             Some(Error::Unreachable { reason: Some(SILENT), .. }) => {
                 (Some(SILENT), "see whether its process hangs or its host has lost the network")
             }
@@ -133,14 +135,19 @@ impl Tried {
 
 /// The connector is not at the relay that was asked.
 pub(super) const NOT_BOUND: &str = crate::node::outer::NOT_BOUND;
+/// What to do where a relay has fallen silent.
+pub(super) const CHECK_UDP: &str = "check that the relay runs and that no firewall drops UDP to it (udp-blocked)";
 /// It is there, and gives no sign.
 pub(super) const SILENT: &str = "silent";
 
 /// Why a connection that is not established yet has gone silent.
-pub(super) fn silence(node: &Node, link: usize) -> Option<Error> {
+pub(super) fn silence(node: &Node, now: Instant, link: usize) -> Option<Error> {
     let peer = &node.links.get(link)?.peer;
     let mut sessions = node.sessions.iter().filter(|(_, s)| s.link == Some(link)).map(|(_, s)| s);
     let session = sessions.clone().find(|s| s.confirmed).or_else(|| sessions.next())?;
+    if let Some(error) = relay_silence(node, now, link) {
+        return Some(error);
+    }
     let relay = &node.legs.get(session.slot.leg)?.relay;
     Some(if session.confirmed {
         let message = format!("relay {relay}: connector `{peer}` is bound there and does not answer");
@@ -148,4 +155,17 @@ pub(super) fn silence(node: &Node, link: usize) -> Option<Error> {
     } else {
         Error::unreachable(format!("relay {relay}: does not answer the request for connector `{peer}`"))
     })
+}
+
+/// Why nothing is heard on a connection, where no relay that it goes by answers any more.
+pub(super) fn relay_silence(node: &Node, now: Instant, link: usize) -> Option<Error> {
+    let legs =
+        node.sessions.iter().filter(|(_, s)| s.link == Some(link)).filter_map(|(_, s)| node.legs.get(s.slot.leg));
+    let mut silent = legs.clone().filter(|l| l.is_doubtful(now));
+    let relay = &silent.next()?.relay;
+    if legs.count() > silent.count() + 1 {
+        return None;
+    }
+    let message = format!("relay {relay}: no longer answers");
+    Some(Error::Unreachable { message, reason: Some(UDP_BLOCKED), tried: Vec::new() })
 }

@@ -75,7 +75,8 @@ pub struct Leg {
     pub replacing: bool,
     /// Why it goes has been told: its end is no news.
     pub told: bool,
-    pub ever_heard: bool,
+    /// Something has come back from the relay, since it was given up for its silence if it was.
+    pub heard: bool,
 }
 
 impl Leg {
@@ -110,7 +111,7 @@ impl Leg {
             renew_at: None,
             replacing: false,
             told: false,
-            ever_heard: false,
+            heard: false,
         }
     }
 
@@ -166,7 +167,7 @@ impl Leg {
         let heard = conn.received();
         if heard != self.last_heard {
             self.last_heard = heard;
-            self.ever_heard = true;
+            self.heard = true;
             self.silent_since = None;
             self.turns.answered();
         }

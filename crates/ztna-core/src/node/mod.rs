@@ -16,7 +16,7 @@ mod lifecycle;
 pub mod link;
 mod links;
 mod lost;
-mod outage;
+pub(crate) mod outage;
 pub(crate) mod outer;
 pub(crate) mod path_stats;
 mod port_mapping;

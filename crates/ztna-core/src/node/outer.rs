@@ -45,6 +45,7 @@ impl Node {
             conn.on_timeout();
         }
         if leg.is_dead(now) {
+            leg.heard = false;
             self.drop_leg(now, key, "the relay does not answer", false);
             return;
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Node;
 use super::link::Link;
 use crate::metrics::{LOST_PACKETS, PACKETS, PATH_RTT, TIME_TO_DIRECT, announce, family};
-use crate::path::PathId;
+use crate::path::{PathId, RelayPath};
 
 /// Upper bounds of the buckets, milliseconds: the figures that are wanted (0.5 s at the median, 1.5 s at the 95th percentile), the burst for a
 /// hard NAT (5 s), a round (10 s), and what is later.
@@ -30,6 +30,8 @@ impl std::ops::Add for Packets {
 #[derive(Debug, Default)]
 pub struct PathStats {
     ended: BTreeMap<&'static str, Packets>,
+    /// Sent a second time while the first copy's path was in doubt, by the path of the second.
+    copies: BTreeMap<&'static str, u64>,
     /// How many came up within each bound, and later than all.
     came_up: [u64; BOUNDS.len() + 1],
     came_up_after: Duration,
@@ -84,6 +86,11 @@ impl PathStats {
         }
     }
 
+    /// So many packets have gone by this path too. Which of the two was lost, if one was, nobody knows.
+    pub(super) fn copied(&mut self, path: RelayPath, packets: usize) {
+        *self.copies.entry(PathId::Relay(path).as_str()).or_default() += packets as u64;
+    }
+
     fn came_up(&mut self, after: Duration) {
         let bucket =
             BOUNDS.iter().position(|ms| after <= Duration::from_millis(u64::from(*ms))).unwrap_or(BOUNDS.len());
@@ -110,6 +117,9 @@ impl PathStats {
 /// Families of OpenMetrics.
 pub fn write(node: &Node, out: &mut String) {
     let mut packets = node.path_stats.ended.clone();
+    for (path, sent) in &node.path_stats.copies {
+        packets.entry(path).or_default().sent += sent;
+    }
     let mut round_trips: BTreeMap<&'static str, (Duration, u32)> = BTreeMap::new();
     for (_, link) in &node.links {
         let Some(path) = link.stretch.path else { continue };

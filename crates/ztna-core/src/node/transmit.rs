@@ -132,6 +132,9 @@ impl Node {
             let long = burst.chunks(segment.max(1)).any(|p| p.first().is_some_and(|b| b & 0x80 != 0));
             if let Some(tunnel) = if long { behind } else { also } {
                 let copy: Vec<Vec<u8>> = burst.chunks(segment.max(1)).map(<[u8]>::to_vec).collect();
+                if !long {
+                    self.path_stats.copied(tunnel, copy.len());
+                }
                 for packet in copy {
                     self.tunnel_packet(tunnel, &packet);
                 }
@@ -183,6 +186,7 @@ impl Node {
             if let Some(also) = also {
                 let copy = frame.get(header..).unwrap_or_default().to_vec();
                 self.enqueue(slot, header, frame);
+                self.path_stats.copied(also, 1);
                 self.tunnel_packet(also, &copy);
             } else if outer.dgram_max().is_some_and(|max| frame.len() <= max) {
                 self.counters.tunnel_tx += (frame.len() - header) as u64;

@@ -1,8 +1,9 @@
 //! Direct paths between two nodes that reach each other.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use ztna_core::metrics;
 use ztna_core::node::Node;
 use ztna_core::path::explain::{Cause, Evidence};
 use ztna_core::role::{Answer, Notice, PathKind, PathPolicy};
@@ -117,6 +118,23 @@ fn a_direct_path_comes_back_after_its_network_has() {
     w.machine(node_at(ALICE)).handle_network_change(std::time::Instant::now());
     assert!(w.within(Duration::from_secs(2), |w| both(w, PathKind::Direct)));
     echoes(&mut w, flow, b"after");
+}
+
+/// Packets that the agent has sent by such paths, as its metrics have it.
+fn sent(w: &World, path: &str) -> u64 {
+    let text = metrics::node(w.agent(node_at(ALICE)).node(), Instant::now(), &[]);
+    let name = format!("ztna_packets_total{{path=\"{path}\"}} ");
+    text.lines().find_map(|l| l.strip_prefix(&name)).map_or(0, |n| n.parse().unwrap())
+}
+
+#[test]
+fn packets_that_go_twice_while_a_path_is_in_doubt_count_by_both_paths() {
+    let (mut w, flow) = direct();
+    let tunnelled = sent(&w, "tunnel");
+    w.lose = Box::new(|from, to, _| is_between(from, to));
+    echoes(&mut w, flow, b"twice");
+    // What takes the place of a dead direct path is the forwarded one: only copies are tunnelled.
+    assert!(sent(&w, "tunnel") > tunnelled, "{} and {tunnelled}", sent(&w, "tunnel"));
 }
 
 fn asked(w: &mut World, path: PathPolicy, patience: Duration) -> FlowId {

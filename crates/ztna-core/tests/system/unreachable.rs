@@ -75,7 +75,8 @@ fn a_relay_that_dies_is_what_the_error_is_about() {
     let mut w = warm();
     w.kill(relay_at(1));
     let error = failed(&mut w, Duration::from_millis(6_000));
-    let Error::Unreachable { message, reason: None, .. } = error else { panic!("{error:?}") };
+    // From here it looks like a firewall that has begun to drop what goes to it.
+    let Error::Unreachable { message, reason: Some("udp-blocked"), .. } = error else { panic!("{error:?}") };
     assert!(message.contains("no relay answers: relay r1 (192.0.2.1:4433): the relay does not answer"), "{message}");
 }
 
@@ -166,4 +167,29 @@ fn a_service_that_the_connector_was_not_started_for_names_the_flag() {
         error.to_string(),
         "unreachable: connector `c1`: it serves no tcp port 80 of `secret`: start it with --service secret=tcp:80:HOST:PORT"
     );
+}
+
+#[test]
+fn a_network_that_lets_no_udp_pass_any_more_is_told_as_such_though_it_once_did() {
+    for connected in [false, true] {
+        let mut w = World::new(1, &["c1"]);
+        w.start_relay(1);
+        w.start_connector(node_at(2), "c1");
+        w.start_agent(node_at(1), "alice", None);
+        if connected {
+            w.opened(node_at(1), "web");
+        } else {
+            settle(&mut w, Duration::from_millis(300));
+        }
+        w.lose = Box::new(|_, _, _| true);
+        let soon = failed(&mut w, Duration::from_millis(1_500));
+        let Error::Unreachable { message, reason: Some("udp-blocked"), .. } = soon else { panic!("{soon:?}") };
+        assert_eq!(
+            message,
+            "service `web`: relay r1: no longer answers; check that the relay runs and that no firewall drops UDP to it (udp-blocked)"
+        );
+        let later = failed(&mut w, Duration::from_secs(5));
+        let Error::Unreachable { message, reason: Some("udp-blocked"), .. } = later else { panic!("{later:?}") };
+        assert!(message.contains("nothing comes back any more (udp-blocked)"), "{message}");
+    }
 }
