@@ -46,6 +46,10 @@ pub const PACKETS: Family = counter(
     "ztna_packets",
     "Packets of inner connections sent, by the path that they took; both copies of one that was sent twice.",
 );
+pub const BURSTS_WITHHELD: Family = counter(
+    "ztna_bursts_withheld",
+    "Pauses of sending in bursts, where bursts were lost again and single packets arrived.",
+);
 pub const LOST_PACKETS: Family = counter("ztna_lost_packets", "Those of them that the other end did not acknowledge.");
 pub const PATH_RTT: Family = Family {
     unit: Some("seconds"),
@@ -147,6 +151,7 @@ pub fn node(node: &Node, now: Instant, local: &[(&str, u64)]) -> String {
     family(&mut out, &PORT_BURSTS, &bursts);
     let held: Vec<(String, u64)> = node.checks_held().map(|(limit, n)| (format!("limit=\"{limit}\""), n)).collect();
     family(&mut out, &CHECKS_HELD, &held);
+    family(&mut out, &BURSTS_WITHHELD, &[(String::new(), c.bursts_withheld)]);
     let left = node.snapshot.identity().not_after.duration_since(node.wall(now)).map_or(0, |d| d.as_secs());
     family(&mut out, &CERTIFICATE_EXPIRY, &[(String::new(), left)]);
     out.push_str("# EOF\n");

@@ -120,6 +120,7 @@ impl Node {
                 }
                 LegState::Ready | LegState::Draining => {
                     if let Some(conn) = leg.conn.as_mut() {
+                        conn.path_changed();
                         conn.ping();
                     }
                 }

@@ -68,6 +68,7 @@ impl Node {
     pub(super) fn process_link(&mut self, now: Instant, key: usize) {
         let Some(link) = self.links.get_mut(key) else { return };
         link.conn.process(&mut self.inner_tls);
+        self.counters.bursts_withheld += link.conn.take_bursts_lost();
         let mut closed = None;
         let mut signalling = Vec::new();
         let mut signals = Vec::new();
@@ -188,6 +189,7 @@ impl Node {
                     }
                     link.path_since = now;
                     self.path_stats.switch(now, link, Some(to));
+                    link.conn.path_changed();
                     if link.conn.is_established() {
                         // Also on a first or better path: a connector learns an agent's new session by a packet on it, and an
                         // agent that only listens has no other to send.

@@ -190,6 +190,8 @@ pub struct Counters {
     pub switches: BTreeMap<(&'static str, &'static str), u64>,
     /// By how they ended.
     pub port_bursts: BTreeMap<&'static str, u64>,
+    /// Pauses of sending in bursts, on inner and outer connections.
+    pub bursts_withheld: u64,
 }
 
 impl Counters {

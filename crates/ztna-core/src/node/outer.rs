@@ -180,6 +180,7 @@ impl Node {
         let Some(leg) = self.legs.get_mut(key) else { return };
         let Some(conn) = leg.conn.as_mut() else { return };
         conn.process(&mut self.outer_tls);
+        self.counters.bursts_withheld += conn.take_bursts_lost();
         leg.note_received();
         let mut events = VecDeque::new();
         if let Some(conn) = leg.conn.as_mut() {

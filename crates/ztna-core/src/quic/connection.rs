@@ -11,6 +11,7 @@ use boring::ssl::SslRef;
 use zeroize::Zeroizing;
 
 use super::account::{Account, size_of_fields};
+use super::bursts::{Bursts, Seen};
 pub use super::event::{Closed, Event, Wrote};
 use super::h3::{Fields, Http3};
 use super::reset;
@@ -74,6 +75,12 @@ pub struct Connection {
     marks_left: u8,
     /// Bytes sent since there was last nothing to send.
     flight: usize,
+    bursts: Bursts,
+    /// Probe timeouts, those alone: quiche's count has the timer of RFC 9002 §6.1.2 in it.
+    probes: u64,
+    /// Times that bursts turned out to be lost where single packets arrive, and not yet taken.
+    bursts_lost: u64,
+    bursts_told: bool,
 }
 
 impl Connection {
@@ -140,6 +147,10 @@ impl Connection {
             wrote: true,
             marks_left: APP_LIMITED_MARKS,
             flight: 0,
+            bursts: Bursts::default(),
+            probes: 0,
+            bursts_lost: 0,
+            bursts_told: false,
         }
     }
 
@@ -186,8 +197,10 @@ impl Connection {
         while let Some(event) = self.q.path_event_next() {
             if let quiche::PathEvent::PeerMigrated(_, peer) = event {
                 self.events.push_back(Event::Migrated(peer));
+                self.path_changed();
             }
         }
+        self.judge_bursts();
         if self.q.is_closed() {
             self.closed = true;
             self.events.push_back(Event::Closed(self.why_closed()));
@@ -258,7 +271,53 @@ impl Connection {
         Some((n, info.to))
     }
 
-    /// Appends up to `max_segments` packets of equal size (the last may be shorter) to `out`: where to, and the segment size.
+    /// How many packets the next burst may have, at most `most`. One until the peer is known: a handshake has few packets, and feels
+    /// each that is lost. One as well while bursts don't arrive.
+    pub fn burst_limit(&self, most: usize) -> usize {
+        if self.identity.is_some() { self.bursts.limit(most) } else { most.min(1) }
+    }
+
+    /// So many packets have gone as one burst, with so many bytes in all. For who fills bursts by [`send`](Self::send).
+    pub fn handle_burst_sent(&mut self, packets: usize, bytes: usize) {
+        self.bursts.handle_sent(packets, bytes);
+    }
+
+    /// Packets take another way from now on.
+    pub fn path_changed(&mut self) {
+        let now = Instant::now();
+        self.bursts.start_over(now, self.seen(now), self.rtt());
+    }
+
+    /// Times, since this was last asked, that bursts turned out to be lost where packets sent one by one arrive.
+    pub fn take_bursts_lost(&mut self) -> u64 {
+        std::mem::take(&mut self.bursts_lost)
+    }
+
+    fn seen(&self, now: Instant) -> Seen {
+        let stats = self.q.stats();
+        Seen { acked: stats.acked_bytes, lost: stats.lost_bytes, probes: self.probes, settled: !self.in_flight(now) }
+    }
+
+    fn judge_bursts(&mut self) {
+        let now = Instant::now();
+        let (seen, q) = (self.seen(now), &self.q);
+        self.bursts.judge(now, seen, || round_trip(q));
+        if !self.bursts.take_found() {
+            return;
+        }
+        self.bursts_lost += 1;
+        if !std::mem::replace(&mut self.bursts_told, true) {
+            let peer = self.identity.as_ref().map(|p| p.id.to_string());
+            tracing::info!(
+                peer,
+                "packets sent in bursts are lost, those sent one by one arrive: sending one by one, which costs more processor time. \
+                 Update the kernel, or switch segmentation offload off"
+            );
+        }
+    }
+
+    /// Appends up to `max_segments` packets of equal size (the last may be shorter) to `out`: where to, and the segment size. Fewer
+    /// where bursts don't arrive.
     pub fn send_burst(&mut self, out: &mut Vec<u8>, max_segments: usize) -> Option<(SocketAddr, usize)> {
         let start = out.len();
         let mut burst: Option<(SocketAddr, usize)> = None;
@@ -267,7 +326,8 @@ impl Connection {
             burst = Some((to, self.stash.len()));
         }
         let payload = self.q.max_send_udp_payload_size().max(1200);
-        for _ in usize::from(burst.is_some())..max_segments {
+        let mut packets = usize::from(burst.is_some());
+        for _ in packets..self.burst_limit(max_segments) {
             let at = out.len();
             out.resize(at + payload, 0);
             let sent = out.get_mut(at..).and_then(|space| self.send(space));
@@ -288,9 +348,16 @@ impl Connection {
                     out.truncate(at);
                     break;
                 }
-                Some((_, segment)) if n < segment => break,
+                Some((_, segment)) if n < segment => {
+                    packets += 1;
+                    break;
+                }
                 Some(_) => {}
             }
+            packets += 1;
+        }
+        if packets > 0 {
+            self.bursts.handle_sent(packets, out.len() - start);
         }
         debug_assert!(out.len() > start || burst.is_none());
         burst
@@ -352,7 +419,13 @@ impl Connection {
     /// Fires timers that are due.
     pub fn on_timeout(&mut self) {
         if self.q.timeout().is_some_and(|t| t.is_zero()) {
+            let before = (self.probe_timeouts(), self.q.stats().lost);
             self.account.charge(|| ztna_quiche::on_timeout(&mut self.q));
+            // The same timer declares packets lost, and then probes nothing.
+            if self.probe_timeouts() > before.0 && self.q.stats().lost == before.1 {
+                self.probes += 1;
+                self.judge_bursts();
+            }
         }
     }
 
@@ -554,7 +627,7 @@ impl Connection {
     }
     /// Smoothed round trip time of the active path.
     pub fn rtt(&self) -> Duration {
-        self.q.path_stats().find(|p| p.active).map_or(Duration::ZERO, |p| p.rtt)
+        round_trip(&self.q)
     }
     /// Packets (lost, sent).
     pub fn loss(&self) -> (usize, usize) {
@@ -594,4 +667,8 @@ impl Connection {
         self.closing.get_or_insert_with(|| reason.to_owned());
         let _ = self.q.close(!early, if early { APPLICATION_ERROR } else { code }, reason.as_bytes());
     }
+}
+
+fn round_trip(q: &Transport) -> Duration {
+    q.path_stats().find(|p| p.active).map_or(Duration::ZERO, |p| p.rtt)
 }

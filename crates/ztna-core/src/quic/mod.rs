@@ -7,6 +7,7 @@
 
 mod account;
 pub mod black_hole;
+mod bursts;
 pub mod connection;
 pub mod endpoint;
 mod event;

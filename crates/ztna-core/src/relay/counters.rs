@@ -18,6 +18,8 @@ pub struct Counters {
     pub retries: Count,
     /// Stateless resets sent.
     pub resets: Count,
+    /// Pauses of sending in bursts, on outer connections.
+    pub bursts_withheld: Count,
     pub stun: Count,
     pub drops: Drops,
     pub denied: [Count; Denial::ALL.len()],

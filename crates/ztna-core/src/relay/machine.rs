@@ -196,6 +196,10 @@ impl Relay {
         let Some(conn) = self.conns.get_mut(key.0) else { return };
         conn.dirty = false;
         conn.quic.process(&mut self.tls);
+        let withheld = conn.quic.take_bursts_lost();
+        if withheld > 0 {
+            self.shared.counters.bursts_withheld.add(1);
+        }
         while let Some(event) = self.conns.get_mut(key.0).and_then(|c| c.quic.poll_event()) {
             self.on_event(now, key, event);
         }

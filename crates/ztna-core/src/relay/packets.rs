@@ -376,9 +376,10 @@ fn fill(conn: &mut Conn, out: &mut Vec<u8>) -> (Option<Transmit>, bool) {
         (packet.len(), to)
     });
     let mut packets = usize::from(first.is_some());
+    let most = conn.quic.burst_limit(MAX_SEGMENTS);
     let more = loop {
         let start = out.len();
-        if packets >= MAX_SEGMENTS || start + first.map_or(PACKET_ROOM, |(segment, _)| segment) > MAX_BURST {
+        if packets >= most || start + first.map_or(PACKET_ROOM, |(segment, _)| segment) > MAX_BURST {
             break true;
         }
         out.resize(start + PACKET_ROOM, 0);
@@ -398,6 +399,9 @@ fn fill(conn: &mut Conn, out: &mut Vec<u8>) -> (Option<Transmit>, bool) {
             break true;
         }
     };
+    if packets > 0 {
+        conn.quic.handle_burst_sent(packets, out.len());
+    }
     let transmit = first.map(|(segment, to)| {
         let route = conn.route_to(to);
         Transmit { to, ..route.transmit(segment) }

@@ -133,6 +133,7 @@ impl Shared {
         ];
         family(&mut out, &metrics::HANDSHAKES, &handshakes);
         family(&mut out, &metrics::STATELESS_RESETS, &[("", c.resets.get())]);
+        family(&mut out, &metrics::BURSTS_WITHHELD, &[("", c.bursts_withheld.get())]);
         let expiry = *self.expiry.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = expiry {
             let left = at.duration_since(now).map_or(0, |d| d.as_secs());

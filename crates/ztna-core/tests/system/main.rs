@@ -9,6 +9,7 @@
 
 mod bounds;
 mod budget;
+mod bursts;
 mod chaos;
 mod crowd;
 mod demanded;

@@ -98,6 +98,9 @@ pub struct World {
     /// Packets to drop: `true` loses it. From, to, bytes.
     #[allow(clippy::type_complexity, reason = "one closure of a test")]
     pub lose: Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> bool>,
+    /// Bursts to drop as a whole, where they have more than one packet. From, to.
+    #[allow(clippy::type_complexity, reason = "one closure of a test")]
+    pub lose_burst: Box<dyn FnMut(SocketAddr, SocketAddr) -> bool>,
     /// How late a packet arrives. Those without delay arrive within the turn.
     #[allow(clippy::type_complexity, reason = "one closure of a test")]
     pub delay: Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> Duration>,
@@ -154,6 +157,7 @@ impl World {
             deaf: BTreeSet::new(),
             packets: 0,
             lose: Box::new(|_, _, _| false),
+            lose_burst: Box::new(|_, _| false),
             delay: Box::new(|_, _, _| Duration::ZERO),
             air: BTreeMap::new(),
         }
@@ -462,6 +466,9 @@ impl World {
     }
 
     fn deliver(&mut self, now: Instant, from: SocketAddr, to: SocketAddr, segment: usize, bytes: &[u8]) {
+        if bytes.len() > segment && (self.lose_burst)(from, to) {
+            return;
+        }
         for packet in bytes.chunks(segment.max(1)) {
             self.packets += 1;
             let apart = !self.direct && !is_relay(from) && !is_relay(to);
