@@ -386,6 +386,7 @@ const NODE_FAMILIES = {
   ztna_time_to_direct_seconds: 'histogram',
   ztna_port_bursts: 'counter',
   ztna_checks_held: 'counter',
+  ztna_bursts_withheld: 'counter',
   ztna_port_mapping: 'gauge',
 } as const
 const NODE_UNITS = { ztna_path_rtt_seconds: 'seconds', ztna_time_to_direct_seconds: 'seconds' } as const

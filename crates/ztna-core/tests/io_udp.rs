@@ -105,7 +105,10 @@ struct Node {
 
 impl Node {
     fn new(binds: &[&str]) -> Node {
-        let sockets: Vec<Socket> = binds.iter().map(|a| Socket::bind(a.parse().unwrap(), false).unwrap()).collect();
+        let bind = |a: &&str| Socket::bind(a.parse().unwrap(), false).unwrap();
+        Node::on(binds.iter().map(bind).collect())
+    }
+    fn on(sockets: Vec<Socket>) -> Node {
         let addresses: Vec<SocketAddr> = sockets.iter().map(Socket::local_addr).collect();
         let (tx, got) = channel();
         let fired = Arc::<Mutex<Vec<Instant>>>::default();
@@ -253,6 +256,19 @@ fn what_can_not_be_sent_is_counted_and_harms_nothing_that_follows() {
     }
     let counters = a.handle.call(|d| d.udp_counters()).unwrap();
     assert_eq!((counters.too_large, counters.refused), (1, 10));
+}
+
+#[test]
+fn without_segmentation_offload_each_datagram_is_sent_by_itself() {
+    let mut socket = Socket::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+    socket.set_segmentation_offload(false);
+    let (a, b) = (Node::on(vec![socket]), Node::new(&["127.0.0.1:0"]));
+    a.send(vec![burst(b.address, 1_000, vec![1; 9_500])]);
+    for len in [1_000; 9].into_iter().chain([500]) {
+        assert_eq!(b.next().1, vec![1; len]);
+    }
+    let counters = a.handle.call(|d| d.udp_counters()).unwrap();
+    assert_eq!((counters.bursts_sent, counters.bytes_sent), (10, 9_500));
 }
 
 #[test]

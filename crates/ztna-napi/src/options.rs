@@ -14,6 +14,9 @@ pub struct RoleOptions {
     pub stun_alt: Option<String>,
     #[serde(default)]
     pub public_addrs: Vec<String>,
+    /// Whether the kernel cuts bursts into datagrams. Default: yes.
+    #[serde(default = "yes")]
+    pub segmentation_offload: bool,
     pub loops: Option<usize>,
     pub limits: Option<Limits>,
     #[serde(default)]
@@ -27,6 +30,10 @@ pub struct RoleOptions {
     pub port_mapping: bool,
     /// Absent: on the system's network.
     pub test_place: Option<TestPlace>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A node of a test network of this process.

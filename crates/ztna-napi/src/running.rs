@@ -137,7 +137,7 @@ pub fn start(
                 agent.set_bursts(bursts);
                 Ok(agent)
             };
-            let sockets = node_sockets(&host, &mut warnings)?;
+            let sockets = node_sockets(&host, o, &mut warnings)?;
             (Running::Agent(Driver::spawn_on(host, "ztna-agent", sockets, make, observer(0))?), Vec::new())
         }
         Role::Connector => {
@@ -156,7 +156,7 @@ pub fn start(
                 }
                 Ok(connector)
             };
-            let sockets = node_sockets(&host, &mut warnings)?;
+            let sockets = node_sockets(&host, o, &mut warnings)?;
             (Running::Connector(Driver::spawn_on(host, "ztna-connector", sockets, make, observer(0))?), Vec::new())
         }
         Role::Relay => start_relay(&host, o, &snapshot, &observer, &mut warnings)?,
@@ -189,13 +189,14 @@ fn static_serve(s: &options::StaticService) -> Result<Serve> {
 }
 
 /// One socket for each address family that the host has.
-fn node_sockets(host: &Host, warnings: &mut Vec<Error>) -> Result<Vec<Socket>> {
+fn node_sockets(host: &Host, o: &RoleOptions, warnings: &mut Vec<Error>) -> Result<Vec<Socket>> {
     let v4 = host.bind(SocketAddr::from(([0, 0, 0, 0], 0)), false)?;
     if let Some(text) = v4.clipped() {
         warnings.push(Error::Limit(text));
     }
     let mut sockets = vec![v4];
     sockets.extend(host.bind(SocketAddr::from(([0u16; 8], 0)), false));
+    sockets.iter_mut().for_each(|socket| socket.set_segmentation_offload(o.segmentation_offload));
     Ok(sockets)
 }
 
@@ -263,6 +264,7 @@ fn start_relay(
     for _ in 1..count {
         sets.push(all.iter().map(|at| host.bind(*at, true)).collect::<Result<_>>()?);
     }
+    sets.iter_mut().flatten().for_each(|socket| socket.set_segmentation_offload(o.segmentation_offload));
     let handles: Arc<OnceLock<Vec<Handle<Relay>>>> = Arc::new(OnceLock::new());
     let wakes = handles.clone();
     let wake = Arc::new(move |index: usize| {

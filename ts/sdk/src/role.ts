@@ -1,6 +1,6 @@
 /** What agents, connectors and relays share: one life, its events, its identity. */
 import { EventEmitter } from 'node:events'
-import { countOf, functionOf, objectOf, optionsOf, show } from './arguments.js'
+import { countOf, flagOf, functionOf, objectOf, optionsOf, show } from './arguments.js'
 import { ZtnaError, aborted, configError, fromNative } from './errors.js'
 import { type EventMap, type EventOf, type EventTap, type EventsOptions, eventQueue } from './events.js'
 import { LOG_LEVELS, type LogLevel, type Logger, addLogger } from './log.js'
@@ -24,6 +24,11 @@ export interface RoleOptions {
   logLevel?: LogLevel
   /** Packets under one key before a connection gets a successor. Default 2^27 (RFC 9001 B.1). */
   packetsPerKey?: number
+  /**
+   * Whether bursts of UDP packets are handed to the system as a whole (UDP segmentation offload), which is cheap. Default true; false
+   * where the kernel loses them.
+   */
+  segmentationOffload?: boolean
 }
 
 /** What a reload found. */
@@ -54,7 +59,7 @@ export interface NativeEvent {
   readonly [field: string]: unknown
 }
 
-const SHARED_OPTIONS: readonly (keyof RoleOptions)[] = ['network', 'logger', 'logLevel', 'packetsPerKey']
+const SHARED_OPTIONS: readonly (keyof RoleOptions)[] = ['network', 'logger', 'logLevel', 'packetsPerKey', 'segmentationOffload']
 
 /** A role's life. The constructor does no I/O; `start()` and `close()` are idempotent in any interleaving. */
 export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends EventEmitter<E> implements AsyncDisposable {
@@ -91,6 +96,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
       throw configError(`logLevel ${show(level)} is not accepted; one of ${LOG_LEVELS.join(', ')}`)
     }
     countOf(options.packetsPerKey, 'packetsPerKey')
+    flagOf(options.segmentationOffload, 'segmentationOffload')
     checkLogger(options.logger)
   }
 
@@ -265,7 +271,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   async #run(attempt: StartAttempt): Promise<void> {
     const network = await this.#feed.open()
     if (attempt.over) return
-    const { logger, logLevel, packetsPerKey } = this.#options
+    const { logger, logLevel, packetsPerKey, segmentationOffload = true } = this.#options
     if (logger) this.#stopLogging = addLogger(logger, logLevel ?? 'info')
     const own = this.nativeOptions()
     const limits = {
@@ -274,7 +280,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     }
     const place = testPlaceOf(this.#options.network)
     const testPlace = place === undefined ? null : { network: place.network, node: place.node }
-    const options = JSON.stringify({ ...own, limits, network, testPlace })
+    const options = JSON.stringify({ ...own, limits, segmentationOffload, network, testPlace })
     const role = new (native().NativeRole)(this.#role, options, (json) => {
       if (this.#native === role) this.#handle(JSON.parse(json) as NativeEvent)
     })

@@ -28,6 +28,11 @@ test.each<[string, () => unknown, string]>([
   ['an agent with a limit of 0', () => new ZtnaAgent({ network: CONTENT, limits: { unreadBytes: 0 } }), 'limits.unreadBytes: 0'],
   ['an agent with portMapping "no"', () => new ZtnaAgent({ network: CONTENT, portMapping: wrong('no') }), 'portMapping: "no"'],
   [
+    'a relay with segmentationOffload "no"',
+    () => new ZtnaRelay({ network: CONTENT, segmentationOffload: wrong('no') }),
+    'segmentationOffload: "no"',
+  ],
+  [
     'an agent that would open 257 sockets at once',
     () => new ZtnaAgent({ network: CONTENT, limits: { burstSockets: 257 } }),
     'limits.burstSockets: 257 is not accepted; accepted: a whole number from 0 to 256',

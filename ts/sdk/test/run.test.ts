@@ -83,6 +83,17 @@ test.each([
   expect(await ended).toBe(0)
 })
 
+test.each([
+  ['by default', {}, true],
+  ['with --no-segmentation-offload', { segmentationOffload: false }, false],
+])('whether bursts go to the kernel as a whole reaches the native role %s', async (_, flags, expected) => {
+  const { ended } = start(flags)
+  await expect.poll(() => lines.length).toBeGreaterThan(0)
+  expect(FakeRole.last.options['segmentationOffload']).toBe(expected)
+  process.emit('SIGTERM')
+  expect(await ended).toBe(0)
+})
+
 test('limits of a relay reach the native role', async () => {
   const flags = { network: tempDir(), listen: ['127.0.0.1:0'], control: join(tempDir(), 'c.sock'), bpsPerSession: '5000000' }
   const ended = runRole(loadSettings('relay', flags, {}, undefined))

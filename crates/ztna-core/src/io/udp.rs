@@ -48,6 +48,8 @@ enum Medium {
 struct Kernel {
     socket: UdpSocket,
     state: UdpSocketState,
+    /// Whether the kernel is handed whole bursts.
+    offload: bool,
 }
 
 impl Socket {
@@ -76,7 +78,7 @@ impl Socket {
         let socket = UdpSocket::from(socket);
         let state = UdpSocketState::new((&socket).into())?;
         let local = socket.local_addr()?;
-        let medium = Medium::Kernel(Kernel { socket, state });
+        let medium = Medium::Kernel(Kernel { socket, state, offload: true });
         Ok(Socket { medium, local, receive_buffer, readable: true, sieve: Sieve::default() })
     }
 
@@ -85,6 +87,21 @@ impl Socket {
         let local = port.local_addr();
         let medium = Medium::Virtual(port);
         Socket { medium, local, receive_buffer: KERNEL_BUFFER, readable: true, sieve: Sieve::default() }
+    }
+
+    /// Whether bursts are handed to the kernel as a whole (UDP_SEGMENT, udp(7)), which it cuts into datagrams; otherwise each datagram
+    /// costs a system call of its own. Default: yes. A virtual port takes bursts in any case.
+    pub fn set_segmentation_offload(&mut self, on: bool) {
+        if let Medium::Kernel(kernel) = &mut self.medium {
+            kernel.offload = on;
+        }
+    }
+
+    fn offloads(&self) -> bool {
+        match &self.medium {
+            Medium::Kernel(kernel) => kernel.offload,
+            Medium::Virtual(_) => true,
+        }
     }
 
     /// Gives a [`small`](Self::small) one the room of the others.
@@ -141,7 +158,8 @@ impl Kernel {
         let mut singly_until = 0;
         let mut too_large = false;
         while let Some(rest) = burst.get(from..).filter(|r| !r.is_empty()) {
-            let segments = if from < singly_until { 1 } else { self.state.max_gso_segments().max(1) };
+            let singly = from < singly_until || !self.offload;
+            let segments = if singly { 1 } else { self.state.max_gso_segments().max(1) };
             let len = rest.len().min(segment.saturating_mul(segments));
             let contents = rest.get(..len).unwrap_or(rest);
             let one = len <= segment;
@@ -254,6 +272,8 @@ pub(super) struct SocketSet {
     slots: Vec<Option<Box<Slot>>>,
     /// How many the loop was started with.
     own: usize,
+    /// Those that the machine asks for send as these do.
+    offload: bool,
     buffers: Vec<Vec<u8>>,
     meta: [RecvMeta; BURSTS],
     /// The burst being filled or, while `blocked`, the one that waits.
@@ -287,6 +307,7 @@ impl SocketSet {
             host,
             slots: Vec::new(),
             own: sockets.len(),
+            offload: sockets.iter().all(|(socket, _)| socket.offloads()),
             buffers: Vec::new(),
             meta: [RecvMeta::default(); BURSTS],
             out: Vec::with_capacity(BURST),
@@ -338,7 +359,8 @@ impl SocketSet {
     }
 
     /// Takes a socket in at a free index; it is registered under its token.
-    pub fn put(&mut self, index: SocketIndex, socket: Socket, token: Token) {
+    pub fn put(&mut self, index: SocketIndex, mut socket: Socket, token: Token) {
+        socket.set_segmentation_offload(self.offload);
         if self.buffers.is_empty() {
             self.buffers = (0..BURSTS.min(BATCH_SIZE)).map(|_| vec![0; BURST]).collect();
         }

@@ -31,6 +31,9 @@ const MAX_SESSIONS: usize = 16_384;
 /// Context ID of the uncompressed context that a connector registers first (bind draft; protocol.md).
 const UNCOMPRESSED_CONTEXT: u64 = 2;
 
+/// Bursts in which a connection says its last words: a packet that waited may come first, and each may go by itself.
+const LAST_BURSTS: usize = 4;
+
 impl Node {
     pub(super) fn leg_timeout(&mut self, now: Instant, key: usize) {
         let Some(leg) = self.legs.get_mut(key) else { return };
@@ -134,8 +137,9 @@ impl Node {
             }
             conn.close(H3_NO_ERROR, why);
             // The close goes out at once; nothing waits for its acknowledgement.
-            let mut bytes = Vec::new();
-            if let (Some((_, segment)), Some(to)) = (conn.send_burst(&mut bytes, 4), address) {
+            for _ in 0..LAST_BURSTS {
+                let mut bytes = Vec::new();
+                let (Some((_, segment)), Some(to)) = (conn.send_burst(&mut bytes, 4), address) else { break };
                 self.transmit.push_closing(bytes, segment, to);
             }
             self.router.remove(&scid);

@@ -67,6 +67,13 @@ export const SETTINGS: readonly Setting[] = [
     help: 'packets before a connection gets a successor (default: 134217728)',
   },
   {
+    key: 'segmentation_offload',
+    type: 'boolean',
+    roles: ALL,
+    help: 'send UDP packets one by one, for kernels that lose bursts',
+    fallback: true,
+  },
+  {
     key: 'max_unread_bytes',
     type: 'number',
     roles: ['agent', 'connector'],

@@ -188,8 +188,9 @@ async function serveLocal(
 function createRole(settings: Settings, options: RoleOptions): AnyRole {
   const network = settings.text('network') ?? ''
   const packetsPerKey = settings.number('packets_per_key')
-  const base = { ...options, network, ...(packetsPerKey === undefined ? {} : { packetsPerKey }) }
   const on = (key: string): boolean => settings.get(key) === true
+  const segmentationOffload = on('segmentation_offload')
+  const base = { ...options, network, segmentationOffload, ...(packetsPerKey === undefined ? {} : { packetsPerKey }) }
   const node = { ...base, limits: nodeLimitsOf(settings), portMapping: on('port_mapping'), metered: on('metered') }
   if (settings.role === 'agent') return new ZtnaAgent(node)
   if (settings.role === 'connector') {
