@@ -91,6 +91,13 @@ pub struct Surroundings {
     pub port_mapping: PortMapping,
 }
 
+impl Surroundings {
+    /// Nothing is known beside the connection.
+    pub fn at(now: Instant) -> Self {
+        Surroundings { now, demand: None, second_port_silent: None, port_mapping: PortMapping::default() }
+    }
+}
+
 /// `direct`: `None` where the connection has no direct paths at all.
 pub fn explain(direct: Option<&Direct>, around: Surroundings) -> Evidence {
     let Some(direct) = direct else {
@@ -306,8 +313,7 @@ mod tests {
     }
 
     fn causes_at(direct: &Direct, now: Instant) -> Vec<(Cause, String, Option<&'static str>)> {
-        let around = Surroundings { now, demand: None, second_port_silent: None, port_mapping: PortMapping::default() };
-        let reasons = explain(Some(direct), around).reasons;
+        let reasons = explain(Some(direct), Surroundings::at(now)).reasons;
         reasons.into_iter().map(|w| (w.cause, w.detail, w.remedy)).collect()
     }
 

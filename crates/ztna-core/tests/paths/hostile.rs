@@ -137,7 +137,7 @@ fn addresses_that_wait_are_named_with_the_reason() {
         victim.name(ms(round.into()), 0, (round * 16..round * 16 + 16).map(lan));
         victim.turn(ms(500));
     }
-    let evidence = explain(Some(&victim.links[0]), Surroundings::default());
+    let evidence = explain(Some(&victim.links[0]), Surroundings::at(victim.start + ms(500)));
     let held = evidence.reasons.iter().find(|why| why.cause == Cause::CheckLimit).unwrap();
     assert!(held.detail.contains("16 addresses of the other end wait"), "{}", held.detail);
     assert!(held.detail.contains("within this end's own networks"), "{}", held.detail);
