@@ -549,3 +549,19 @@ impl SocketSet {
         socket.send(&self.out, transmit, from, &mut self.counters)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_that_a_machine_asks_for_send_as_those_of_the_loop_do() {
+        for on in [true, false] {
+            let mut own = Socket::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+            own.set_segmentation_offload(on);
+            let mut set = SocketSet::new(Host::System, vec![(own, Token(0))]);
+            set.put(1, Socket::small(true).unwrap(), Token(1));
+            assert_eq!(set.get_mut(1).map(|socket| socket.offloads()), Some(on));
+        }
+    }
+}
