@@ -111,15 +111,36 @@ impl PortMapping {
     }
 }
 
-/// Whether a packet from elsewhere can be meant for this address: it is neither private (RFC 1918), a carrier's (RFC 6598), of one link or host,
-/// nor set apart for something else.
+/// Who can have an address that a gateway calls its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum External {
+    /// Packets from elsewhere reach it.
+    Public,
+    /// A router behind another NAT: private (RFC 1918), a carrier's (RFC 6598), or of a tunnel to one (192.0.0.0/24, RFC 7335).
+    Inside,
+    /// No router: unspecified, loopback, of one link, multicast, broadcast, reserved.
+    Nobody,
+}
+
+impl External {
+    pub fn of(ip: Ipv4Addr) -> External {
+        let [a, b, c, _] = ip.octets();
+        let shared = a == 100 && (64..128).contains(&b);
+        let assigned = (a, b, c) == (192, 0, 0);
+        let reserved = a == 0 || a >= 240;
+        if reserved || ip.is_loopback() || ip.is_link_local() || ip.is_multicast() {
+            External::Nobody
+        } else if ip.is_private() || shared || assigned {
+            External::Inside
+        } else {
+            External::Public
+        }
+    }
+}
+
+/// Whether a packet from elsewhere can be meant for this address.
 pub fn is_public(ip: Ipv4Addr) -> bool {
-    let [a, b, c, _] = ip.octets();
-    let shared = a == 100 && (64..128).contains(&b);
-    // RFC 6890: protocol assignments.
-    let assigned = (a, b, c) == (192, 0, 0);
-    let reserved = a == 0 || a >= 240;
-    !(ip.is_private() || shared || assigned || reserved || ip.is_loopback() || ip.is_link_local() || ip.is_multicast())
+    External::of(ip) == External::Public
 }
 
 #[cfg(test)]
@@ -127,21 +148,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_and_carriers_addresses_are_not_public() {
-        for ip in [
-            "10.0.0.1",
-            "172.31.0.1",
-            "192.168.1.1",
-            "100.64.0.1",
-            "100.127.255.255",
-            "192.0.0.8",
-            "169.254.0.1",
-            "127.0.0.1",
-            "0.0.0.0",
-            "224.0.0.1",
-            "255.255.255.255",
-        ] {
-            assert!(!is_public(ip.parse().unwrap()), "{ip}");
+    fn private_and_carriers_addresses_are_not_public_and_some_are_no_routers() {
+        for ip in ["10.0.0.1", "172.31.0.1", "192.168.1.1", "100.64.0.1", "100.127.255.255", "192.0.0.8"] {
+            assert_eq!(External::of(ip.parse().unwrap()), External::Inside, "{ip}");
+        }
+        for ip in ["169.254.0.1", "127.0.0.1", "0.0.0.0", "224.0.0.1", "239.1.1.1", "255.255.255.255"] {
+            assert_eq!(External::of(ip.parse().unwrap()), External::Nobody, "{ip}");
         }
         for ip in ["100.63.0.1", "100.128.0.1", "203.0.113.1", "192.0.1.1", "8.8.8.8"] {
             assert!(is_public(ip.parse().unwrap()), "{ip}");

@@ -69,13 +69,18 @@ pub(super) struct PortMapper {
 impl PortMapper {
     /// Starts the worker, for the first IPv4 socket of `main`. Errors: the system's, which gives no thread.
     pub fn spawn(wake: Wake, main: Vec<SocketAddr>) -> std::io::Result<Self> {
+        Self::spawn_renewing(wake, main, lease::RENEWAL_MIN)
+    }
+
+    /// `least`: between two renewals.
+    fn spawn_renewing(wake: Wake, main: Vec<SocketAddr>, least: Duration) -> std::io::Result<Self> {
         let state = State { wish: Wish::Nothing("the loop has not begun"), serial: 0, news: None, ended: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let own = shared.clone();
         std::thread::Builder::new().name("ztna-port-map".into()).spawn(move || {
             // Dropped at the end of the thread, however that comes.
             let ending = Ending(own.clone());
-            worker::run(&own, &wake);
+            worker::run(&own, &wake, least);
             drop(ending);
         })?;
         let mapper = PortMapper { shared, main };

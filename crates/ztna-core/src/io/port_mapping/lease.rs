@@ -11,8 +11,9 @@ const LIFETIME_MAX: u32 = 86_400;
 pub(super) const RETRY: Duration = Duration::from_secs(600);
 /// Between two tries on word of changes of the network: interfaces of guests come and go often.
 pub(super) const PAUSE: Duration = Duration::from_secs(30);
-/// A renewal is not tried more often than this.
-const RENEWAL_MIN: Duration = Duration::from_secs(15);
+/// Between two renewals at least, however short a time the gateway grants. RFC 6887 §11.2.1 forbids less than four seconds; a server should
+/// grant 120 s and more (§15), and what ends sooner than this is of no use to a peer.
+pub(super) const RENEWAL_MIN: Duration = Duration::from_secs(15);
 
 /// A granted mapping's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +29,10 @@ impl Lease {
         Lease { ends: now + Duration::from_secs(lifetime.min(LIFETIME_MAX).into()), since: now }
     }
 
-    /// When to renew it: after half of what is left (RFC 6887 §11.2.1). `None`: it is over.
-    pub fn renewal(&self, now: Instant) -> Option<Instant> {
+    /// When to renew it: after half of what is left (RFC 6887 §11.2.1), and not sooner than in `least`. `None`: it is over.
+    pub fn renewal(&self, now: Instant, least: Duration) -> Option<Instant> {
         let left = self.ends.checked_duration_since(now).filter(|l| !l.is_zero())?;
-        Some(now + (left / 2).max(RENEWAL_MIN).min(left))
+        Some(now + (left / 2).max(least))
     }
 
     /// When to renew it on word that the network has changed: the router may be another one.
@@ -52,17 +53,20 @@ mod tests {
     fn a_mapping_is_renewed_at_half_of_its_time_then_at_half_of_the_rest() {
         let now = Instant::now();
         let lease = Lease::new(now, 1_200);
-        assert_eq!(lease.renewal(now), Some(now + s(600)));
-        assert_eq!(lease.renewal(now + s(600)), Some(now + s(900)));
-        assert_eq!(lease.renewal(now + s(1_190)), Some(now + s(1_200)));
-        assert_eq!(lease.renewal(now + s(1_200)), None);
+        let renewal = |at| lease.renewal(at, RENEWAL_MIN);
+        assert_eq!(renewal(now), Some(now + s(600)));
+        assert_eq!(renewal(now + s(600)), Some(now + s(900)));
+        assert_eq!(renewal(now + s(1_190)), Some(now + s(1_205)));
+        assert_eq!(renewal(now + s(1_200)), None);
     }
 
     #[test]
     fn neither_a_tiny_nor_an_endless_lifetime_is_taken_at_its_word() {
         let now = Instant::now();
-        assert_eq!(Lease::new(now, 20).renewal(now), Some(now + s(15)));
-        assert_eq!(Lease::new(now, 0).renewal(now), None);
+        for lifetime in [1, 4, 20] {
+            assert_eq!(Lease::new(now, lifetime).renewal(now, RENEWAL_MIN), Some(now + s(15)), "{lifetime} s");
+        }
+        assert_eq!(Lease::new(now, 0).renewal(now, RENEWAL_MIN), None);
         assert_eq!(Lease::new(now, u32::MAX).ends, now + s(86_400));
     }
 

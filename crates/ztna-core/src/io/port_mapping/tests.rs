@@ -158,7 +158,7 @@ fn neither_a_redirect_nor_an_endless_answer_of_a_gateway_is_followed() {
 fn asked(gateway: &UdpSocket) -> (mio::Poll, PortMapper) {
     let poll = mio::Poll::new().unwrap();
     let wake = Wake::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
-    let mapper = PortMapper::spawn(wake, Vec::new()).unwrap();
+    let mapper = PortMapper::spawn_renewing(wake, Vec::new(), Duration::from_millis(100)).unwrap();
     let SocketAddr::V4(at) = gateway.local_addr().unwrap() else { panic!("it is IPv4") };
     mapper.wish(Wish::Map(site(at.ip().octets())));
     (poll, mapper)
@@ -227,6 +227,18 @@ fn a_port_on_an_address_that_nobody_outside_reaches_is_given_back_and_told_of() 
     let (_poll, mapper) = mapping(&gateway, external);
     is_taken_back(&gateway, external);
     becomes(&mapper, &PortMapping::DoubleNat { by: BY, external: *external.ip() });
+}
+
+#[test]
+fn an_address_that_no_router_has_is_a_bad_answer_and_no_second_nat() {
+    for (n, bad) in ["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "169.254.1.1"].into_iter().enumerate() {
+        let gateway = udp([127, 9, 10, n as u8 + 1], pcp::SERVER_PORT);
+        let external = SocketAddrV4::new(bad.parse().unwrap(), 6_000);
+        let (_poll, mapper) = mapping(&gateway, external);
+        is_taken_back(&gateway, external);
+        let why = format!("PCP: it gave {bad} as its own address, which no router has");
+        becomes(&mapper, &PortMapping::Failed { why });
+    }
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! The worker: one mapping at most, from asking for it to taking it back.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::control::{self, Granted};
 use super::lease::{Lease, PAUSE, RETRY};
 use super::upnp::{self, Service};
 use super::{Failure, Shared, Site, Wish};
 use crate::io::handle::Wake;
-use crate::port_mapping::{MappingProtocol, PortMapping, is_public};
+use crate::port_mapping::{External, MappingProtocol, PortMapping};
 use crate::quic::endpoint::random_cid;
 use crate::wire::pcp::Nonce;
 
@@ -40,9 +40,9 @@ struct Held {
     lease: Lease,
 }
 
-/// Serves the loop until its end.
-pub(super) fn run(shared: &Shared, wake: &Wake) {
-    let mut worker = Worker { shared, wake, seen: 0, held: None, tried: None, next: None };
+/// Serves the loop until its end. `least`: between two renewals.
+pub(super) fn run(shared: &Shared, wake: &Wake, least: Duration) {
+    let mut worker = Worker { shared, wake, least, seen: 0, held: None, tried: None, next: None };
     loop {
         let (wish, serial) = shared.wait(worker.seen, worker.next);
         let spoken = std::mem::replace(&mut worker.seen, serial) != serial;
@@ -61,6 +61,8 @@ pub(super) fn run(shared: &Shared, wake: &Wake) {
 struct Worker<'a> {
     shared: &'a Shared,
     wake: &'a Wake,
+    /// Between two renewals.
+    least: Duration,
     /// Serial of the wish that is being followed.
     seen: u64,
     held: Option<Held>,
@@ -113,14 +115,19 @@ impl Worker<'_> {
         let lease = Lease::new(now, granted.lifetime);
         let (by, external) = (means.protocol(), granted.external);
         self.held = Some(Held { site, means, granted, lease });
-        if is_public(*external.ip()) {
-            self.next = lease.renewal(now);
-            self.tell(PortMapping::Mapped { by, external });
-        } else {
-            self.release(TRIES_AT_END);
-            self.next = Some(now + RETRY);
-            self.tell(PortMapping::DoubleNat { by, external: *external.ip() });
-        }
+        let news = match External::of(*external.ip()) {
+            External::Public => {
+                self.next = lease.renewal(now, self.least);
+                return self.tell(PortMapping::Mapped { by, external });
+            }
+            External::Inside => PortMapping::DoubleNat { by, external: *external.ip() },
+            External::Nobody => PortMapping::Failed {
+                why: format!("{by}: it gave {} as its own address, which no router has", external.ip()),
+            },
+        };
+        self.release(TRIES_AT_END);
+        self.next = Some(now + RETRY);
+        self.tell(news);
     }
 
     fn renew(&mut self, held: Held) {
@@ -129,7 +136,7 @@ impl Worker<'_> {
             Err(e) => {
                 tracing::debug!(by = %held.means.protocol(), reason = e.describe(), "a port mapping was not renewed");
                 let gone = matches!(e, Failure::Refused(_) | Failure::Closed);
-                match held.lease.renewal(Instant::now()).filter(|_| !gone) {
+                match held.lease.renewal(Instant::now(), self.least).filter(|_| !gone) {
                     Some(next) => {
                         self.next = Some(next);
                         self.held = Some(held);
