@@ -24,6 +24,7 @@ mod last_bytes;
 mod pair;
 mod path_schedules;
 mod played;
+mod port_bursts;
 mod port_mapping;
 mod renewed;
 mod replaced;

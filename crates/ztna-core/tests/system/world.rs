@@ -73,6 +73,14 @@ pub struct World {
     pub maps_ports: bool,
     /// Nodes that wanted their router asked for a port, as often as they did.
     pub ports_wanted: Vec<SocketAddr>,
+    /// NATs that give each destination another port: as what `to` sees packets of the node. Node and `to`, and that.
+    pub translated: BTreeMap<(SocketAddr, SocketAddr), SocketAddr>,
+    /// Sockets that nodes have beside their main one, where hosts give any.
+    pub sockets: BTreeSet<(SocketAddr, usize)>,
+    pub gives_sockets: bool,
+    /// Sockets are opened, and nodes told of it by [`give_sockets`](Self::give_sockets) only.
+    pub holds_sockets_back: bool,
+    held_back: Vec<(SocketAddr, u64, usize)>,
     nodes: BTreeMap<SocketAddr, Node>,
     relays: BTreeMap<SocketAddr, Arc<Shared>>,
     pub outcomes: BTreeMap<FlowId, Outcome>,
@@ -141,6 +149,11 @@ impl World {
             life: HOUR,
             maps_ports: false,
             ports_wanted: Vec::new(),
+            translated: BTreeMap::new(),
+            sockets: BTreeSet::new(),
+            gives_sockets: false,
+            holds_sockets_back: false,
+            held_back: Vec::new(),
             nodes: BTreeMap::new(),
             relays: BTreeMap::new(),
             outcomes: BTreeMap::new(),
@@ -372,6 +385,14 @@ impl World {
         self.turn();
     }
 
+    /// The answers to a node that were held back.
+    pub fn give_sockets(&mut self, to: SocketAddr) {
+        for (at, id, count) in std::mem::take(&mut self.held_back) {
+            assert_eq!(at, to);
+            self.machine(at).sockets_opened(Instant::now(), id, 1, &vec![at; count]);
+        }
+    }
+
     pub fn shut_down(&mut self, at: SocketAddr, within: Duration) {
         self.nodes.get_mut(&at).unwrap().machine().shut_down(Instant::now(), within);
     }
@@ -476,6 +497,7 @@ impl World {
                 continue;
             }
             let late = (self.delay)(from, to, packet);
+            let from = self.translated.get(&(from, to)).copied().unwrap_or(from);
             if late.is_zero() {
                 self.arrive(now, from, to, packet);
             } else {
@@ -485,6 +507,8 @@ impl World {
     }
 
     fn arrive(&mut self, now: Instant, from: SocketAddr, to: SocketAddr, packet: &[u8]) {
+        let inside = self.translated.iter().find(|((_, of), outside)| (*of, **outside) == (from, to));
+        let to = inside.map_or(to, |((node, _), _)| *node);
         if let Some(node) = self.nodes.get_mut(&to) {
             let arrival = Arrival { socket: 0, from, to: Some(to.ip()), stride: packet.len() };
             match node.machine().pass_on(arrival, packet) {
@@ -520,9 +544,19 @@ impl World {
                 Action::Writable(_) => {}
                 Action::Answer { op, result } => drop(self.answers.insert(op, result)),
                 Action::Notice(n) => self.notices.push((at, n)),
-                // Each node has one socket here.
-                Action::OpenSockets { id, .. } => m.sockets_opened(now, id, 1, &[]),
-                Action::CloseSockets { .. } | Action::EnlargeSocket(_) => {}
+                Action::OpenSockets { id, count, .. } => {
+                    let count = if self.gives_sockets { count } else { 0 };
+                    self.sockets.extend((1..=count).map(|n| (at, n)));
+                    if self.holds_sockets_back {
+                        self.held_back.push((at, id, count));
+                    } else {
+                        m.sockets_opened(now, id, 1, &vec![at; count]);
+                    }
+                }
+                Action::CloseSockets { first, count } => {
+                    self.sockets.retain(|(of, n)| *of != at || !(first..first + count).contains(n));
+                }
+                Action::EnlargeSocket(_) => {}
                 Action::MapPort => self.ports_wanted.push(at),
                 Action::End(result) => {
                     // A role's last words are sent before its loop ends.
