@@ -102,6 +102,7 @@ pub(super) fn evidence(node: &Node, now: Instant, key: usize, demand: Option<Dem
         now,
         demand,
         second_port_silent: node.silent_second_port(),
+        one_view: node.has_one_view(),
         port_mapping: node.port_mapping().clone(),
     };
     let link = node.links.get(key)?;

@@ -218,6 +218,11 @@ impl Node {
         self.reflexive.silent_second_port()
     }
 
+    /// Relays show our NAT from one address and port alone.
+    pub fn has_one_view(&self) -> bool {
+        self.reflexive.has_one_view()
+    }
+
     /// A STUN message: an answer to a probe of ours, or a check of a peer's.
     pub(super) fn handle_stun(&mut self, now: Instant, arrival: Arrival, message: &[u8]) {
         if let Some(key) = check::token_of(message).and_then(|t| self.tokens.get(&t).copied()) {

@@ -316,6 +316,9 @@ impl Node {
             self.dirty_links.insert(key);
             self.checking.insert(key);
         }
+        if self.reflexive.handle_timeout(now) {
+            self.offer_to_all(now);
+        }
         self.expire_tails(now);
         if now >= self.next_expiry_check {
             self.next_expiry_check = now + EXPIRY_CHECK;

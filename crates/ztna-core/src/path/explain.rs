@@ -88,6 +88,8 @@ pub struct Surroundings {
     pub demand: Option<Demand>,
     /// A relay answers on its main port and not on its second one.
     pub second_port_silent: Option<SocketAddr>,
+    /// Relays show our NAT from one address and port alone.
+    pub one_view: bool,
     pub port_mapping: PortMapping,
 }
 
@@ -191,6 +193,15 @@ fn reasons(direct: &Direct, checks: &[Tried], around: &Surroundings) -> Vec<Why>
             Some("allow outgoing UDP to all ports, or to the other end's address"),
         );
     }
+    if around.one_view && ours == Mapping::Unknown && checks.iter().any(|c| c.outcome == Outcome::TimedOut) {
+        add(
+            Cause::CheckTimeout,
+            "what the NAT here does is unknown, for one relay address can't tell: no port is guessed".into(),
+            Some(
+                "have the relay answer on a second port (`ztna relay --stun-alt`, and its firewall), or run a second relay",
+            ),
+        );
+    }
     if checks.iter().any(|c| c.outcome == Outcome::Narrow) {
         add(
             Cause::Mtu,
@@ -281,6 +292,7 @@ fn hard_nat_one(direct: &Direct) -> Option<Why> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::path::budget::Budget;
     use crate::path::burst::{BurstSettings, Gate};
     use crate::path::candidate::CandidateKind;
     use crate::path::checklist::Keys;
@@ -325,6 +337,25 @@ mod tests {
         assert!(detail.contains("the network here is set as metered"), "{detail}");
         assert!(detail.contains("the NAT here") && detail.contains("address-and-port-dependent"), "{detail}");
         assert_eq!(*remedy, Some("set metered = false at that end, if it is not"));
+    }
+
+    #[test]
+    fn where_one_address_of_a_relay_can_not_tell_what_a_nat_does_it_says_so_and_what_helps() {
+        let now = Instant::now();
+        let mut direct = hard(now, BurstSettings::default());
+        let candidate = |n| Candidate { kind: CandidateKind::Host, address: SocketAddr::from(([10, 0, 0, n], 7)) };
+        direct.set_local(now, vec![candidate(1)], Mapping::Unknown);
+        let (peer, mut budget) = ("spiffe://example.test/connector/c1".parse().unwrap(), Budget::default());
+        for ms in (0..15_000).step_by(100) {
+            while direct.poll_transmit(now + Duration::from_millis(ms), &peer, &mut budget).is_some() {}
+        }
+        let told = |one_view| {
+            let reasons = explain(Some(&direct), Surroundings { one_view, ..Surroundings::default() }).reasons;
+            reasons.into_iter().find(|w| w.cause == Cause::CheckTimeout).unwrap()
+        };
+        assert!(told(true).detail.contains("one relay address can't tell"), "{:?}", told(true));
+        assert!(told(true).remedy.unwrap().contains("--stun-alt"));
+        assert!(!told(false).detail.contains("one relay address"));
     }
 
     #[test]

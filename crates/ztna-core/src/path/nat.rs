@@ -14,8 +14,9 @@ pub struct Seen {
 /// The mapping behaviour of one address family. `hosts`: addresses of our interfaces; `port`: the socket's own.
 ///
 /// Two ports of one server tell address-and-port-dependent mappings from the rest, two servers the address-dependent ones. Where only
-/// one address has answered on one port, a mapping that keeps address and port is no NAT, and any other is unknown.
-pub fn judge(seen: &[Seen], hosts: &[IpAddr], port: u16) -> Mapping {
+/// one address has answered on one port, a mapping that keeps address and port is no NAT, and any other is unknown. A difference is
+/// proof; that there is none is not, as long as an answer may still show one: `pending`.
+pub fn judge(seen: &[Seen], pending: bool, hosts: &[IpAddr], port: u16) -> Mapping {
     let Some(first) = seen.first() else { return Mapping::Unknown };
     if seen.iter().all(|s| hosts.contains(&s.as_address.ip()) && s.as_address.port() == port) {
         return Mapping::None;
@@ -32,7 +33,7 @@ pub fn judge(seen: &[Seen], hosts: &[IpAddr], port: u16) -> Mapping {
         Mapping::AddressAndPortDependent
     } else if differ(false) {
         Mapping::AddressDependent
-    } else if several {
+    } else if several && !pending {
         Mapping::EndpointIndependent
     } else {
         Mapping::Unknown
@@ -67,7 +68,7 @@ mod tests {
     }
 
     fn verdict(list: &[(&str, &str)]) -> Mapping {
-        judge(&seen(list), &["10.0.0.5".parse().unwrap()], 5_000)
+        judge(&seen(list), false, &["10.0.0.5".parse().unwrap()], 5_000)
     }
 
     #[test]
@@ -95,6 +96,17 @@ mod tests {
             ("203.0.113.1:1", "198.51.100.7:6000"),
         ];
         assert_eq!(verdict(&two), Mapping::AddressDependent);
+    }
+
+    #[test]
+    fn equal_addresses_prove_nothing_while_an_answer_is_awaited_and_different_ones_do() {
+        let hosts = ["10.0.0.5".parse().unwrap()];
+        let equal = seen(&[("192.0.2.1:1", "198.51.100.7:5000"), ("192.0.2.1:2", "198.51.100.7:5000")]);
+        let different = seen(&[("192.0.2.1:1", "198.51.100.7:5000"), ("192.0.2.1:2", "198.51.100.7:5001")]);
+        assert_eq!(judge(&equal, true, &hosts, 5_000), Mapping::Unknown);
+        assert_eq!(judge(&different, true, &hosts, 5_000), Mapping::AddressAndPortDependent);
+        let own = seen(&[("192.0.2.1:1", "10.0.0.5:5000")]);
+        assert_eq!(judge(&own, true, &hosts, 5_000), Mapping::None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A node's own addresses: of its interfaces, and as relays see its sockets. Two ports of each relay are asked by STUN, so that the NAT in
 //! front of us is known for what it is (RFC 5780 §4.3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use crate::wire::stun::{self, TransactionId};
 /// A probe is sent again after this long, doubling, so many times (RFC 8489 §6.2.1 says 500 ms and seven; a relay answers at once or is gone).
 const RESEND: Duration = Duration::from_millis(300);
 const TRIES: u32 = 5;
+/// After the last of them an answer may still come.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// Servers that are remembered: two ports of each relay of a network.
 const SERVERS: usize = 64;
 
@@ -129,9 +131,17 @@ impl Reflexive {
         self.probes.values().filter_map(|p| p.due).min()
     }
 
+    /// Gives up servers that have not answered. `true`: there was one, so that more may be known of the NAT.
+    pub fn handle_timeout(&mut self, now: Instant) -> bool {
+        let silent = self.probes.values_mut().filter(|p| p.sent >= TRIES);
+        silent.filter_map(|p| p.due.take_if(|t| *t <= now)).count() > 0
+    }
+
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
-        let (server, probe) = self.probes.iter_mut().find(|(_, p)| p.due.is_some_and(|t| t <= now))?;
-        probe.due = (probe.sent + 1 < TRIES).then(|| now + RESEND * (1 << probe.sent.min(4)));
+        let due = |p: &Probe| p.sent < TRIES && p.due.is_some_and(|t| t <= now);
+        let (server, probe) = self.probes.iter_mut().find(|(_, p)| due(p))?;
+        let wait = if probe.sent + 1 < TRIES { RESEND * (1 << probe.sent.min(4)) } else { LAST_ANSWER };
+        probe.due = Some(now + wait);
         probe.sent += 1;
         let request = stun::binding_request(probe.tid);
         out.extend_from_slice(&request);
@@ -160,6 +170,15 @@ impl Reflexive {
         (offer(all), mapping)
     }
 
+    /// Behind a NAT all that is known of it comes from one address and port, which can't tell what it does elsewhere.
+    pub fn has_one_view(&self) -> bool {
+        let answered = self.probes.iter().filter(|(_, p)| p.seen.is_some()).map(|(server, _)| server);
+        let servers: BTreeSet<&SocketAddr> =
+            self.observed.keys().chain(answered).filter(|server| server.is_ipv4()).collect();
+        let pending = self.probes.values().any(|p| p.seen.is_none() && p.due.is_some());
+        servers.len() == 1 && !pending && self.is_translated()
+    }
+
     /// The second port of a relay whose main one answers, when that is silent.
     pub fn silent_second_port(&self) -> Option<SocketAddr> {
         let answered = |ip: IpAddr| self.probes.iter().any(|(server, p)| server.ip() == ip && p.seen.is_some());
@@ -167,18 +186,14 @@ impl Reflexive {
         self.probes.iter().find(|(server, p)| silent(p) && answered(server.ip())).map(|(server, _)| *server)
     }
 
-    /// Of IPv4, where NATs are; of IPv6 where there is nothing else.
+    /// Of IPv4, where NATs are; of IPv6 where there is nothing else: that IPv6 is not translated says nothing of IPv4.
     fn mapping(&self, seen: &[Seen]) -> Mapping {
         let hosts: Vec<IpAddr> = self.interfaces.iter().map(|i| i.address).collect();
-        let of = |v4: bool| {
-            let seen: Vec<Seen> = seen.iter().filter(|s| s.server.is_ipv4() == v4).copied().collect();
-            let port = self.sockets.iter().find(|s| s.is_ipv4() == v4).map_or(0, SocketAddr::port);
-            nat::judge(&seen, &hosts, port)
-        };
-        match of(true) {
-            Mapping::Unknown => of(false),
-            known => known,
-        }
+        let v4 = seen.iter().any(|s| s.server.is_ipv4());
+        let seen: Vec<Seen> = seen.iter().filter(|s| s.server.is_ipv4() == v4).copied().collect();
+        let port = self.sockets.iter().find(|s| s.is_ipv4() == v4).map_or(0, SocketAddr::port);
+        let pending = self.probes.iter().any(|(at, p)| at.is_ipv4() == v4 && p.seen.is_none() && p.due.is_some());
+        nat::judge(&seen, pending, &hosts, port)
     }
 }
 
@@ -211,6 +226,68 @@ mod tests {
         assert!(!r.is_translated());
         r.observe(now, relay, "203.0.113.1:6000".parse().unwrap());
         assert!(r.is_translated());
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    /// Sends what is due, and has a server that is asked answer, where `how` says as what it sees us and what its other port is.
+    fn ask(r: &mut Reflexive, now: Instant, how: impl Fn(SocketAddr) -> Option<(SocketAddr, Option<SocketAddr>)>) {
+        let mut out = Vec::new();
+        while let Some(t) = r.poll_transmit(now, &mut out) {
+            let tid = stun::parse_binding_request(&std::mem::take(&mut out)).unwrap();
+            let mut answer = Vec::new();
+            if let Some((seen, other)) = how(t.to) {
+                stun::write_binding_success(tid, seen, other, stun::REQUEST_LEN, &mut answer);
+                r.handle_answer(now, t.to, &answer);
+            }
+        }
+    }
+
+    #[test]
+    fn equal_answers_of_some_servers_tell_nothing_until_the_last_one_has_answered_or_been_given_up() {
+        let start = Instant::now();
+        let (seen, others) = (at("203.0.113.1:6000"), at("192.0.2.1:4434"));
+        let mut r = behind("192.168.1.10");
+        for relay in ["192.0.2.1:4433", "198.51.100.1:4433"] {
+            r.observe(start, at(relay), seen);
+        }
+        let second_port_lost =
+            |to: SocketAddr| (to != others).then_some((seen, (to == at("192.0.2.1:4433")).then_some(others)));
+        ask(&mut r, start, second_port_lost);
+        assert_eq!(r.offer().1, Mapping::Unknown);
+        let told = (1..10_000).find(|ms| {
+            let now = start + Duration::from_millis(*ms);
+            ask(&mut r, now, second_port_lost);
+            r.handle_timeout(now)
+        });
+        assert_eq!(told, Some(5_500), "ms");
+        assert_eq!((r.offer().1, r.poll_timeout()), (Mapping::EndpointIndependent, None));
+    }
+
+    #[test]
+    fn the_only_address_of_the_only_relay_can_not_tell_what_a_nat_does() {
+        let (start, relay) = (Instant::now(), at("192.0.2.1:4433"));
+        let mut r = behind("192.168.1.10");
+        r.observe(start, relay, at("203.0.113.1:6000"));
+        ask(&mut r, start, |_| Some((at("203.0.113.1:6000"), None)));
+        assert_eq!((r.offer().1, r.has_one_view()), (Mapping::Unknown, true));
+    }
+
+    #[test]
+    fn an_ipv6_address_that_nobody_translates_says_nothing_of_the_nat_in_front_of_ipv4() {
+        let start = Instant::now();
+        let mut r = behind("192.168.1.10");
+        let mut v6 = r.interfaces[0].clone();
+        v6.address = "2001:db8::10".parse().unwrap();
+        r.set_interfaces(&[r.interfaces[0].clone(), v6]);
+        r.set_sockets(&[at("0.0.0.0:5000"), at("[::]:5000")]);
+        r.observe(start, at("[2001:db8:1::1]:4433"), at("[2001:db8::10]:5000"));
+        ask(&mut r, start, |_| Some((at("[2001:db8::10]:5000"), None)));
+        assert_eq!(r.offer().1, Mapping::None);
+        r.observe(start, at("192.0.2.1:4433"), at("203.0.113.1:6000"));
+        assert_eq!(r.offer().1, Mapping::Unknown);
     }
 
     #[test]

@@ -457,6 +457,9 @@ impl Lab {
             self.send_numbered(end, DATA, &[]);
         }
         self.send_checks(end);
+        if self.ends[end].reflexive.handle_timeout(now) {
+            self.offer(end);
+        }
         let mut out = Vec::new();
         while let Some(t) = self.ends[end].reflexive.poll_transmit(now, &mut out) {
             self.put(end, Local::default(), t.to, std::mem::take(&mut out));
