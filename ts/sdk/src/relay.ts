@@ -92,7 +92,7 @@ export interface RelayOptions extends RoleOptions {
     /** The address. */
     udp: string
   }[]
-  /** Second STUN port (RFC 5780). Default: none. */
+  /** Second STUN port (RFC 5780), such as `0.0.0.0:4434`: shows nodes what their NAT does, which a single relay can't tell without. Default: none. */
   stunAlt?: string
   /** Addresses to tell nodes when ours are behind a mapping. Default: those we listen on. */
   publicAddrs?: readonly string[]

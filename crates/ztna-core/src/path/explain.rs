@@ -190,7 +190,9 @@ fn reasons(direct: &Direct, checks: &[Tried], around: &Surroundings) -> Vec<Why>
         add(
             Cause::UdpBlocked,
             format!("the relay answers on its main port and not on {port}: this network lets UDP pass to few places"),
-            Some("allow outgoing UDP to all ports, or to the other end's address"),
+            Some(
+                "allow outgoing UDP to all ports, or to the other end's address; where no node hears that port, open it at the relay",
+            ),
         );
     }
     if around.one_view && ours == Mapping::Unknown && checks.iter().any(|c| c.outcome == Outcome::TimedOut) {

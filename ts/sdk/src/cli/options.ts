@@ -43,7 +43,7 @@ export const SETTINGS: readonly Setting[] = [
     type: 'string',
     roles: ['relay'],
     value: 'ADDR',
-    help: 'second STUN address, for classifying NATs',
+    help: 'second STUN port, such as 0.0.0.0:4434: shows nodes what their NAT does, which a single relay needs for it',
   },
   { key: 'public_addr', type: 'list', roles: ['relay'], value: 'ADDR', help: 'address to tell nodes, repeatable' },
   { key: 'loops', type: 'number', roles: ['relay'], value: 'N', help: 'event loops, 1 to 64 (default: one per core)', most: MAX_LOOPS },

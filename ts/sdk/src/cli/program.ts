@@ -11,7 +11,7 @@ import { addPkiCommands } from './pki.js'
 import { runRole } from './run.js'
 
 const EXAMPLES: Record<Role, readonly string[]> = {
-  relay: ['ztna relay --network /etc/ztna/r1 --listen 0.0.0.0:4433 --listen [::]:4433'],
+  relay: ['ztna relay --network /etc/ztna/r1 --listen 0.0.0.0:4433 --listen [::]:4433 --stun-alt 0.0.0.0:4434'],
   connector: [
     'ztna connector --network /etc/ztna/c1 --service web=tcp:80:127.0.0.1:8080 --service dns=udp:53:127.0.0.1:5353',
     'ztna connector --network /etc/ztna/c1 --service app=tcp:8000-8010:127.0.0.1:9000 --service db=tcp:5432:unix:/run/db.sock',
