@@ -249,7 +249,7 @@ impl Checklist {
         }
     }
 
-    /// Genuine data came from an address of no pair: one check asks whether it is the peer's (protocol.md).
+    /// Genuine data came from an address of no pair: checks ask whether it is the peer's (protocol.md).
     pub fn handle_unknown(&mut self, now: Instant, local: Local, from: SocketAddr) {
         self.trigger(now, local, from, true, UNKNOWN_EVERY);
     }
