@@ -37,7 +37,8 @@ const FORGET_NEAR: Duration = Duration::from_secs(3_600);
 const PEERS: usize = 16_384;
 /// How often a full table is searched for those.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Before a check for which a prefix or the node has nothing left is tried again.
+/// Before a check that has to wait is tried again, at least: a peer has up to 8,192 pairs (32 on each of 256 connections), all of which may
+/// wait for the same bucket.
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// Why a check has to wait.
@@ -112,8 +113,11 @@ impl Budget {
     /// answered already, so that such an address does not count as one within our networks.
     pub fn take(&mut self, now: Instant, wanted: Wanted<'_>) -> Result<(), (Held, Duration)> {
         let near = !wanted.heard && self.is_near(wanted.to.ip());
-        self.make_room(now, wanted.peer)?;
-        let share = self.peers.entry(wanted.peer.clone()).or_insert_with(|| Share::new(now));
+        if !self.peers.contains_key(wanted.peer) {
+            self.make_room(now)?;
+            self.peers.insert(wanted.peer.clone(), Share::new(now));
+        }
+        let Some(share) = self.peers.get_mut(wanted.peer) else { return Err((Held::Node, AGAIN)) };
         share.admits(now, wanted.to, near)?;
         if !self.checks.take(now, wanted.to.ip()) {
             return Err((Held::Node, AGAIN));
@@ -136,8 +140,8 @@ impl Budget {
         self.networks.iter().any(|(own, bits)| is_within(ip, *own, *bits))
     }
 
-    fn make_room(&mut self, now: Instant, peer: &SpiffeId) -> Result<(), (Held, Duration)> {
-        if self.peers.len() < PEERS || self.peers.contains_key(peer) {
+    fn make_room(&mut self, now: Instant) -> Result<(), (Held, Duration)> {
+        if self.peers.len() < PEERS {
             return Ok(());
         }
         if self.swept.is_none_or(|at| now >= at + SWEEP) {
@@ -189,17 +193,17 @@ impl Share {
 
     fn admits(&mut self, now: Instant, to: SocketAddr, near: bool) -> Result<(), (Held, Duration)> {
         let (new, near) = self.price(now, to, near);
-        let mut least = Ok(());
+        let mut verdict = Ok(());
         for (bucket, rate, why, counts) in [
             (&mut self.near, NEAR, Held::Near, near),
             (&mut self.new, NEW, Held::New, new),
             (&mut self.checks, PEER, Held::Peer, true),
         ] {
             if counts && let Some(wait) = bucket.wait(now, rate) {
-                least = least.and(Err((why, wait)));
+                verdict = verdict.and(Err((why, wait.max(AGAIN))));
             }
         }
-        least
+        verdict
     }
 
     fn spend(&mut self, now: Instant, to: SocketAddr, near: bool) {
