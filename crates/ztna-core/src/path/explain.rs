@@ -96,7 +96,13 @@ pub struct Surroundings {
 impl Surroundings {
     /// Nothing is known beside the connection.
     pub fn at(now: Instant) -> Self {
-        Surroundings { now, demand: None, second_port_silent: None, port_mapping: PortMapping::default() }
+        Surroundings {
+            now,
+            demand: None,
+            second_port_silent: None,
+            one_view: false,
+            port_mapping: PortMapping::default(),
+        }
     }
 }
 
@@ -352,7 +358,7 @@ mod tests {
             while direct.poll_transmit(now + Duration::from_millis(ms), &peer, &mut budget).is_some() {}
         }
         let told = |one_view| {
-            let reasons = explain(Some(&direct), Surroundings { one_view, ..Surroundings::default() }).reasons;
+            let reasons = explain(Some(&direct), Surroundings { one_view, ..Surroundings::at(now) }).reasons;
             reasons.into_iter().find(|w| w.cause == Cause::CheckTimeout).unwrap()
         };
         assert!(told(true).detail.contains("one relay address can't tell"), "{:?}", told(true));
