@@ -5,7 +5,7 @@ import { expect, test } from 'vitest'
 import { curl, tcpClient, tcpServer, udpClient, udpEcho } from '../lib/peers.ts'
 import { nginx, sha256, until } from '../lib/programs.ts'
 import { Topology } from '../lib/topology.ts'
-import type { Json } from '../lib/ztna.ts'
+import { startRole, type Json } from '../lib/ztna.ts'
 
 const SERVICES = ['web=tcp:80:127.0.0.1:8080', 'web=tcp:81:127.0.0.1:9001', 'echo=udp:7:127.0.0.1:7']
 const FORWARDS = ['tcp:127.0.0.1:8080=web:80', 'tcp:127.0.0.1:8081=web:81', 'udp:127.0.0.1:7=echo:7']
@@ -91,3 +91,13 @@ test.each([
     expect(t.relays.get('r1')?.proc.exit).toBeUndefined()
   },
 )
+
+test('a relay that is told no address listens on port 4433 of both families', async () => {
+  await using t = await Topology.create({ services: [{ name: 'echo', udp: [7] }] })
+  await udpEcho(t.place('c1'), '127.0.0.1:7')
+  const online = await startRole(t.lab, t.place('r1'), 'relay', 'r1', t.trust.out('relay', 'r1')).online()
+  expect(online['listen']).toEqual(['0.0.0.0:4433', '[::]:4433'])
+  await t.connector(['echo=udp:7:127.0.0.1:7']).online()
+  await t.agent(['udp:127.0.0.1:7=echo:7']).online()
+  expect((await udpClient(t.place('alice'), '127.0.0.1:7', { count: 3, timeoutMs: 5_000 })).received).toBe(3)
+})

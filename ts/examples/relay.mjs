@@ -2,7 +2,7 @@
 import { once } from 'node:events'
 import { ZtnaRelay } from '@ztna/sdk'
 
-const relay = new ZtnaRelay({ listen: [{ udp: process.argv[2] ?? '[::]:4433' }] })
+const relay = new ZtnaRelay(process.argv[2] === undefined ? {} : { listen: [{ udp: process.argv[2] }] })
 relay.on('session', ({ agent, connector }) => console.log(`${agent} meets ${connector}`))
 relay.on('session-end', ({ agent, connector }, why) => console.log(`${agent} leaves ${connector}: ${why}`))
 

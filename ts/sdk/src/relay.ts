@@ -87,7 +87,7 @@ export interface RelayLimits {
 
 /** How to make a relay. */
 export interface RelayOptions extends RoleOptions {
-  /** `ip:port` or `[ip]:port`; port 0 is any free one. Default `[::]:4433`. */
+  /** `ip:port` or `[ip]:port`; port 0 is any free one. Default `0.0.0.0:4433` and `[::]:4433`. */
   listen?: readonly {
     /** The address. */
     udp: string
@@ -104,8 +104,8 @@ export interface RelayOptions extends RoleOptions {
 
 /** Most event loops. */
 export const MAX_LOOPS = 64
-/** Where a relay listens when nothing is said. */
-const LISTEN = '[::]:4433'
+/** Where a relay listens when nothing is said: an IPv6 socket takes IPv6 alone. */
+export const LISTEN: readonly string[] = ['0.0.0.0:4433', '[::]:4433']
 const LIMITS: readonly (keyof RelayLimits)[] = [
   'sessions',
   'bpsPerSession',
@@ -130,7 +130,7 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
   /** Errors: ERR_ZTNA_CONFIG when an option is not accepted. */
   constructor(options: RelayOptions = {}) {
     super('relay', options, ['listen', 'stunAlt', 'publicAddrs', 'limits', 'loops'])
-    const { listen = [{ udp: LISTEN }], publicAddrs = [] } = options
+    const { listen = LISTEN.map((udp) => ({ udp })), publicAddrs = [] } = options
     const entries: readonly unknown[] = Array.isArray(listen) ? listen : [listen]
     for (const entry of entries) {
       if (isObject(entry) && 'udp' in entry && typeof entry.udp === 'string') continue

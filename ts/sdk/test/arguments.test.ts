@@ -163,7 +163,7 @@ test.each<[string, (agent: ZtnaAgent) => unknown, string]>([
 
 test('a relay listens on port 4433 of every address when nothing is said', async () => {
   const relay = await new ZtnaRelay({ network: CONTENT }).start()
-  expect(FakeRole.last.options).toMatchObject({ listen: ['[::]:4433'] })
+  expect(FakeRole.last.options).toMatchObject({ listen: ['0.0.0.0:4433', '[::]:4433'] })
   await relay.close()
 })
 

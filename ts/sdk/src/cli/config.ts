@@ -59,7 +59,7 @@ export function loadSettings(
     if (winner !== undefined) settings.set(setting.key, winner)
     for (const loser of hidden) overrides.push(`${winner?.source} overrides ${loser.source}`)
     if (winner === undefined && setting.fallback !== undefined) {
-      const value = setting.type === 'list' ? [String(setting.fallback)] : setting.fallback
+      const value = typeof setting.fallback === 'object' ? [...setting.fallback] : setting.fallback
       settings.set(setting.key, { value, source: `default of ${setting.key}` })
     }
   }

@@ -1,7 +1,7 @@
 /** The one schema of settings: every role's flags, `ZTNA_*` variables and keys of ztna.toml come from this table. */
 import { LOG_LEVELS } from '../log.js'
 import { MOST_BURST } from '../node-options.js'
-import { MAX_LOOPS } from '../relay.js'
+import { LISTEN, MAX_LOOPS } from '../relay.js'
 import type { Role } from '../types.js'
 
 export interface Setting {
@@ -13,7 +13,8 @@ export interface Setting {
   readonly value?: string
   readonly help: string
   readonly choices?: readonly string[]
-  readonly fallback?: string | number | boolean
+  /** Of a list: all of its items. */
+  readonly fallback?: string | number | boolean | readonly string[]
   /** Smallest number that is accepted. Default 1. */
   readonly least?: number
   /** Largest. Default: none. */
@@ -36,7 +37,7 @@ export const SETTINGS: readonly Setting[] = [
     roles: ['relay'],
     value: 'ADDR',
     help: 'UDP address, repeatable',
-    fallback: '[::]:4433',
+    fallback: LISTEN,
   },
   {
     key: 'stun_alt',

@@ -74,7 +74,7 @@ export async function main(argv: readonly string[]): Promise<number> {
 
 function withSettings(command: Command, roles: readonly Role[]): Command {
   for (const setting of SETTINGS.filter((known) => known.roles.some((role) => roles.includes(role)))) {
-    const fallback = setting.fallback === undefined || setting.type === 'boolean' ? '' : ` (default: ${setting.fallback})`
+    const fallback = setting.fallback === undefined || setting.type === 'boolean' ? '' : ` (default: ${String(setting.fallback)})`
     const value = setting.value === undefined ? '' : ` <${setting.value}>`
     const option = new Option(`${flagOf(setting)}${value}`, `${setting.help}${fallback}`)
     if (setting.type === 'list') {
