@@ -123,9 +123,10 @@ pub(super) fn dial_error(target: &str, error: &io::Error) -> Error {
 pub(super) fn listen_error(at: &str, error: &io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::PermissionDenied => Error::Permission(format!("listen {at}: {error}")),
-        _ if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            Error::config(format!("listen {at}"), format!("{error}: this host lacks it; name addresses of the other alone"))
-        }
+        _ if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Error::config(
+            format!("listen {at}"),
+            format!("{error}: this host lacks it; name addresses of the other alone"),
+        ),
         _ => Error::config(format!("listen {at}"), error.to_string()),
     }
 }
