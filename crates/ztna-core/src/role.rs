@@ -105,6 +105,8 @@ impl PathPolicy {
 /// A flow's far end and how it is reached.
 #[derive(Debug, Clone)]
 pub struct FlowInfo {
+    /// Which inner connection carries it, as [`Notice::Path`] names it.
+    pub connection: usize,
     pub peer: Arc<PeerIdentity>,
     pub service: String,
     pub port: u16,
@@ -252,7 +254,9 @@ pub enum Notice {
     Warning(Error),
     /// The role's folder holds a snapshot that is not taken; the one in use stays.
     NotReloaded(Error),
+    /// The path of one inner connection has changed. A peer may have several, on paths of their own.
     Path {
+        connection: usize,
         peer: String,
         next: PathInfo,
         prev: PathInfo,

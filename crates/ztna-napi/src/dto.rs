@@ -78,7 +78,7 @@ pub fn flow(info: &FlowInfo, id: u64, snapshot: &Snapshot) -> Value {
     json!({
         "peer": peer(&info.peer, snapshot), "service": info.service, "port": info.port, "path": path(&info.path),
         "remoteAddress": snapshot.network.virtual_address(&info.peer.id.to_string()), "remotePort": (id % 64_511) + 1_024,
-        "traceparent": info.traceparent,
+        "traceparent": info.traceparent, "connection": info.connection,
     })
 }
 
@@ -167,8 +167,8 @@ pub fn notice(n: &Notice, snapshot: &Snapshot) -> Value {
             let told = json!({ "message": format!("not reloaded: {e}") });
             json!({ "event": "warning", "error": join(error(e), told) })
         }
-        Notice::Path { peer, next, prev } => {
-            json!({ "event": "path", "peer": peer, "next": path(next), "prev": path(prev) })
+        Notice::Path { connection, peer, next, prev } => {
+            json!({ "event": "path", "connection": connection, "peer": peer, "next": path(next), "prev": path(prev) })
         }
         Notice::Services { added, removed } => json!({ "event": "services", "added": added, "removed": removed }),
         Notice::Denied { error: e, peer: p, asked } => {

@@ -266,7 +266,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   protected override onNative(event: NativeEvent): void {
     switch (event.event) {
       case 'path': {
-        const next = this.#flows.onPath(String(event['peer']), event['next'] as NativePath)
+        const next = this.#flows.onPath(Number(event['connection']), event['next'] as NativePath)
         return this.fire('path', String(event['peer']), next, toPath(event['prev'] as NativePath))
       }
       case 'services':

@@ -246,7 +246,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
       case 'flow-failed':
         return this.fire('flow-failed', fromNative(event['error']), toFailedFlow(event))
       case 'path': {
-        const next = this.#flows.onPath(String(event['peer']), event['next'] as NativePath)
+        const next = this.#flows.onPath(Number(event['connection']), event['next'] as NativePath)
         return this.fire('path', String(event['peer']), next, toPath(event['prev'] as NativePath))
       }
       case 'incoming':

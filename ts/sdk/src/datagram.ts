@@ -16,6 +16,7 @@ export interface DatagramInfo {
   readonly service: string
   readonly port: number
   readonly path: NativePath
+  readonly connection: number
   readonly remoteAddress: string
   readonly remotePort: number
 }
@@ -152,8 +153,8 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
   }
 
   /** @internal */
-  get peerName(): string {
-    return this.#peer.name
+  get connection(): number {
+    return this.#info.connection
   }
 
   /** @internal */

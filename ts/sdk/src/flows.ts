@@ -5,8 +5,8 @@ import { type NativePath, type PathInfo, toPath } from './types.js'
 
 /** A socket of either kind, as its role sees it. */
 export interface Flow {
-  /** Name of the node at the other end. */
-  readonly peerName: string
+  /** The inner connection that carries it, as native numbers them. Undefined before there is one. */
+  readonly connection: number | undefined
   /** Native has reset the flow: destroy with `error`, then call `done`. `ours`: because the program closed its role. */
   onFlowReset(error: ZtnaError, done: () => void, ours: boolean): void
   /** The role drains, because of `why`: a flow that nobody can be using is let go. */
@@ -40,10 +40,10 @@ export class FlowTable {
     flow.onFlowReset(fromNative(error), () => role.flowDone(id), ours)
   }
 
-  /** The `path` event, for every flow of that peer. */
-  onPath(peer: string, next: NativePath): PathInfo {
+  /** The `path` event, for every flow of that inner connection: a peer may have several, on paths of their own. */
+  onPath(connection: number, next: NativePath): PathInfo {
     const path = toPath(next)
-    for (const flow of this.#flows.values()) if (flow.peerName === peer) flow.onPath(path)
+    for (const flow of this.#flows.values()) if (flow.connection === connection) flow.onPath(path)
     return path
   }
 

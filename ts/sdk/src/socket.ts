@@ -14,6 +14,7 @@ export interface FlowInfo {
   readonly service: string
   readonly port: number
   readonly path: NativePath
+  readonly connection: number
   readonly remoteAddress: string
   readonly remotePort: number
   readonly traceparent?: string | null
@@ -123,8 +124,8 @@ export class ZtnaSocket extends Socket implements Flow {
   }
 
   /** @internal */
-  get peerName(): string {
-    return this.#peer?.name ?? ''
+  get connection(): number | undefined {
+    return this.#info?.connection
   }
 
   /** @internal What `destroy()` before `connect` does. */

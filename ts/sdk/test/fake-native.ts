@@ -13,7 +13,7 @@ export const PEER = {
   expiresAt: Date.UTC(2030, 0),
 }
 export const PATH = { kind: 'relay', local: null, remote: null, relay: 'r1', rttMs: 2, mtu: 1320, lossPct: 0, since: 1 }
-export const INFO = { peer: PEER, service: 'db', port: 5432, path: PATH, remoteAddress: 'fd00::7', remotePort: 9 }
+export const INFO = { peer: PEER, service: 'db', port: 5432, path: PATH, connection: 1, remoteAddress: 'fd00::7', remotePort: 9 }
 export const CONTENT = {
   certPem: 'c',
   keyPem: 'k',

@@ -30,8 +30,15 @@ test('a connected socket shows its peer by getters and by identityOf', async () 
   const socket = await agent.connect('db')
   expect(socket).toMatchObject({ remoteAddress: 'fd00::7', remotePort: 9, remoteFamily: 'IPv6', service: 'db' })
   expect(identityOf(socket)).toBe(socket.peer)
-  FakeRole.last.emit({ event: 'path', peer: 'c1', next: { ...INFO.path, kind: 'direct' }, prev: INFO.path })
+  FakeRole.last.emit({ event: 'path', connection: 1, peer: 'c1', next: { ...INFO.path, kind: 'direct' }, prev: INFO.path })
   expect(socket.path.kind).toBe('direct')
+  socket.destroy()
+})
+
+test('a path of another connection to the same peer is not that of the socket', async () => {
+  const socket = await agent.connect('db')
+  FakeRole.last.emit({ event: 'path', connection: 2, peer: 'c1', next: { ...INFO.path, kind: 'direct' }, prev: INFO.path })
+  expect(socket.path.kind).toBe('relay')
   socket.destroy()
 })
 

@@ -133,6 +133,18 @@ test('a direct path that is blocked gives way to the relay under an open socket,
   socket.destroy()
 }, 70_000)
 
+test('a socket that keeps to the relay tells of its own path, not of the direct one to the same connector', async () => {
+  await using lab = await start({ nat: 'endpoint-independent' })
+  const socket = await lab.agent.connect({ service: 'echo', port: 7, path: 'relay-only' })
+  const others = await lab.agent.connect('echo:7')
+  await lab.net.until(lab.agent, 'echo', 'direct')
+  await expect.poll(() => others.path.kind).toBe('direct')
+  expect(await answer(socket, 'one')).toBe('one')
+  expect(socket.path.kind).toBe('relay')
+  socket.destroy()
+  others.destroy()
+})
+
 test('a NAT that rebinds is noticed by nobody with an open socket, and the path is direct again', async () => {
   await using lab = await start({ nat: 'endpoint-independent' })
   await lab.net.until(lab.agent, 'echo', 'direct')

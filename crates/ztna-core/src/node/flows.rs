@@ -149,6 +149,7 @@ impl Node {
         let flow = self.flows.get(&id)?;
         let link = self.links.get(flow.link)?;
         Some(FlowInfo {
+            connection: flow.link,
             peer: link.conn.identity()?.clone(),
             service: flow.service.clone(),
             port: flow.port,

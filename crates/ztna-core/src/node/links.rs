@@ -240,7 +240,7 @@ impl Node {
             }
             if let (Some(next), Some(prev)) = (info, before) {
                 let peer = self.links.get(key).map(|l| l.peer.clone()).unwrap_or_default();
-                self.actions.push_back(Action::Notice(Notice::Path { peer, next, prev }));
+                self.actions.push_back(Action::Notice(Notice::Path { connection: key, peer, next, prev }));
             }
         }
     }

@@ -71,7 +71,7 @@ fn info(service: &str, port: u16, protocol: Protocol) -> FlowInfo {
         loss_pct: 0.0,
         since: Instant::now(),
     };
-    FlowInfo { peer: Arc::new(peer), service: service.into(), port, protocol, path, traceparent: None }
+    FlowInfo { connection: 0, peer: Arc::new(peer), service: service.into(), port, protocol, path, traceparent: None }
 }
 
 impl Loopback {
