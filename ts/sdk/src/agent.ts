@@ -2,7 +2,7 @@
 import type { Agent as HttpAgent } from 'node:http'
 import type { AgentOptions as HttpsAgentOptions, Agent as HttpsAgent } from 'node:https'
 import type { Dispatcher } from 'undici'
-import { functionOf } from './arguments.js'
+import { functionOf, isObject, notAccepted } from './arguments.js'
 import { ZtnaDeniedError, type ZtnaError, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import { FlowTable } from './flows.js'
@@ -147,8 +147,10 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
    * Opens a TCP flow: `'db:5432'`, or `'db'` when it has exactly one TCP port. Default `timeoutMs` 10,000.
    * Errors: ERR_ZTNA_DENIED, REFUSED, UNREACHABLE, TIMEOUT, ABORTED, LIMIT, CONFIG, CLOSED.
    */
-  connect(target: string | ConnectOptions): Promise<ZtnaSocket> {
+  connect(target: string | ConnectOptions): Promise<ZtnaSocket>
+  connect(target: string | ConnectOptions, more?: unknown): Promise<ZtnaSocket> {
     return new Promise((resolve, reject) => {
+      noOptions(more)
       const socket = this.createConnection(target, () => {
         socket.off('error', reject)
         resolve(socket)
@@ -175,7 +177,9 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   }
 
   /** Opens a UDP flow. Default `timeoutMs` 10,000. Errors: as for `connect`. */
-  async datagram(target: string | ConnectOptions): Promise<ZtnaUdpSocket> {
+  datagram(target: string | ConnectOptions): Promise<ZtnaUdpSocket>
+  async datagram(target: string | ConnectOptions, more?: unknown): Promise<ZtnaUdpSocket> {
+    noOptions(more)
     const options = toTarget(target)
     const request = flowRequest(options, nativeTimeout(options))
     const role = this.running()
@@ -360,4 +364,9 @@ function toAgentStatus(json: Record<string, unknown>): AgentStatus {
     connectors: status.connectors.map((connector) => ({ ...connector, path: toPath(connector.path) })),
     certificate: { expiresAt: new Date(status.certificate.expiresAt) },
   })
+}
+
+/** What stands behind the target would be left out without a word, and a path or a time limit with it. */
+function noOptions(more: unknown): void {
+  if (isObject(more)) throw notAccepted(more, 'options', 'one object with all, such as { service: "db", port: 5432, path: "direct-only" }')
 }

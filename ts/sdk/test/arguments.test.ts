@@ -7,6 +7,8 @@ beforeEach(() => useFake())
 type Call = (...args: never[]) => unknown
 /** What JavaScript lets through and types don't. */
 const wrong = (value: unknown): never => value as never
+type Loose = Record<'connect' | 'datagram', (target: string, more: object) => Promise<unknown>>
+const untyped = (agent: ZtnaAgent): Loose => agent as unknown as Loose
 
 async function refusal(call: () => unknown): Promise<ZtnaError> {
   try {
@@ -104,6 +106,12 @@ test.each<[string, (agent: ZtnaAgent) => unknown, string]>([
   ['createConnection(null)', (agent) => agent.createConnection(wrong(null)), TARGET],
   ['createConnection(_, 1)', (agent) => agent.createConnection('db', wrong(1)), 'onConnect: 1 is not accepted'],
   ['datagram(null)', (agent) => agent.datagram(wrong(null)), TARGET],
+  [
+    'connect(_, { path })',
+    (agent) => untyped(agent).connect('db', { path: 'direct-only' }),
+    'options: an object is not accepted; accepted: one object with all',
+  ],
+  ['datagram(_, { path })', (agent) => untyped(agent).datagram('db', { path: 'direct-only' }), 'options: an object is not accepted'],
   ['explain(_, { path })', (agent) => agent.explain('db', { path: wrong('fast') }), 'path "fast" is not accepted; one of auto'],
   [
     'forward({ path })',
