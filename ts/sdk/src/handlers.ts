@@ -90,19 +90,27 @@ function toTargetSink(target: string): Sink {
   return { kind: 'target', protocol: net[1] as 'tcp' | 'udp', target: `${net[1]}:${net[2]}:${net[3]}` }
 }
 
-/** Takes out what a caller could use to claim an identity: no header of ours exists, so none is believed. */
-function sanitize(server: { prependListener(event: string, listener: (...args: never[]) => void): unknown }): void {
+/** Events of a server that bring a request. */
+const REQUESTS: ReadonlySet<string | symbol> = new Set(['request', 'upgrade', 'connect', 'checkContinue', 'checkExpectation'])
+
+/**
+ * Takes out what a caller could use to claim an identity: no header of ours exists, so none is believed. Before any listener hears of
+ * a request, and not as a listener: Node itself answers some of them where nobody listens.
+ */
+function sanitize(server: EventEmitter): void {
   if (sanitized.has(server)) return
   sanitized.add(server)
-  for (const event of ['request', 'upgrade', 'connect', 'checkContinue', 'checkExpectation']) {
-    server.prependListener(event, (request: IncomingMessage) => {
-      stripHttp1(request)
-      if (request.headers['transfer-encoding'] !== undefined) request.prependOnceListener('end', () => stripTrailers(request))
-    })
+  const emit = server.emit.bind(server)
+  server.emit = (event: string | symbol, ...args: unknown[]): boolean => {
+    if (REQUESTS.has(event)) clean(args[0] as IncomingMessage)
+    else if (event === 'stream') strip(args[3] as string[] | undefined, args[1] as Record<string, unknown>)
+    return emit(event, ...args)
   }
-  server.prependListener('stream', (_stream: never, headers: Record<string, unknown>, _flags: never, raw: string[]) => {
-    strip(raw, headers)
-  })
+}
+
+function clean(request: IncomingMessage): void {
+  stripHttp1(request)
+  if (request.headers['transfer-encoding'] !== undefined) request.prependOnceListener('end', () => stripTrailers(request))
 }
 
 function stripHttp1(request: IncomingMessage): void {

@@ -42,6 +42,30 @@ test('no spelling of a claim reaches a handler, by no view of the headers or tra
   expect(answer).not.toMatch(/ztna/i)
 })
 
+const HEAD = 'GET / HTTP/1.1\r\nhost: db\r\nconnection: close'
+test.each([
+  [
+    'a body that waits for 100 Continue',
+    `${HEAD}\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\nhi`,
+    /^HTTP\/1.1 100 .*HTTP\/1.1 200 .*heard/s,
+  ],
+  ['an expectation that nobody knows', `${HEAD}\r\nexpect: more\r\n\r\n`, /^HTTP\/1.1 417 /],
+  ['an upgrade that nobody wants', `${HEAD}, upgrade\r\nupgrade: h2c\r\n\r\n`, /^HTTP\/1.1 200 .*heard/s],
+  ['a CONNECT that nobody serves', 'CONNECT db:80 HTTP/1.1\r\nhost: db\r\n\r\n', /^$/],
+])('%s is answered as a server of Node on a port does', async (_name, request, answer) => {
+  expect(await exchange({ http: (_req, res) => res.end('heard') }, request)).toMatch(answer)
+})
+
+test('a listener for upgrades, early or late, sees no header that claims an identity', async () => {
+  const server = createServer()
+  await connector.serve('db', { http: server })
+  server.prependListener('upgrade', (request, socket) => socket.end(`${identityOf(request).name} ${JSON.stringify(request.rawHeaders)}`))
+  const { fd, far } = await socketPair()
+  FakeRole.last.emit({ event: 'incoming', flow: 3, fd, serve: 7, ...INFO, traceparent: null })
+  far.end('GET / HTTP/1.1\r\nhost: db\r\nx-ztna-peer: forged\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n')
+  expect(await readAll(far)).toBe('c1 ["host","db","connection","upgrade","upgrade","chat"]')
+})
+
 test('a server of the program ends requests that are sent too slowly, although it listens nowhere', async () => {
   const server = createServer({ headersTimeout: 50, requestTimeout: 100, connectionsCheckingInterval: 20 }, (_, res) => res.end())
   await connector.serve('db', { http: server })
