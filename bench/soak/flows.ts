@@ -133,6 +133,8 @@ async function recovered(load: readonly Proc[], problems: string[], after: strin
 }
 
 interface Peer {
+  readonly name: string
+  readonly pathPolicy: string
   readonly flows: number
 }
 
@@ -143,12 +145,15 @@ async function leftovers(settled: readonly RoleProc[], before: ReadonlyMap<RoleP
     const until = Date.now() + SETTLE_MS
     for (;;) {
       const { agents, connectors } = (await role.status()) as { agents?: Peer[]; connectors?: Peer[] }
-      const flows = [...(agents ?? []), ...(connectors ?? [])].reduce((sum, peer) => sum + peer.flows, 0)
+      const peers = [...(agents ?? []), ...(connectors ?? [])].filter((peer) => peer.flows > 0)
+      const flows = peers.reduce((sum, peer) => sum + peer.flows, 0)
       const more = openFiles(role) - (before.get(role) ?? 0)
       // A few come with the first use of what is made on demand.
       if (flows === 0 && more <= 16) break
       if (Date.now() > until) {
-        problems.push(`${role.role} ${role.name} still has ${flows} flows and ${more} descriptors more than at the start`)
+        const whose = peers.map(({ name, pathPolicy, flows: n }) => `${n} of ${name} (${pathPolicy})`).join(', ')
+        problems.push(`${role.role} ${role.name} still has ${flows} flows (${whose}) and ${more} descriptors more than at the start`)
+        problems.push(`its last words:\n${role.proc.tail()}`)
         break
       }
       await sleep(1_000)

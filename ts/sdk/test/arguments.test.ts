@@ -8,7 +8,7 @@ type Call = (...args: never[]) => unknown
 /** What JavaScript lets through and types don't. */
 const wrong = (value: unknown): never => value as never
 type Loose = Record<'connect' | 'datagram', (target: string, more: object) => Promise<unknown>>
-const untyped = (agent: ZtnaAgent): Loose => agent as unknown as Loose
+const untyped = (agent: ZtnaAgent): Loose => agent
 
 async function refusal(call: () => unknown): Promise<ZtnaError> {
   try {
