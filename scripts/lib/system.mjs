@@ -25,6 +25,7 @@ const packages = {
     { name: 'nginx-light', command: 'nginx' },
     { name: 'miniupnpd-nftables', command: 'miniupnpd' },
     { name: 'postgresql', present: () => hasEntry('/usr/lib/postgresql') },
+    { name: 'mariadb-server', command: 'mariadbd' },
     { name: 'redis-server', command: 'redis-server' },
     { name: 'redis-tools', command: 'redis-benchmark' },
     { name: 'iperf3', command: 'iperf3' },

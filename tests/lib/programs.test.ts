@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { Lab } from './netns.ts'
-import { bigFile, dnsmasq, iperf3Server, nginx, postgres, redis, sha256, sshd } from './programs.ts'
+import { bigFile, dnsmasq, iperf3Server, mariadb, nginx, postgres, redis, sha256, sshd } from './programs.ts'
 
 test('nginx serves a file and takes one', async () => {
   await using lab = new Lab()
@@ -20,6 +20,14 @@ test('PostgreSQL answers a query', async () => {
   await postgres(netns, 5432)
   const { stdout } = await netns.run('psql', ['-h', '127.0.0.1', '-U', 'postgres', '-Atc', 'select 6 * 7'])
   expect(stdout.trim()).toBe('42')
+})
+
+test('MariaDB takes a user with a password and answers a query', async () => {
+  await using lab = new Lab()
+  const netns = await lab.netns('n')
+  await mariadb(netns, 3306)
+  const args = ['--no-defaults', '-h', '127.0.0.1', '-u', 'ztna', '-psecret', '-N', '-e', 'select 6 * 7', 'test']
+  expect((await netns.run('mariadb', args)).stdout.trim()).toBe('42')
 })
 
 test('Redis, dnsmasq and iperf3 answer', async () => {

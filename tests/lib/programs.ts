@@ -77,6 +77,44 @@ export async function postgres(netns: Netns, port: number): Promise<{ proc: Proc
   return { proc, bin }
 }
 
+/** MariaDB with user `ztna`, password `secret`, who may do everything in the empty database `test`. */
+export async function mariadb(netns: Netns, port: number): Promise<Proc> {
+  const dir = folder(netns, 'mariadb')
+  const data = join(dir, 'data')
+  const socket = join(dir, 'socket')
+  await run(null, 'mariadb-install-db', [
+    '--no-defaults',
+    `--datadir=${data}`,
+    '--user=root',
+    '--auth-root-authentication-method=normal',
+    '--skip-test-db',
+  ])
+  const init = join(dir, 'init.sql')
+  writeFileSync(
+    init,
+    ['CREATE DATABASE test;', "CREATE USER ztna@'127.0.0.1' IDENTIFIED BY 'secret';", "GRANT ALL ON test.* TO ztna@'127.0.0.1';", ''].join(
+      '\n',
+    ),
+  )
+  const proc = netns.spawn(
+    'mariadbd',
+    [
+      '--no-defaults',
+      '--user=root',
+      `--datadir=${data}`,
+      `--bind-address=${HOST}`,
+      `--port=${port}`,
+      `--socket=${socket}`,
+      `--pid-file=${dir}/pid`,
+      `--init-file=${init}`,
+      '--innodb-flush-log-at-trx-commit=0',
+    ],
+    { label: 'mariadb' },
+  )
+  await listening(netns, port, proc)
+  return proc
+}
+
 export async function redis(netns: Netns, port: number): Promise<Proc> {
   const dir = folder(netns, 'redis')
   const proc = netns.spawn('redis-server', ['--bind', HOST, '--port', String(port), '--dir', dir, '--save', '', '--appendonly', 'no'], {
