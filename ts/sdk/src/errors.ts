@@ -35,9 +35,10 @@ export type ZtnaErrorCode =
  * `details.reason` of an ERR_ZTNA_UNREACHABLE, where the cause is known:
  * `udp-blocked`: nothing comes back from a relay, or has ever; `not-bound`: the relay answers, and the connector is not there; `silent`: the
  * connector is bound and gives no sign; `dns`: a name does not resolve, the relay's here or the service's at the connector;
+ * `closing`: the connector serves it no more, and lets its open flows finish; `not-served`: nothing serves this service and port at the connector;
  * a {@link PathReason}: a direct path was demanded, and that is why there is none.
  */
-export type UnreachableReason = 'not-bound' | 'silent' | 'dns' | PathReason
+export type UnreachableReason = 'not-bound' | 'silent' | 'dns' | 'closing' | 'not-served' | PathReason
 
 /** Which end said no. */
 export type DeniedBy = 'agent' | 'relay' | 'connector'

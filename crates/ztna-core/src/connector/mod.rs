@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{DeniedBy, Error, Result};
 use crate::id::{FlowId, Role};
-use crate::node::flows::{Flow, POLICY, Phase};
+use crate::node::flows::{CLOSING, Flow, NOT_SERVED, POLICY, Phase, REASON, REASONS};
 use crate::node::{KeyLimit, Node, ReceiveLimit};
 use crate::path::burst::BurstSettings;
 use crate::path::demand::permits;
@@ -307,25 +307,26 @@ impl Connector {
         flow.phase = Phase::Dialing;
         let (service, port, protocol) = (flow.service.clone(), flow.port, flow.protocol);
         let probed = if protocol == Protocol::Icmp { Protocol::Tcp } else { protocol };
-        let found = self.serves.iter().find(|(_, s)| {
+        let serving = |s: &Serve| {
             s.service == service
                 && s.protocol == probed
                 && (protocol == Protocol::Icmp || s.ports.is_none_or(|p| p.contains(port)))
-        });
+        };
+        // Beside one that is closing there may be the next one of the same service.
+        let found = self.serves.iter().filter(|(_, s)| serving(s)).min_by_key(|(_, s)| s.closing);
         let Some((serve_id, serve)) = found.map(|(k, s)| (*k, s.clone())) else {
-            return self.answer_refusal(
-                id,
-                &Error::unreachable(format!(
-                    "it serves no {} port {port} of `{service}`: start it with --service {service}={}:{port}:HOST:PORT",
-                    probed.as_str(),
-                    probed.as_str(),
-                )),
+            let protocol = probed.as_str();
+            let message = format!(
+                "it serves no {protocol} port {port} of `{service}`: start it with --service {service}={protocol}:{port}:HOST:PORT"
             );
+            let reason = Some(NOT_SERVED);
+            return self.answer_refusal(id, &Error::Unreachable { message, reason, tried: Vec::new() });
         };
         let full =
             serve.max_connections.is_some_and(|max| self.served.values().filter(|s| **s == serve_id).count() >= max);
         if serve.closing {
-            return self.answer_refusal(id, &Error::unreachable(format!("service `{service}` is closing")));
+            let (message, reason) = (format!("service `{service}` is closing"), Some(CLOSING));
+            return self.answer_refusal(id, &Error::Unreachable { message, reason, tried: Vec::new() });
         }
         if full {
             return self
@@ -388,9 +389,24 @@ impl Connector {
     }
 
     fn refuse(&mut self, link: usize, stream: StreamId, status: u16, error: ProxyError, details: &str) {
+        self.refuse_for(link, stream, status, error, details, None);
+    }
+
+    fn refuse_for(
+        &mut self,
+        link: usize,
+        stream: StreamId,
+        status: u16,
+        error: ProxyError,
+        details: &str,
+        reason: Option<&str>,
+    ) {
         let proxy = self.node.snapshot.identity().id.dns_name();
         let header = ProxyStatus { proxy, error, details: Some(details.to_owned()) }.to_header();
-        self.node.refuse(link, stream, &[(":status", &status.to_string()), ("proxy-status", &header)]);
+        let status = status.to_string();
+        let fields = [(":status", status.as_str()), ("proxy-status", &header)];
+        let fields: Vec<(&str, &str)> = fields.into_iter().chain(reason.map(|reason| (REASON, reason))).collect();
+        self.node.refuse(link, stream, &fields);
     }
 
     /// Refuses a flow that was already admitted.
@@ -421,7 +437,9 @@ impl Connector {
             | Error::Peer(_)
             | Error::Internal(_) => (503, ProxyError::DestinationUnavailable),
         };
-        self.refuse(flow.link, flow.stream, status, kind, &error.detail());
+        let reason = if let Error::Unreachable { reason, .. } = error { *reason } else { None };
+        let reason = reason.filter(|reason| REASONS.contains(reason));
+        self.refuse_for(flow.link, flow.stream, status, kind, &error.detail(), reason);
     }
 
     /// Judges every flow again: what is no longer permitted is cut now.

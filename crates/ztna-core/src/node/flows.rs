@@ -21,6 +21,14 @@ const EARLY_DATAGRAMS: usize = 32;
 pub const PATH: &str = "ztna-path";
 /// Answer to a question for the decision alone: the `@id` of the policy that permits it.
 pub const POLICY: &str = "ztna-policy";
+/// Answer 503 of a connector: why, as one of [`REASONS`].
+pub const REASON: &str = "ztna-reason";
+/// The service takes no new flows any more; those that it has may finish.
+pub const CLOSING: &str = "closing";
+/// Nothing at the connector serves the service and port.
+pub const NOT_SERVED: &str = "not-served";
+/// What [`REASON`] may say. Anything else is as if it were not there.
+pub const REASONS: [&str; 2] = [CLOSING, NOT_SERVED];
 /// RFC 9110 §15.5.20: the request would do on another connection to the same peer.
 pub const MISDIRECTED: u16 = 421;
 

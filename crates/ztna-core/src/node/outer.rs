@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::flows::MISDIRECTED;
+use super::flows::{MISDIRECTED, REASON, REASONS};
 use super::leg::{Capsules, LegState};
 use super::session::{Session, Slot};
 use super::{Node, NodeEvent, Owner};
@@ -571,6 +571,11 @@ pub fn refusal(status: u16, fields: &Fields, by: DeniedBy) -> Error {
         (404, _) if by == DeniedBy::Relay => {
             Error::Unreachable { message: details, reason: Some(NOT_BOUND), tried: Vec::new() }
         }
-        _ => Error::unreachable(details),
+        (502, "dns_error") => Error::Unreachable { message: details, reason: Some("dns"), tried: Vec::new() },
+        _ => {
+            let said = field(fields, REASON).filter(|_| status == 503 && by == DeniedBy::Connector);
+            let reason = said.and_then(|said| REASONS.into_iter().find(|known| *known == said));
+            Error::Unreachable { message: details, reason, tried: Vec::new() }
+        }
     }
 }

@@ -4,9 +4,13 @@ use std::time::{Duration, Instant};
 
 use super::up;
 use super::world::{Outcome, World, node_at, relay_at};
-use ztna_core::role::Notice;
+use ztna_core::connector::Serve;
+use ztna_core::role::{Notice, Target};
 use ztna_core::trust::Protocol;
 use ztna_core::{Error, FlowId};
+
+/// The first that a connector of [`World`] serves.
+const WEB_TCP: u64 = 1;
 
 /// Its agent has had a flow.
 fn warm() -> World {
@@ -167,6 +171,25 @@ fn a_service_that_the_connector_was_not_started_for_names_the_flag() {
         error.to_string(),
         "unreachable: connector `c1`: it serves no tcp port 80 of `secret`: start it with --service secret=tcp:80:HOST:PORT"
     );
+    assert!(matches!(error, Error::Unreachable { reason: Some("not-served"), .. }), "{error:?}");
+    assert!(error.is_retryable());
+}
+
+#[test]
+fn a_service_that_is_closing_says_so_keeps_what_is_open_and_gives_way_to_the_next() {
+    let mut w = up();
+    let open = w.opened(node_at(1), "web");
+    assert_eq!(w.connector_mut(node_at(2)).unserve(WEB_TCP), 1, "one flow is left to finish");
+    let error = failed(&mut w, Duration::from_secs(3));
+    let Error::Unreachable { message, reason: Some("closing"), .. } = &error else { panic!("{error:?}") };
+    assert_eq!(message, "connector `c1`: service `web` is closing");
+    assert!(error.is_retryable());
+    assert_eq!(w.outcomes.get(&open), Some(&Outcome::Opened));
+    let target = Target::Host { host: "127.0.0.1".into(), port: 8080 };
+    let (service, protocol) = ("web".into(), Protocol::Tcp);
+    let next = Serve { service, protocol, ports: None, target, max_connections: None, closing: false };
+    w.connector_mut(node_at(2)).serve(next).unwrap();
+    let _ = w.opened(node_at(1), "web");
 }
 
 #[test]

@@ -279,6 +279,13 @@ impl World {
         }
     }
 
+    pub fn connector_mut(&mut self, at: SocketAddr) -> &mut Connector {
+        match self.nodes.get_mut(&at) {
+            Some(Node::Connector(c)) => c,
+            _ => panic!("no connector at {at}"),
+        }
+    }
+
     pub fn machine(&mut self, at: SocketAddr) -> &mut dyn Machine {
         self.nodes.get_mut(&at).unwrap().machine()
     }
