@@ -5,9 +5,9 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use napi::Status;
 use napi::bindgen_prelude::Function;
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
-use napi::{Env, JsDeferred, Status};
 use serde_json::{Value, json};
 use ztna_core::error::{Error, Result};
 use ztna_core::io::folder::FolderReader;
@@ -17,24 +17,16 @@ use ztna_core::trust::Snapshot;
 
 use crate::dto;
 use crate::lost::Lost;
+use crate::promise::Promise;
 
 /// Events that wait for JavaScript. An event is under 1 KB; a program that does not take 65,536 of them has hung. More are lost, and
 /// counted.
 const WAITING: usize = 65_536;
 
 pub type Callback = ThreadsafeFunction<String, (), String, Status, false, true, WAITING>;
-/// A promise that is settled from a loop's thread.
-pub type Deferred<T> = JsDeferred<T, Box<dyn FnOnce(Env) -> napi::Result<T> + Send>>;
 
 pub fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-pub fn settle<T: napi::bindgen_prelude::ToNapiValue + Send + 'static>(deferred: Deferred<T>, result: Result<T>) {
-    match result {
-        Ok(value) => deferred.resolve(Box::new(move |_| Ok(value))),
-        Err(e) => deferred.reject(dto::throw(&e)),
-    }
 }
 
 /// What the loops of one role and its JavaScript object share.
@@ -45,9 +37,9 @@ pub struct Bridge {
     /// UDP flows announced and not yet taken.
     pub datagrams: Mutex<BTreeMap<u64, NodeDatagram>>,
     /// Promises of `ping` and `check`.
-    pub answers: Mutex<BTreeMap<u64, Deferred<String>>>,
+    pub answers: Mutex<BTreeMap<u64, Promise<String>>>,
     /// Promises of `close`.
-    pub closing: Mutex<Vec<Deferred<()>>>,
+    pub closing: Mutex<Vec<Promise<()>>>,
     left: AtomicUsize,
     ended: Mutex<bool>,
     folder: Mutex<Option<FolderReader>>,
@@ -176,8 +168,9 @@ impl Bridge {
     }
 
     fn answer(&self, op: u64, result: Result<Answer>) {
-        if let Some(deferred) = lock(&self.answers).remove(&op) {
-            settle(deferred, result.map(|a| dto::answer(&a).to_string()));
+        let promise = lock(&self.answers).remove(&op);
+        if let Some(promise) = promise {
+            promise.settle(result.map(|a| dto::answer(&a).to_string()));
         }
     }
 
@@ -193,11 +186,15 @@ impl Bridge {
             folder.end();
         }
         self.emit(&json!({ "event": "closed" }));
-        for (_, deferred) in std::mem::take(&mut *lock(&self.answers)) {
-            settle(deferred, Err(Error::Closed("the role has closed".into())));
-        }
-        for deferred in std::mem::take(&mut *lock(&self.closing)) {
-            settle(deferred, Ok(()));
+        // What nobody answers any more is settled by being dropped.
+        drop(std::mem::take(&mut *lock(&self.answers)));
+        self.settle_closing();
+    }
+
+    /// The role has ended, which is what those who close it wait for.
+    pub fn settle_closing(&self) {
+        for promise in std::mem::take(&mut *lock(&self.closing)) {
+            promise.settle(Ok(()));
         }
     }
 }

@@ -7,6 +7,7 @@ mod host;
 mod log;
 mod lost;
 mod options;
+mod promise;
 mod role;
 mod running;
 mod test_network;

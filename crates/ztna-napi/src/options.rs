@@ -1,6 +1,7 @@
 //! What callers hand in, as JSON.
 
 use serde::Deserialize;
+use ztna_core::connector::Serve;
 use ztna_core::error::{Error, Result};
 use ztna_core::role::{Open, PathPolicy, Target};
 use ztna_core::trust::{NodeFiles, PortRange, Protocol, Secret};
@@ -176,6 +177,24 @@ pub struct ServeOptions {
     pub protocol: String,
     pub target: Option<String>,
     pub max_connections: Option<usize>,
+}
+
+impl ServeOptions {
+    pub fn into_serve(self) -> Result<Serve> {
+        let protocol = protocol(&self.protocol)?;
+        let target = match &self.target {
+            Some(text) => target(text, protocol)?,
+            None => Target::Handler(0),
+        };
+        Ok(Serve {
+            service: self.service,
+            protocol,
+            ports: self.port.map(|p| ports(p, p)),
+            target,
+            max_connections: self.max_connections,
+            closing: false,
+        })
+    }
 }
 
 pub fn protocol(p: &str) -> Result<Protocol> {

@@ -1,5 +1,6 @@
 //! `NativeRole`: what the SDK's classes stand on. Control calls only; bulk crosses as descriptors and rings.
 
+use std::collections::btree_map::Entry;
 use std::os::fd::IntoRawFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -10,17 +11,20 @@ use napi_derive::napi;
 use serde_json::json;
 use ztna_core::Role;
 use ztna_core::agent::Agent;
-use ztna_core::connector::{Connector, Serve};
+use ztna_core::connector::Connector;
 use ztna_core::error::Error;
 use ztna_core::id::FlowId;
-use ztna_core::io::{Destination, Driver, ForwardId, ForwardSpec, Handle, Listen, LocalAddress};
-use ztna_core::role::{Open, Target};
+use ztna_core::io::{
+    Destination, Driver, ForwardId, ForwardSpec, Handle, Listen, LocalAddress, NodeDatagram, NodeStream,
+};
+use ztna_core::role::Open;
 use ztna_core::trust::{Protocol, Snapshot};
 
 use crate::datagram::NativeDatagram;
 use crate::dto;
-use crate::events::{Bridge, Deferred, lock, settle};
+use crate::events::{Bridge, lock};
 use crate::options::{self, ConnectOptions, Files, ForwardOptions, RoleOptions, ServeOptions};
+use crate::promise::{Promise, promise};
 use crate::running::{self, Running, Started};
 
 /// How long a local forward's flow may take to open, by default: as long as a `connect()` of the SDK, the handshake time of the
@@ -68,49 +72,45 @@ impl NativeRole {
 
     #[napi(catch_unwind, ts_return_type = "Promise<string>")]
     pub fn start<'e>(&self, env: &'e Env) -> Result<Object<'e>> {
-        let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
+        promise(env, |promise: Promise<String>| promise.settle(self.begin()))
+    }
+
+    fn begin(&self) -> std::result::Result<String, Error> {
         if lock(&self.started).is_some() && !self.bridge.has_ended() {
-            settle(deferred, Err(Error::Closed("already started".into())));
-            return Ok(promise);
+            return Err(Error::Closed("already started".into()));
         }
         let bridge = self.bridge.clone();
         let adopt: running::Adopt = Arc::new(move |snapshot| bridge.adopt(snapshot));
         let bridge = self.bridge.clone();
         let tell: running::Tell = Box::new(move |error| bridge.not_reloaded(error));
         self.bridge.forget_snapshot();
-        let started = running::start(self.role, &self.options, &adopt, tell, |index| self.bridge.observer(index));
-        let result = started.map(|started| {
-            self.bridge.begin(started.running.loops(), started.folder.clone());
-            let own = started.snapshot.identity();
-            let text = json!({ "identity": dto::peer(own, &started.snapshot), "listen": started.listen }).to_string();
-            for e in &started.warnings {
-                self.bridge.emit(&json!({ "event": "warning", "error": dto::error(e) }));
-            }
-            *lock(&self.started) = Some(started);
-            text
-        });
-        settle(deferred, result);
-        Ok(promise)
+        let started = running::start(self.role, &self.options, &adopt, tell, |index| self.bridge.observer(index))?;
+        self.bridge.begin(started.running.loops(), started.folder.clone());
+        let own = started.snapshot.identity();
+        let text = json!({ "identity": dto::peer(own, &started.snapshot), "listen": started.listen }).to_string();
+        for e in &started.warnings {
+            self.bridge.emit(&json!({ "event": "warning", "error": dto::error(e) }));
+        }
+        *lock(&self.started) = Some(started);
+        Ok(text)
     }
 
     #[napi(catch_unwind, ts_return_type = "Promise<void>")]
     pub fn close<'e>(&self, env: &'e Env, drain_ms: u32) -> Result<Object<'e>> {
-        let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
-        let started = lock(&self.started);
-        match started.as_ref().filter(|_| !self.bridge.has_ended()) {
-            Some(s) => {
-                lock(&self.bridge.closing).push(deferred);
-                s.running.shut_down(Duration::from_millis(drain_ms.into()));
-                if self.bridge.has_ended() {
-                    // It ended in between: nobody else settles what was just pushed.
-                    for d in std::mem::take(&mut *lock(&self.bridge.closing)) {
-                        settle(d, Ok(()));
+        promise(env, |promise: Promise<()>| {
+            let started = lock(&self.started);
+            match started.as_ref().filter(|_| !self.bridge.has_ended()) {
+                Some(s) => {
+                    lock(&self.bridge.closing).push(promise);
+                    s.running.shut_down(Duration::from_millis(drain_ms.into()));
+                    if self.bridge.has_ended() {
+                        // It ended in between: nobody else settles what was just pushed.
+                        self.bridge.settle_closing();
                     }
                 }
+                None => promise.settle(Ok(())),
             }
-            None => settle(deferred, Ok(())),
-        }
-        Ok(promise)
+        })
     }
 
     #[napi(catch_unwind)]
@@ -182,19 +182,18 @@ impl NativeRole {
 
     #[napi(catch_unwind, ts_return_type = "Promise<string>")]
     pub fn reload<'e>(&self, env: &'e Env) -> Result<Object<'e>> {
-        let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
-        let started = lock(&self.started);
-        match started.as_ref().map(|s| &s.folder) {
-            // The reader answers, on its thread, or ends.
-            Some(Some(folder)) => folder.reload(move |reloaded| {
-                settle(deferred, reloaded.map(|r| json!({ "version": r.version, "changed": r.changed }).to_string()));
-            }),
-            Some(None) => {
-                settle(deferred, Err(Error::config("network", "it is held in memory: use update()")));
+        promise(env, |promise: Promise<String>| {
+            let started = lock(&self.started);
+            match started.as_ref().map(|s| &s.folder) {
+                Some(Some(folder)) => folder.reload(move |reloaded| {
+                    promise.settle(reloaded.map(|r| json!({ "version": r.version, "changed": r.changed }).to_string()));
+                }),
+                Some(None) => {
+                    promise.settle(Err(Error::config("network", "it is held in memory: use update()")));
+                }
+                None => promise.settle(Err(Error::Closed("the role is not running".into()))),
             }
-            None => settle(deferred, Err(Error::Closed("the role is not running".into()))),
-        }
-        Ok(promise)
+        })
     }
 
     fn check_role(&self, snapshot: &Snapshot) -> std::result::Result<(), Error> {
@@ -208,17 +207,17 @@ impl NativeRole {
     #[napi(catch_unwind, ts_return_type = "Promise<void>")]
     pub fn update<'e>(&self, env: &'e Env, files_json: String) -> Result<Object<'e>> {
         let files: Files = parse(&files_json)?;
-        let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
-        let result = running::from_memory(files).and_then(|snapshot| {
-            let started = lock(&self.started);
-            let s = started.as_ref().ok_or_else(|| Error::Closed("the role is not running".into()))?;
-            self.check_role(&snapshot)?;
-            self.bridge.adopt(snapshot.clone())?;
-            s.running.apply(&snapshot);
-            Ok(())
-        });
-        settle(deferred, result);
-        Ok(promise)
+        promise(env, |promise: Promise<()>| promise.settle(self.take_files(files)))
+    }
+
+    fn take_files(&self, files: Files) -> std::result::Result<(), Error> {
+        let snapshot = running::from_memory(files)?;
+        let started = lock(&self.started);
+        let s = started.as_ref().ok_or_else(|| Error::Closed("the role is not running".into()))?;
+        self.check_role(&snapshot)?;
+        self.bridge.adopt(snapshot.clone())?;
+        s.running.apply(&snapshot);
+        Ok(())
     }
 
     // ---- agent
@@ -233,60 +232,51 @@ impl NativeRole {
         }
     }
 
-    fn post<T: napi::bindgen_prelude::ToNapiValue + Send + 'static>(
+    /// A promise that `work` settles on the agent's loop. A loop that has ended drops it, which settles it too.
+    fn post<'e, T: napi::bindgen_prelude::ToNapiValue + Send + 'static>(
         &self,
-        deferred: Deferred<T>,
-        work: impl FnOnce(&mut Driver<Agent>, Deferred<T>) + Send + 'static,
-    ) -> Result<()> {
-        // The closure owns the promise; a loop that has ended drops it, so the promise is checked for first.
-        let agent = match self.agent() {
-            Ok(a) if a.is_running() => a,
-            Ok(_) => {
-                settle(deferred, Err(Error::Closed("the role has closed".into())));
-                return Ok(());
-            }
-            Err(e) => {
-                deferred.reject(e);
-                return Ok(());
-            }
-        };
-        agent.post(Box::new(move |d| work(d, deferred)));
-        Ok(())
+        env: &'e Env,
+        work: impl FnOnce(&mut Driver<Agent>, Promise<T>) + Send + 'static,
+    ) -> Result<Object<'e>> {
+        let agent = self.agent()?;
+        promise(env, |promise| {
+            agent.post(Box::new(move |d| work(d, promise)));
+        })
     }
 
     #[napi(catch_unwind, ts_return_type = "Promise<NativeFlow>")]
     pub fn connect<'e>(&self, env: &'e Env, op: i64, json: String) -> Result<Object<'e>> {
         let open = ok(parse::<ConnectOptions>(&json)?.open(Protocol::Tcp))?;
-        let (deferred, promise): (Deferred<NativeFlow>, Object<'e>) = env.create_deferred()?;
         let bridge = self.bridge.clone();
-        self.post(deferred, move |d, deferred| {
-            let reply = move |result: std::result::Result<ztna_core::io::NodeStream, Error>| {
-                let flow = result.and_then(|s| {
+        self.post(env, move |d, promise: Promise<NativeFlow>| {
+            let reply = move |result: std::result::Result<NodeStream, Error>| {
+                let opened = result.and_then(|s| {
                     let snapshot = bridge.snapshot().ok_or(Error::Aborted)?;
                     let info_json = dto::flow(&s.info, s.flow.0, &snapshot).to_string();
-                    Ok(NativeFlow { fd: s.fd.into_raw_fd(), flow: s.flow.0 as i64, info_json })
+                    Ok((s, info_json))
                 });
-                settle(deferred, flow);
+                promise.settle_with(opened, |(s, info_json)| NativeFlow {
+                    fd: s.fd.into_raw_fd(),
+                    flow: s.flow.0 as i64,
+                    info_json,
+                });
             };
             d.open_stream(op as u64, open, Box::new(reply));
-        })?;
-        Ok(promise)
+        })
     }
 
     #[napi(catch_unwind, ts_return_type = "Promise<NativeDatagram>")]
     pub fn datagram<'e>(&self, env: &'e Env, op: i64, json: String) -> Result<Object<'e>> {
         let open = ok(parse::<ConnectOptions>(&json)?.open(Protocol::Udp))?;
-        let (deferred, promise): (Deferred<NativeDatagram>, Object<'e>) = env.create_deferred()?;
         let bridge = self.bridge.clone();
-        self.post(deferred, move |d, deferred| {
-            let reply = move |result: std::result::Result<ztna_core::io::NodeDatagram, Error>| {
+        self.post(env, move |d, promise: Promise<NativeDatagram>| {
+            let reply = move |result: std::result::Result<NodeDatagram, Error>| {
                 let made =
                     result.and_then(|dg| Ok(NativeDatagram::new(dg, &*bridge.snapshot().ok_or(Error::Aborted)?)));
-                settle(deferred, made);
+                promise.settle(made);
             };
             d.open_datagram(op as u64, open, Box::new(reply));
-        })?;
-        Ok(promise)
+        })
     }
 
     #[napi(catch_unwind)]
@@ -320,13 +310,20 @@ impl NativeRole {
         op: i64,
         work: impl FnOnce(&mut Driver<Agent>) + Send + 'static,
     ) -> Result<Object<'e>> {
-        let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
         let bridge = self.bridge.clone();
-        self.post(deferred, move |d, deferred| {
-            lock(&bridge.answers).insert(op as u64, deferred);
-            work(d);
-        })?;
-        Ok(promise)
+        self.post(env, move |d, promise: Promise<String>| {
+            let refused = match lock(&bridge.answers).entry(op as u64) {
+                Entry::Occupied(_) => Some(promise),
+                Entry::Vacant(free) => {
+                    free.insert(promise);
+                    None
+                }
+            };
+            match refused {
+                Some(promise) => promise.settle(Err(Error::config("op", format!("operation {op} is in use")))),
+                None => work(d),
+            }
+        })
     }
 
     #[napi(catch_unwind, ts_return_type = "Promise<string>")]
@@ -334,9 +331,7 @@ impl NativeRole {
         let zone = self.bridge.snapshot().map(|s| s.network.zone.clone()).unwrap_or_default();
         let spec = ok(forward_spec(parse(&json)?, zone))?;
         ok(self.known_service(&spec.to))?;
-        // Last of what can fail: a deferred that is never settled keeps the process alive.
-        let (deferred, promise): (Deferred<String>, Object<'e>) = env.create_deferred()?;
-        self.post(deferred, move |d, deferred| {
+        self.post(env, move |d, promise: Promise<String>| {
             let result = d.forward(spec).map(|(id, at)| {
                 let address = match at {
                     LocalAddress::Inet(a) => json!({ "address": a.ip(), "port": a.port(), "family": if a.is_ipv4() { "IPv4" } else { "IPv6" } }),
@@ -344,9 +339,8 @@ impl NativeRole {
                 };
                 json!({ "id": id.0, "address": address }).to_string()
             });
-            settle(deferred, result);
-        })?;
-        Ok(promise)
+            promise.settle(result);
+        })
     }
 
     /// A local port that could never lead anywhere is a mistake in its name or port.
@@ -370,16 +364,15 @@ impl NativeRole {
 
     #[napi(catch_unwind, ts_return_type = "Promise<void>")]
     pub fn forward_close<'e>(&self, env: &'e Env, id: i64) -> Result<Object<'e>> {
-        let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
-        if self.agent().is_ok_and(|a| a.is_running()) {
-            self.post(deferred, move |d, deferred| {
-                d.forward_close(ForwardId(id as u64));
-                settle(deferred, Ok(()));
-            })?;
-        } else {
-            settle(deferred, Ok(()));
-        }
-        Ok(promise)
+        promise(env, |promise: Promise<()>| match self.agent() {
+            Ok(agent) if agent.is_running() => {
+                agent.post(Box::new(move |d| {
+                    d.forward_close(ForwardId(id as u64));
+                    promise.settle(Ok(()));
+                }));
+            }
+            Ok(_) | Err(_) => promise.settle(Ok(())),
+        })
     }
 
     // ---- connector
@@ -397,27 +390,11 @@ impl NativeRole {
     #[napi(catch_unwind, ts_return_type = "Promise<number>")]
     pub fn serve<'e>(&self, env: &'e Env, json: String) -> Result<Object<'e>> {
         let o: ServeOptions = parse(&json)?;
-        let (deferred, promise): (Deferred<i64>, Object<'e>) = env.create_deferred()?;
-        let result = (|| {
-            let protocol = options::protocol(&o.protocol)?;
-            let target = match &o.target {
-                Some(text) => options::target(text, protocol)?,
-                None => Target::Handler(0),
-            };
-            let ports = o.port.map(|p| options::ports(p, p));
-            Ok(Serve {
-                service: o.service,
-                protocol,
-                ports,
-                target,
-                max_connections: o.max_connections,
-                closing: false,
-            })
-        })();
         let connector = self.connector()?;
-        let result = result.and_then(|serve| connector.call(move |d| d.machine().serve(serve)).and_then(|r| r));
-        settle(deferred, result.map(|id| id as i64));
-        Ok(promise)
+        promise(env, |promise: Promise<i64>| {
+            let id = o.into_serve().and_then(|serve| connector.call(move |d| d.machine().serve(serve))?);
+            promise.settle(id.map(|id| id as i64));
+        })
     }
 
     #[napi(catch_unwind)]
@@ -428,14 +405,12 @@ impl NativeRole {
 
     #[napi(catch_unwind, ts_return_type = "Promise<void>")]
     pub fn unserve<'e>(&self, env: &'e Env, id: i64, drain_ms: u32) -> Result<Object<'e>> {
-        let (deferred, promise): (Deferred<()>, Object<'e>) = env.create_deferred()?;
-        match self.connector() {
+        promise(env, |promise: Promise<()>| match self.connector() {
             Ok(h) if h.is_running() => {
-                unserve(&h, id as u64, Instant::now() + Duration::from_millis(drain_ms.into()), deferred)
+                unserve(&h, id as u64, Instant::now() + Duration::from_millis(drain_ms.into()), promise);
             }
-            Ok(_) | Err(_) => settle(deferred, Ok(())),
-        }
-        Ok(promise)
+            Ok(_) | Err(_) => promise.settle(Ok(())),
+        })
     }
 
     #[napi(catch_unwind)]
@@ -501,21 +476,21 @@ impl Drop for NativeRole {
 }
 
 /// Waits on the loop for the serve's flows, 50 ms at a time, then cuts what is left.
-fn unserve(h: &Handle<Connector>, id: u64, until: Instant, deferred: Deferred<()>) {
+fn unserve(h: &Handle<Connector>, id: u64, until: Instant, promise: Promise<()>) {
     let again = h.clone();
     h.post(Box::new(move |d| {
         let left = d.machine().unserve(id);
         if left == 0 || d.now() >= until {
             d.machine().cut_serve(id);
-            settle(deferred, Ok(()));
+            promise.settle(Ok(()));
             return;
         }
         std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(50));
             if again.is_running() {
-                unserve(&again, id, until, deferred);
+                unserve(&again, id, until, promise);
             } else {
-                settle(deferred, Ok(()));
+                promise.settle(Ok(()));
             }
         });
     }));

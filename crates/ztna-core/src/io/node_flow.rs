@@ -42,7 +42,7 @@ impl Local {
             return opener.refuse(Error::Closed("the role is closing".into()));
         }
         if self.ops.contains_key(&op) {
-            return opener.refuse(Error::Internal(format!("operation {op} is in use")));
+            return opener.refuse(Error::config("op", format!("operation {op} is in use")));
         }
         let flow = self.next_flow();
         self.ops.insert(op, Op::Open(flow));
@@ -55,7 +55,7 @@ impl Local {
         let refused = if self.closing {
             Some(Error::Closed("the role is closing".into()))
         } else {
-            self.ops.contains_key(&op).then(|| Error::Internal(format!("operation {op} is in use")))
+            self.ops.contains_key(&op).then(|| Error::config("op", format!("operation {op} is in use")))
         };
         if let Some(error) = refused {
             (self.observer)(LocalEvent::Answer { op, result: Err(error) });
