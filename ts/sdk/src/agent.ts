@@ -10,7 +10,7 @@ import { type Forward, type ForwardOptions, openForward } from './forward.js'
 import { TunnelHttp } from './http.js'
 import type { NativeFlow } from './native.js'
 import type { ServiceEntry } from './network-source.js'
-import { callNative, nativeTimeout } from './ops.js'
+import { type Asked, callNative, nativeTimeout } from './ops.js'
 import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
 import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
 import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
@@ -120,7 +120,7 @@ interface NativeCheck extends Omit<CheckResult, 'policyId' | 'path'> {
 
 /** Reaches services from Node (`connect`, `fetch`), and from local ports (`forward`). */
 export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
-  readonly #flows = new FlowTable()
+  readonly #flows = new FlowTable((error) => this.failed(error))
   readonly #http = new TunnelHttp({
     zone: () => this.#zone,
     connect: (options) => this.connect(options),
@@ -171,31 +171,38 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
     const socket = new ZtnaSocket(options.service, options.allowHalfOpen ?? false)
     if (onConnect !== undefined) socket.once('connect', onConnect)
     this.#open(socket, options, timeoutMs).catch((error: unknown) => {
-      socket.endBy(fromNative(error), wasOpen && this.isClosing)
+      socket.endBy(this.failed(error), wasOpen && this.isClosing)
     })
     return socket
   }
 
   /** Opens a UDP flow. Default `timeoutMs` 10,000. Errors: as for `connect`. */
   datagram(target: string | ConnectOptions): Promise<ZtnaUdpSocket>
-  async datagram(target: string | ConnectOptions, more?: unknown): Promise<ZtnaUdpSocket> {
-    noOptions(more)
-    const options = toTarget(target)
-    const request = flowRequest(options, nativeTimeout(options))
-    const role = this.running()
-    const datagram = await callNative(role, options, (op) => role.datagram(op, request), discardDatagram)
-    return new ZtnaUdpSocket(datagram, this.#flows)
+  datagram(target: string | ConnectOptions, more?: unknown): Promise<ZtnaUdpSocket> {
+    return this.telling(async () => {
+      noOptions(more)
+      const options = toTarget(target)
+      const request = flowRequest(options, nativeTimeout(options))
+      const role = this.running()
+      const asked = askedOf(options, 'udp')
+      const datagram = await callNative(role, options, asked, (op) => role.datagram(op, request), discardDatagram)
+      const socket = new ZtnaUdpSocket(datagram, this.#flows)
+      this.record({ event: 'permitted', ...asked, peer: socket.peer.name, path: socket.path.kind })
+      return socket
+    })
   }
 
   /** Round trip to the service's connector, milliseconds. Default `timeoutMs` 10,000. */
-  async ping(service: string, cancel: Cancel = {}): Promise<PingResult> {
-    const request = JSON.stringify({ service: checkService(service), timeoutMs: nativeTimeout(cancel) })
-    const role = this.running()
-    const answer = JSON.parse(await callNative(role, cancel, (op) => role.ping(op, request))) as {
-      rttMs: number
-      path: NativePath
-    }
-    return Object.freeze({ rttMs: answer.rttMs, path: toPath(answer.path) })
+  ping(service: string, cancel: Cancel = {}): Promise<PingResult> {
+    return this.telling(async () => {
+      const request = JSON.stringify({ service: checkService(service), timeoutMs: nativeTimeout(cancel) })
+      const role = this.running()
+      const answer = JSON.parse(await callNative(role, cancel, { service }, (op) => role.ping(op, request))) as {
+        rttMs: number
+        path: NativePath
+      }
+      return Object.freeze({ rttMs: answer.rttMs, path: toPath(answer.path) })
+    })
   }
 
   /**
@@ -203,32 +210,33 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
    * that keeps to the kind of path that policy, or `path`, leaves them. Answers within two seconds of having it. Default `timeoutMs` 10,000.
    * Errors: as for `ping`.
    */
-  async explain(target: string, options: Cancel & { path?: PathPolicy } = {}): Promise<PathExplanation> {
-    const timeoutMs = nativeTimeout(options)
-    const request = flowRequest({ ...toTarget(target), path: checkPath(options.path) }, timeoutMs)
-    const role = this.running()
-    return toExplanation(await callNative(role, options, (op) => role.explain(op, request)))
+  explain(target: string, options: Cancel & { path?: PathPolicy } = {}): Promise<PathExplanation> {
+    return this.telling(async () => {
+      const timeoutMs = nativeTimeout(options)
+      const flow = { ...toTarget(target), path: checkPath(options.path) }
+      const role = this.running()
+      return toExplanation(await callNative(role, options, askedOf(flow), (op) => role.explain(op, flowRequest(flow, timeoutMs))))
+    })
   }
 
   /** Asks whether a flow would be permitted: `'web:80'`. Default protocol `tcp`, `timeoutMs` 10,000. */
-  async check(target: string, options: Cancel & { protocol?: 'tcp' | 'udp' } = {}): Promise<CheckResult> {
-    const { service, port } = toTarget(target)
-    const timeoutMs = nativeTimeout(options)
-    const protocol = checkProtocol(options.protocol)
-    const request = JSON.stringify({ service, port: port ?? null, protocol, timeoutMs })
-    const role = this.running()
-    const answer = JSON.parse(await callNative(role, options, (op) => role.check(op, request))) as NativeCheck
-    const { policyId, path, ...rest } = answer
-    return Object.freeze({ ...rest, ...(path === null ? {} : { path }), ...(policyId === null ? {} : { policyId }) })
+  check(target: string, options: Cancel & { protocol?: 'tcp' | 'udp' } = {}): Promise<CheckResult> {
+    return this.telling(async () => {
+      const flow = toTarget(target)
+      const { service, port } = flow
+      const timeoutMs = nativeTimeout(options)
+      const protocol = checkProtocol(options.protocol)
+      const request = JSON.stringify({ service, port: port ?? null, protocol, timeoutMs })
+      const role = this.running()
+      const answer = await callNative(role, options, askedOf(flow, protocol), (op) => role.check(op, request))
+      const { policyId, path, ...rest } = JSON.parse(answer) as NativeCheck
+      return Object.freeze({ ...rest, ...(path === null ? {} : { path }), ...(policyId === null ? {} : { policyId }) })
+    })
   }
 
   /** A service on a local port or unix socket, or a SOCKS5 proxy. Works before `online`: connections wait. */
   forward(options: ForwardOptions): Promise<Forward> {
-    try {
-      return openForward(this.running(), options)
-    } catch (error) {
-      return Promise.reject(fromNative(error))
-    }
+    return this.telling(() => openForward(this.running(), options))
   }
 
   /** For `http.request({ agent })` to `http://<service>.<zone>/…`. Any other host is ERR_ZTNA_DENIED, never the open network. */
@@ -311,13 +319,17 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
       fd: flow.fd,
       flow: flow.flow,
     })
+    const asked = askedOf(options, 'tcp')
     const flow = await callNative(
       role,
       { signal, timeoutMs },
+      asked,
       (op) => role.connect(op, flowRequest(options, timeoutMs)),
       (late) => discard(role, late),
     )
-    socket.attach(role, this.#flows, info(flow))
+    const about = info(flow)
+    this.record({ event: 'permitted', ...asked, peer: about.peer.name, path: toPath(about.path).kind })
+    socket.attach(role, this.#flows, about)
   }
 
   async #readServices(): Promise<void> {
@@ -335,6 +347,10 @@ function flowRequest(options: ConnectOptions, timeoutMs: number): string {
     timeoutMs,
     traceparent: options.traceparent ?? null,
   })
+}
+
+function askedOf({ service, port }: ConnectOptions, protocol?: 'tcp' | 'udp'): Asked {
+  return { service, ...(port === undefined ? {} : { port }), ...(protocol === undefined ? {} : { protocol }) }
 }
 
 /** A relay as agents and connectors show it. */

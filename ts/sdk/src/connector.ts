@@ -148,7 +148,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   readonly #authorize: Authorize | undefined
   readonly #static: readonly StaticService[]
   readonly #nodeOptions: Record<string, unknown>
-  readonly #flows = new FlowTable()
+  readonly #flows = new FlowTable((error) => this.failed(error))
   readonly #services = new Map<number, Service>()
   // Flows may arrive before the promise that tells their number: they wait for the calls in flight.
   #serving: Promise<unknown>[] = []
@@ -164,7 +164,11 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   }
 
   /** Serves `service` from now on. Errors: ERR_ZTNA_CONFIG, CLOSED, ABORTED. */
-  async serve(service: string, handler: Handler, options: ServeOptions = {}): Promise<Served> {
+  serve(service: string, handler: Handler, options: ServeOptions = {}): Promise<Served> {
+    return this.telling(() => this.#serve(service, handler, options))
+  }
+
+  async #serve(service: string, handler: Handler, options: ServeOptions): Promise<Served> {
     checkService(service)
     optionsOf(options, 'options of serve()', ['port', 'maxConnections', 'signal', 'timeoutMs'])
     timeoutOf(options, Infinity)
@@ -334,7 +338,11 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     } finally {
       clearTimeout(timer)
     }
-    role.authorizeReply(event['flow'] as number, allow)
+    try {
+      role.authorizeReply(event['flow'] as number, allow)
+    } catch {
+      // The role has closed meanwhile, and the flow with it.
+    }
   }
 }
 

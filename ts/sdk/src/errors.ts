@@ -1,5 +1,6 @@
 /** The errors a caller meets, and the one function that makes them from native ones. */
 import type { PathReason } from './explain.js'
+import { type RecentEvent, recentOf } from './recorder.js'
 
 const SYSTEM_CODES: Readonly<Record<ZtnaErrorCode, string>> = {
   ERR_ZTNA_CONFIG: 'EINVAL',
@@ -55,21 +56,35 @@ export interface ZtnaErrorOptions {
   readonly cause?: unknown
 }
 
+/** Facts about an error. */
+export interface ErrorDetails {
+  readonly [fact: string]: unknown
+  /**
+   * The last 256 decisions, path changes and warnings of the role that threw the error, oldest first, as they were by then. Absent where no role
+   * did. It is not enumerable, so that logs and `JSON.stringify` leave it out: ask for it.
+   */
+  readonly recent?: readonly RecentEvent[]
+}
+
 /** Anything the SDK rejects or emits. `cause.code` is a system code, so that retry logic written for sockets works. */
 export class ZtnaError extends Error {
   /** What went wrong, by a stable name. */
   readonly code: ZtnaErrorCode
   /** Whether the same call may work later without a change of configuration or policy. */
   readonly retryable: boolean
-  /** Facts for logs; of ERR_ZTNA_UNREACHABLE `reason` ({@link UnreachableReason}) and `tried`, a line for each relay or connector asked. */
-  readonly details: Readonly<Record<string, unknown>>
+  /**
+   * Facts for logs: `service`, `port` and `protocol` where a flow was asked for; of ERR_ZTNA_UNREACHABLE `reason` ({@link UnreachableReason})
+   * and `tried`, a line for each relay or connector asked; `recent`, on demand.
+   */
+  readonly details: ErrorDetails
 
   constructor(code: ZtnaErrorCode, message: string, options: ZtnaErrorOptions = {}) {
     super(message, { cause: options.cause ?? systemError(code, message) })
     this.name = new.target.name
     this.code = code
     this.retryable = options.retryable ?? RETRYABLE.has(code)
-    this.details = Object.freeze({ ...options.details })
+    const details = { ...options.details }
+    this.details = Object.freeze(Object.defineProperty(details, 'recent', { get: () => recentOf(this), enumerable: false }))
   }
 
   /** What a JSON log shows. */
@@ -104,27 +119,30 @@ export interface NativeErrorJson {
   readonly details?: Readonly<Record<string, unknown>> | null
 }
 
-/** Turns whatever the native side threw, rejected with or put in an event into a ZtnaError. */
-export function fromNative(thrown: unknown): ZtnaError {
+/**
+ * Turns whatever the native side threw, rejected with or put in an event into a ZtnaError. `asked`: what had been asked for, to be among the
+ * details.
+ */
+export function fromNative(thrown: unknown, asked: Readonly<Record<string, unknown>> = {}): ZtnaError {
   if (thrown instanceof ZtnaError) return thrown
   const json = thrown instanceof Error ? parse(thrown.message) : thrown
   if (!isErrorJson(json)) {
     const message = thrown instanceof Error ? thrown.message : String(thrown)
-    return new ZtnaError('ERR_ZTNA_NATIVE', message, { cause: thrown, retryable: false })
+    return new ZtnaError('ERR_ZTNA_NATIVE', message, { cause: thrown, retryable: false, details: asked })
   }
   const code = json.code in SYSTEM_CODES ? (json.code as ZtnaErrorCode) : 'ERR_ZTNA_NATIVE'
   const options: ZtnaErrorOptions = {
     ...(json.retryable === undefined ? {} : { retryable: json.retryable }),
-    details: json.details ?? {},
+    details: { ...asked, ...json.details },
   }
   if (code !== 'ERR_ZTNA_DENIED') return new ZtnaError(code, json.message, options)
   return new ZtnaDeniedError(json.message, deniedBy(json.details?.['by']), options)
 }
 
 /** The error of a call whose `signal` fired. */
-export function aborted(signal?: AbortSignal): ZtnaError {
-  const options = signal?.reason === undefined ? {} : { cause: signal.reason as unknown }
-  return new ZtnaError('ERR_ZTNA_ABORTED', 'aborted by the caller', options)
+export function aborted(signal?: AbortSignal, details: Readonly<Record<string, unknown>> = {}): ZtnaError {
+  const cause = signal?.reason === undefined ? {} : { cause: signal.reason as unknown }
+  return new ZtnaError('ERR_ZTNA_ABORTED', 'aborted by the caller', { ...cause, details })
 }
 
 /** Shorthand for a wrong option. */

@@ -1,5 +1,5 @@
 /** The flows of one role: who hears that native has reset one. */
-import { type ZtnaError, fromNative } from './errors.js'
+import type { ZtnaError } from './errors.js'
 import type { NativeRole } from './native.js'
 import { type NativePath, type PathInfo, toPath } from './types.js'
 
@@ -19,6 +19,12 @@ export interface Flow {
 /** Flow numbers to sockets. */
 export class FlowTable {
   readonly #flows = new Map<number, Flow>()
+  readonly #failed: (error: unknown) => ZtnaError
+
+  /** `failed`: makes what native tells an error of the role. */
+  constructor(failed: (error: unknown) => ZtnaError) {
+    this.#failed = failed
+  }
 
   add(id: number, flow: Flow): void {
     this.#flows.set(id, flow)
@@ -37,7 +43,7 @@ export class FlowTable {
     const flow = this.#flows.get(id)
     if (flow === undefined) return role.flowDone(id)
     this.#flows.delete(id)
-    flow.onFlowReset(fromNative(error), () => role.flowDone(id), ours)
+    flow.onFlowReset(this.#failed(error), () => role.flowDone(id), ours)
   }
 
   /** The `path` event, for every flow of that inner connection: a peer may have several, on paths of their own. */

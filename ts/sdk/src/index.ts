@@ -29,7 +29,16 @@ export { type Handler } from './handlers.js'
 export { type FetchHandler } from './fetch-handler.js'
 export { identityOf } from './identity-of.js'
 export { type ConnectOptions } from './target.js'
-export { ZtnaDeniedError, ZtnaError, type DeniedBy, type UnreachableReason, type ZtnaErrorCode, type ZtnaErrorOptions } from './errors.js'
+export {
+  ZtnaDeniedError,
+  ZtnaError,
+  type DeniedBy,
+  type ErrorDetails,
+  type UnreachableReason,
+  type ZtnaErrorCode,
+  type ZtnaErrorOptions,
+} from './errors.js'
+export { type RecentEvent, type RecentTarget } from './recorder.js'
 export { type FailedFlow } from './failed-flow.js'
 export { type EventMap, type EventOf, type EventsOptions } from './events.js'
 export { type LogLevel, type Logger } from './log.js'

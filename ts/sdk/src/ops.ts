@@ -11,24 +11,31 @@ export const DRAIN_MS = 10_000
 
 let nextOp = 1
 
-/** Calls `run` with a fresh operation number. `discard` disposes of a result that arrives after the caller gave up. */
+/** What a call is about. */
+export type Asked = { readonly service: string; readonly port?: number; readonly protocol?: 'tcp' | 'udp' }
+
+/**
+ * Calls `run` with a fresh operation number. `asked`: what for, to be in the details of its error. `discard` disposes of a result that arrives after
+ * the caller gave up.
+ */
 export function callNative<T>(
   role: NativeRole,
   cancel: Cancel,
+  asked: Asked,
   run: (op: number) => Promise<T>,
   discard: (late: T) => void = () => {},
 ): Promise<T> {
   const { signal, timeoutMs } = cancel
-  if (signal?.aborted) return Promise.reject(aborted(signal))
+  if (signal?.aborted) return Promise.reject(aborted(signal, asked))
   // What native had no time to try, it would not call a timeout.
-  if (timeoutMs === 0) return Promise.reject(new ZtnaError('ERR_ZTNA_TIMEOUT', 'timed out after 0 ms'))
+  if (timeoutMs === 0) return Promise.reject(new ZtnaError('ERR_ZTNA_TIMEOUT', 'timed out after 0 ms', { details: asked }))
   const op = nextOp++
   return new Promise<T>((resolve, reject) => {
     let open = true
     const onAbort = (): void => {
       open = false
       role.cancel(op)
-      reject(aborted(signal))
+      reject(aborted(signal, asked))
     }
     signal?.addEventListener('abort', onAbort, { once: true })
     const settle = (): boolean => {
@@ -37,7 +44,7 @@ export function callNative<T>(
     }
     invoke(run, op).then(
       (value) => (settle() ? resolve(value) : discard(value)),
-      (error: unknown) => settle() && reject(fromNative(error)),
+      (error: unknown) => settle() && reject(fromNative(error, asked)),
     )
   })
 }

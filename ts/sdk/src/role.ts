@@ -6,6 +6,7 @@ import { type EventMap, type EventOf, type EventTap, type EventsOptions, eventQu
 import { LOG_LEVELS, type LogLevel, type Logger, addLogger } from './log.js'
 import { type NativeRole, native } from './native.js'
 import { NetworkFeed, type NetworkConfig, type NetworkSource } from './network-source.js'
+import { type RecentEvent, type Recordable, Recorder, entryOf } from './recorder.js'
 import { DRAIN_MS, drainOf, timeoutOf } from './ops.js'
 import { StartAttempt } from './start-attempt.js'
 import { type PlacedRole, testPlaceOf } from './test-place.js'
@@ -67,6 +68,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   readonly #feed: NetworkFeed
   readonly #options: RoleOptions
   readonly #taps = new Set<EventTap<E>>()
+  readonly #recorder = new Recorder()
   #state: State = 'new'
   #identity: Identity | undefined
   #listen: readonly string[] = []
@@ -86,7 +88,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
 
   /** `own`: names of the options that are not every role's. */
   protected constructor(role: Role, options: RoleOptions, own: readonly string[]) {
-    super()
+    super({ captureRejections: true })
     optionsOf(options, `options of the ${role}`, [...SHARED_OPTIONS, ...own])
     this.#role = role
     this.#options = { ...options }
@@ -115,7 +117,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   /** Who this node is. Errors: ERR_ZTNA_CLOSED before `start()` has read it. */
   get identity(): Identity {
     if (this.#identity !== undefined) return this.#identity
-    throw new ZtnaError('ERR_ZTNA_CLOSED', 'the identity is known once start() has read it')
+    throw this.failed(new ZtnaError('ERR_ZTNA_CLOSED', 'the identity is known once start() has read it'))
   }
 
   /**
@@ -123,6 +125,10 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
    * rejects and the role is `new` again. Callers that overlap share one attempt, which ends when the last has given up.
    */
   async start(cancel: Cancel = {}): Promise<this> {
+    return this.telling(() => this.#start(cancel))
+  }
+
+  async #start(cancel: Cancel): Promise<this> {
     const timeoutMs = timeoutOf(cancel, START_TIMEOUT_MS)
     if (cancel.signal?.aborted) throw aborted(cancel.signal)
     if (this.#closing !== undefined || this.#state === 'draining' || this.#state === 'closed') throw this.#closedError()
@@ -184,11 +190,15 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
 
   /** Reads the folder again now. Rejects with the reason when it is refused; the old snapshot then stays. */
   async reload(): Promise<ReloadResult> {
-    try {
-      return JSON.parse(await this.running().reload()) as { version: number; changed: boolean }
-    } catch (error) {
-      throw fromNative(error)
-    }
+    return this.telling(async () => JSON.parse(await this.running().reload()) as ReloadResult)
+  }
+
+  /**
+   * The last 256 decisions, path changes and warnings of this role, oldest first: what `details.recent` of its errors is taken from. Names and IDs
+   * alone, never a secret; also after `close()`.
+   */
+  recent(): readonly RecentEvent[] {
+    return this.#recorder.list()
   }
 
   /** Every event from now on, until the role has closed, `signal` fires or the reader stops. */
@@ -213,7 +223,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   /** @internal The native role, once its thread runs. Errors: ERR_ZTNA_CLOSED. */
   protected running(): NativeRole {
     if (this.#native !== undefined && this.#running) return this.#native
-    throw this.#closedError()
+    throw this.failed(this.#closedError())
   }
 
   /** @internal Whether the program has closed the role, rather than a failure. */
@@ -238,11 +248,49 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     return this.#feed.config()
   }
 
+  /** @internal Writes down what no event tells of. */
+  protected record(entry: Recordable): void {
+    this.#recorder.record(entry)
+  }
+
+  /** @internal What was thrown, as an error of this role. */
+  protected failed(thrown: unknown): ZtnaError {
+    return this.#recorder.mark(fromNative(thrown))
+  }
+
+  /** @internal What `call` gives; what it throws or rejects with, as an error of this role. */
+  protected async telling<T>(call: () => Promise<T>): Promise<T> {
+    try {
+      return await call()
+    } catch (error) {
+      throw this.failed(error)
+    }
+  }
+
   /** @internal Emits, to listeners and to `events()`. */
   protected fire<K extends keyof E & string>(type: K, ...args: E[K]): void {
+    const entry = entryOf(type, args)
+    if (entry !== undefined) this.#recorder.record(entry)
+    for (const arg of args) if (arg instanceof ZtnaError) this.#recorder.mark(arg)
     for (const tap of this.#taps) tap.push({ type, args, at: new Date() })
     if (type === 'error' && (this as NodeJS.EventEmitter).listenerCount('error') === 0) return
-    ;(this.emit as (type: string, ...args: unknown[]) => boolean).call(this, type, ...args)
+    try {
+      ;(this.emit as (type: string, ...args: unknown[]) => boolean).call(this, type, ...args)
+    } catch (error) {
+      // A listener's own failure is the program's, as with any emitter; the role's life goes on undisturbed.
+      process.nextTick(() => {
+        throw error
+      })
+    }
+  }
+
+  /** @internal An async listener has rejected, which Node would end the process for. */
+  override [EventEmitter.captureRejectionSymbol](thrown: unknown, event: unknown, ..._args: unknown[]): void {
+    const why = fromNative(thrown)
+    const warning = new ZtnaError(why.code, `a listener of \`${String(event)}\` rejected: ${why.message}`, { cause: thrown })
+    // Where nobody would hear of it, or the one to hear is the one that failed, Node says it on stderr.
+    if (event === 'warning' || (this as NodeJS.EventEmitter).listenerCount('warning') === 0) process.emitWarning(warning)
+    if (event !== 'warning') this.warn(warning)
   }
 
   /** @internal */
@@ -282,7 +330,13 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     const testPlace = place === undefined ? null : { network: place.network, node: place.node }
     const options = JSON.stringify({ ...own, limits, segmentationOffload, network, testPlace })
     const role = new (native().NativeRole)(this.#role, options, (json) => {
-      if (this.#native === role) this.#handle(JSON.parse(json) as NativeEvent)
+      if (this.#native !== role) return
+      try {
+        this.#handle(JSON.parse(json) as NativeEvent)
+      } catch (error) {
+        // An event that comes as the role ends finds nothing left to act on.
+        this.warn(fromNative(error))
+      }
     })
     this.#native = role
     this.#prepared = false
