@@ -5,6 +5,7 @@ import type { Dispatcher } from 'undici'
 import { functionOf, isObject, notAccepted } from './arguments.js'
 import { ZtnaDeniedError, type ZtnaError, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
+import type { DispatcherOptions } from './dispatcher.js'
 import { FlowTable } from './flows.js'
 import { type Forward, type ForwardOptions, openForward } from './forward.js'
 import { TunnelHttp } from './http.js'
@@ -123,13 +124,17 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   readonly #flows = new FlowTable((error) => this.failed(error))
   readonly #http = new TunnelHttp({
     zone: () => this.#zone,
-    connect: (options) => this.connect(options),
+    connect: (options) => this.#connected(options, true),
   })
   #services: ReadonlyMap<string, ServiceEntry> = new Map()
   #zone: string | undefined
 
-  /** `fetch` through the tunnel: `http://<service>.<zone>/…`. Any other host rejects with cause ERR_ZTNA_DENIED. */
-  readonly fetch: typeof globalThis.fetch = (input, init) => this.#http.fetch(input, init)
+  /**
+   * `fetch` through the tunnel: `http://<service>.<zone>/…`. Rejects as `fetch` does, with a TypeError whose `cause` is what went wrong: a
+   * `ZtnaDeniedError` for any other host and wherever policy says no, an error with a system code such as ECONNREFUSED and the `ZtnaError` as its
+   * own `cause` for what may pass. `ztnaErrorOf(error)` finds the `ZtnaError` in both.
+   */
+  readonly fetch: typeof globalThis.fetch = this.#http.fetcher(undefined)
 
   readonly #nodeOptions: Record<string, unknown>
 
@@ -148,32 +153,18 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
    * Errors: ERR_ZTNA_DENIED, REFUSED, UNREACHABLE, TIMEOUT, ABORTED, LIMIT, CONFIG, CLOSED.
    */
   connect(target: string | ConnectOptions): Promise<ZtnaSocket>
-  connect(target: string | ConnectOptions, more?: unknown): Promise<ZtnaSocket> {
-    return new Promise((resolve, reject) => {
-      noOptions(more)
-      const socket = this.createConnection(target, () => {
-        socket.off('error', reject)
-        resolve(socket)
-      })
-      socket.once('error', reject)
-    })
+  async connect(target: string | ConnectOptions, more?: unknown): Promise<ZtnaSocket> {
+    noOptions(more)
+    return this.#connected(target, false)
   }
 
   /**
-   * The same, at once: a socket that is `connecting` and emits `connect`. What pg, mysql2 and ioredis ask for. Failures are
-   * its `error` event; a wrong target throws.
+   * The same, at once: a socket that is `connecting` and emits `connect`. What pg, mysql2 and ioredis ask for; a wrong target throws. Failures are
+   * its `error` event, with the code that a TCP socket would have (ECONNREFUSED, EHOSTUNREACH, ETIMEDOUT, ECONNRESET, …) and the `ZtnaError` as
+   * `cause`, so that libraries retry; denials and whatever else does not pass are the `ZtnaError` itself. `ztnaErrorOf` gives it for both.
    */
   createConnection(target: string | ConnectOptions, onConnect?: () => void): ZtnaSocket {
-    const options = toTarget(target)
-    const timeoutMs = nativeTimeout(options)
-    if (onConnect !== undefined) functionOf(onConnect, 'onConnect', 'a function')
-    const wasOpen = !this.isClosing
-    const socket = new ZtnaSocket(options.service, options.allowHalfOpen ?? false)
-    if (onConnect !== undefined) socket.once('connect', onConnect)
-    this.#open(socket, options, timeoutMs).catch((error: unknown) => {
-      socket.endBy(this.failed(error), wasOpen && this.isClosing)
-    })
-    return socket
+    return this.#dial(target, true, onConnect)
   }
 
   /** Opens a UDP flow. Default `timeoutMs` 10,000. Errors: as for `connect`. */
@@ -239,19 +230,30 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
     return this.telling(() => openForward(this.running(), options))
   }
 
-  /** For `http.request({ agent })` to `http://<service>.<zone>/…`. Any other host is ERR_ZTNA_DENIED, never the open network. */
+  /**
+   * For `http.request({ agent })` to `http://<service>.<zone>/…`. Any other host is ERR_ZTNA_DENIED, never the open network. One for the agent's life.
+   * A client that follows redirects needs {@link httpsAgent} beside it: without an agent for `https:` it leaves the tunnel by itself.
+   */
   httpAgent(): HttpAgent {
     return this.#http.httpAgent()
   }
 
-  /** The same with TLS to the service itself, over the tunnel. */
-  httpsAgent(options: HttpsAgentOptions = {}): HttpsAgent {
+  /** The same with TLS to the service itself, over the tunnel. With `options` a new one each time: keep it. Errors: ERR_ZTNA_CONFIG. */
+  httpsAgent(options?: HttpsAgentOptions): HttpsAgent {
     return this.#http.httpsAgent(options)
   }
 
-  /** For undici 7 and for the `dispatcher` of Node's own `fetch`. One for the agent's life. */
-  dispatcher(): Dispatcher {
-    return this.#http.dispatcher()
+  /**
+   * For undici 7 and for the `dispatcher` of Node's own `fetch`. Without `options` one for the agent's life, with them a new one each time: keep
+   * it. Errors: ERR_ZTNA_CONFIG.
+   */
+  dispatcher(options?: DispatcherOptions): Dispatcher {
+    return this.#http.dispatcher(options)
+  }
+
+  /** A `fetch` as {@link fetch} with options of its own, such as `{ tls: { ca } }`: keep it. Errors: ERR_ZTNA_CONFIG. */
+  fetcher(options: DispatcherOptions = {}): typeof globalThis.fetch {
+    return this.#http.fetcher(options)
   }
 
   /** Relays, connectors and the certificate now. Errors: ERR_ZTNA_CLOSED when not running. */
@@ -307,6 +309,29 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   protected override onEnded(why: ZtnaError): void {
     this.#flows.clear(why, this.isClosing)
     this.#http.close()
+  }
+
+  #connected(target: string | ConnectOptions, forLibrary: boolean): Promise<ZtnaSocket> {
+    return new Promise((resolve, reject) => {
+      const socket = this.#dial(target, forLibrary, () => {
+        socket.off('error', reject)
+        resolve(socket)
+      })
+      socket.once('error', reject)
+    })
+  }
+
+  #dial(target: string | ConnectOptions, forLibrary: boolean, onConnect?: () => void): ZtnaSocket {
+    const options = toTarget(target)
+    const timeoutMs = nativeTimeout(options)
+    if (onConnect !== undefined) functionOf(onConnect, 'onConnect', 'a function')
+    const wasOpen = !this.isClosing
+    const socket = new ZtnaSocket(options.service, options.allowHalfOpen ?? false, forLibrary)
+    if (onConnect !== undefined) socket.once('connect', onConnect)
+    this.#open(socket, options, timeoutMs).catch((error: unknown) => {
+      socket.endBy(this.failed(error), wasOpen && this.isClosing)
+    })
+    return socket
   }
 
   async #open(socket: ZtnaSocket, options: ConnectOptions, timeoutMs: number): Promise<void> {

@@ -66,7 +66,7 @@ export interface ErrorDetails {
   readonly recent?: readonly RecentEvent[]
 }
 
-/** Anything the SDK rejects or emits. `cause.code` is a system code, so that retry logic written for sockets works. */
+/** Anything the SDK rejects or emits. `cause.code` is a system code. What reaches a library through a hook is a {@link SystemError} where it may pass. */
 export class ZtnaError extends Error {
   /** What went wrong, by a stable name. */
   readonly code: ZtnaErrorCode

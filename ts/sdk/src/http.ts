@@ -3,68 +3,74 @@ import { Agent as HttpAgent } from 'node:http'
 import { Agent as HttpsAgent, type AgentOptions as HttpsAgentOptions, type RequestOptions } from 'node:https'
 import type { Duplex } from 'node:stream'
 import { isIP } from 'node:net'
-import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'node:tls'
-import { Agent as UndiciAgent, type Dispatcher } from 'undici'
-import { ZtnaDeniedError, ZtnaError } from './errors.js'
+import { type ConnectionOptions, connect as tlsConnect } from 'node:tls'
+import type { Dispatcher } from 'undici'
+import { objectOf } from './arguments.js'
+import { type Destination, type Dial, type DispatcherOptions, TunnelDispatcher, leadsInto } from './dispatcher.js'
+import { ZtnaDeniedError, ZtnaError, configError } from './errors.js'
 import type { ZtnaSocket } from './socket.js'
+import { notOpened } from './system-error.js'
 import { type ConnectOptions, serviceOfHost } from './target.js'
 
 /** What the HTTP clients need of an agent. */
 export interface Tunnel {
   /** The zone, once known. */
   zone(): string | undefined
+  /** Opens a flow. Rejects as a library expects it. */
   connect(options: ConnectOptions): Promise<ZtnaSocket>
 }
 
 type Created = (error: Error | null, stream: Duplex) => void
 
-interface Destination {
-  host?: string | null | undefined
-  hostname?: string | null | undefined
-  port?: number | string | null | undefined
-  socketPath?: string | null | undefined
-}
-
 /** The HTTP clients of one agent; they close with it. */
 export class TunnelHttp {
-  readonly #tunnel: Tunnel
   readonly #agents = new Set<HttpAgent>()
-  #dispatcher: UndiciAgent | undefined
+  readonly #dispatchers = new Set<TunnelDispatcher>()
+  readonly #dial: Dial
+  #httpAgent: HttpAgent | undefined
+  #httpsAgent: HttpsAgent | undefined
+  #dispatcher: TunnelDispatcher | undefined
 
   constructor(tunnel: Tunnel) {
-    this.#tunnel = tunnel
+    this.#dial = (to, defaultPort) => dial(tunnel, to, defaultPort)
   }
 
   httpAgent(): HttpAgent {
-    const agent = new TunnelHttpAgent({ keepAlive: true })
-    agent.dial = (to) => this.#dial(to, 80)
+    if (this.#httpAgent === undefined) {
+      this.#httpAgent = new TunnelHttpAgent(this.#dial)
+      this.#agents.add(this.#httpAgent)
+    }
+    return this.#httpAgent
+  }
+
+  httpsAgent(options: HttpsAgentOptions | undefined): HttpsAgent {
+    if (options === undefined && this.#httpsAgent !== undefined) return this.#httpsAgent
+    if (options !== undefined) objectOf(options, 'options of httpsAgent()', 'options of https.Agent, such as { ca }')
+    const agent = new TunnelHttpsAgent(this.#dial, options ?? {})
     this.#agents.add(agent)
+    if (options === undefined) this.#httpsAgent = agent
     return agent
   }
 
-  httpsAgent(options: HttpsAgentOptions): HttpsAgent {
-    const agent = new TunnelHttpsAgent({ keepAlive: true, ...options })
-    agent.dial = (to) => this.#dial(to, 443)
-    this.#agents.add(agent)
-    return agent
-  }
-
-  dispatcher(): Dispatcher {
-    this.#dispatcher ??= new UndiciAgent({
-      connect: (options, callback) => {
-        // undici hangs when this calls back at once; a promise never does.
-        this.#dialUndici(options).then(
-          (socket) => callback(null, socket),
-          (error: Error) => callback(error, null),
-        )
-      },
-    })
+  dispatcher(options: DispatcherOptions | undefined): Dispatcher {
+    if (options !== undefined) return this.#newDispatcher(options)
+    // `start()` that was given up destroys the one that was there.
+    if (this.#dispatcher === undefined || this.#dispatcher.destroyed) this.#dispatcher = this.#newDispatcher()
     return this.#dispatcher
   }
 
-  fetch(input: Parameters<typeof fetch>[0], init: RequestInit | undefined): Promise<Response> {
-    // Ours last: a caller's own dispatcher would leave the tunnel.
-    return globalThis.fetch(input, { ...init, dispatcher: this.dispatcher() } as unknown as RequestInit)
+  /** A `fetch` that sends with a dispatcher of its own, or with the agent's. */
+  fetcher(options: DispatcherOptions | undefined): typeof fetch {
+    let own = options === undefined ? undefined : this.#newDispatcher(options)
+    return async (input, init) => {
+      if (own?.destroyed) own = this.#newDispatcher(options)
+      const given = (init as { dispatcher?: object } | undefined)?.dispatcher
+      if (given !== undefined && !leadsInto(this.#dial, given)) {
+        throw configError('dispatcher of fetch() leads past the tunnel; accepted: what dispatcher() of the same agent gives')
+      }
+      const dispatcher = given ?? own ?? this.dispatcher(undefined)
+      return globalThis.fetch(input, { ...init, dispatcher } as unknown as RequestInit)
+    }
   }
 
   /** Lets requests finish and their connections go: an idle connection in a pool is nothing that a drain waits for. */
@@ -73,54 +79,43 @@ export class TunnelHttp {
       agent.maxFreeSockets = 0
       for (const sockets of Object.values(agent.freeSockets)) sockets?.forEach((socket) => socket.destroy())
     }
-    this.#dispatcher?.close().catch(() => {})
+    for (const dispatcher of this.#dispatchers) dispatcher.close().catch(() => {})
   }
 
   /** Drops pooled connections. */
   close(): void {
     for (const agent of this.#agents) agent.destroy()
-    const dispatcher = this.#dispatcher
-    this.#dispatcher = undefined
-    dispatcher?.destroy().catch(() => {})
+    for (const dispatcher of this.#dispatchers) dispatcher.destroy().catch(() => {})
+    this.#dispatchers.clear()
   }
 
-  async #dial(to: Destination, defaultPort: number): Promise<ZtnaSocket> {
-    const host = to.hostname ?? to.host ?? ''
-    if (to.socketPath) throw outside(`unix socket ${to.socketPath}`)
-    const zone = this.#tunnel.zone()
-    if (zone === undefined) throw new ZtnaError('ERR_ZTNA_CLOSED', 'the agent has not been started')
-    const service = serviceOfHost(host, zone)
-    if (service === undefined) throw outside(`host "${host}"`, zone)
-    return this.#tunnel.connect({ service, port: Number(to.port || defaultPort) })
-  }
-
-  async #dialUndici(options: UndiciConnect): Promise<ZtnaSocket | TLSSocket> {
-    const secure = options.protocol === 'https:'
-    const socket = await this.#dial(options, secure ? 443 : 80)
-    if (!secure) return socket
-    const name = options.servername || options.hostname
-    const tls = tlsConnect({ socket, ALPNProtocols: ['http/1.1'], ...(isIP(name) === 0 ? { servername: name } : {}) })
-    return new Promise((resolve, reject) => {
-      tls.once('error', reject)
-      tls.once('secureConnect', () => {
-        tls.off('error', reject)
-        resolve(tls)
-      })
-    })
+  #newDispatcher(options?: DispatcherOptions): TunnelDispatcher {
+    const dispatcher = new TunnelDispatcher(this.#dial, options)
+    this.#dispatchers.add(dispatcher)
+    return dispatcher
   }
 }
 
-interface UndiciConnect extends Destination {
-  hostname: string
-  protocol: string
-  servername?: string | undefined
+async function dial(tunnel: Tunnel, to: Destination, defaultPort: number): Promise<ZtnaSocket> {
+  const host = to.hostname ?? to.host ?? ''
+  if (to.socketPath) throw outside(`unix socket ${to.socketPath}`)
+  const zone = tunnel.zone()
+  if (zone === undefined) throw notOpened(new ZtnaError('ERR_ZTNA_CLOSED', 'the agent has not been started'))
+  const service = serviceOfHost(host, zone)
+  if (service === undefined) throw outside(`host "${host}"`, zone)
+  return tunnel.connect({ service, port: Number(to.port || defaultPort) })
 }
 
 class TunnelHttpAgent extends HttpAgent {
-  dial!: (to: Destination) => Promise<ZtnaSocket>
+  readonly #dial: Dial
+
+  constructor(dial: Dial) {
+    super({ keepAlive: true })
+    this.#dial = dial
+  }
 
   override createConnection(options: Destination, created?: Created): undefined {
-    this.dial(options).then(
+    this.#dial(options, 80).then(
       (socket) => created?.(null, socket),
       (error: Error) => created?.(error, undefined as unknown as Duplex),
     )
@@ -128,11 +123,16 @@ class TunnelHttpAgent extends HttpAgent {
 }
 
 class TunnelHttpsAgent extends HttpsAgent {
-  dial!: (to: Destination) => Promise<ZtnaSocket>
+  readonly #dial: Dial
+
+  constructor(dial: Dial, options: HttpsAgentOptions) {
+    super({ keepAlive: true, ...options })
+    this.#dial = dial
+  }
 
   override createConnection(options: RequestOptions, created?: Created): undefined {
     const host = options.host ?? ''
-    this.dial(options).then(
+    this.#dial(options, 443).then(
       (socket) => {
         // Not `path`, `host` or `port`: by those tls.connect would dial for itself.
         const { path: _path, host: _host, port: _port, ...tls } = options as ConnectionOptions & { path?: unknown }

@@ -39,6 +39,8 @@ export {
   type ZtnaErrorOptions,
 } from './errors.js'
 export { type RecentEvent, type RecentTarget } from './recorder.js'
+export { ztnaErrorOf, type SystemError } from './system-error.js'
+export { type DispatcherOptions, type ServiceTls } from './dispatcher.js'
 export { type FailedFlow } from './failed-flow.js'
 export { type EventMap, type EventOf, type EventsOptions } from './events.js'
 export { type LogLevel, type Logger } from './log.js'

@@ -4,6 +4,7 @@ import { Socket, isIPv6 } from 'node:net'
 import { ZtnaError } from './errors.js'
 import type { Flow, FlowTable } from './flows.js'
 import type { NativeRole } from './native.js'
+import { cutOff, notOpened } from './system-error.js'
 import { type Identity, type NativeIdentity, type NativePath, type PathInfo, noPath, toIdentity, toPath } from './types.js'
 
 /** What native says of a flow, with its descriptor. */
@@ -57,11 +58,13 @@ export class ZtnaSocket extends Socket implements Flow {
   #resetting = false
   /** Listeners that Node itself puts on a socket. */
   readonly #ownListeners: number
+  readonly #forLibrary: boolean
 
-  /** @internal Made by `connect()`, `createConnection()` and `serve()`. */
-  constructor(service: string, allowHalfOpen: boolean) {
+  /** @internal Made by `connect()`, `createConnection()` and `serve()`. `forLibrary`: its errors are those of a TCP socket (decision 0020). */
+  constructor(service: string, allowHalfOpen: boolean, forLibrary = false) {
     super({ allowHalfOpen })
     this.#service = service
+    this.#forLibrary = forLibrary
     this.#ownListeners = listenersOf(this)
     // Writes, reads and end() wait inside net.Socket until `connect`.
     ;(this as unknown as Internals).connecting = true
@@ -166,7 +169,9 @@ export class ZtnaSocket extends Socket implements Flow {
    * don't, as in `net.Socket`; whoever reads or pipes hears of a premature close either way.
    */
   endBy(error: ZtnaError, ours: boolean): void {
-    this.destroy(ours && this.listenerCount('error') === 0 ? undefined : error)
+    if (ours && this.listenerCount('error') === 0) this.destroy()
+    else if (!this.#forLibrary) this.destroy(error)
+    else this.destroy(this.#info === undefined ? notOpened(error) : cutOff(error))
   }
 
   /** @internal The role has ended. What had finished here, native has delivered, or it would have reset the flow. */

@@ -1,7 +1,8 @@
+import { constants } from 'node:os'
 import { PassThrough } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { ZtnaAgent, type ZtnaDeniedError, type ZtnaError, identityOf } from '../src/index.js'
+import { ZtnaAgent, type ZtnaDeniedError, ZtnaError, identityOf, ztnaErrorOf } from '../src/index.js'
 import { CONTENT, FakeDatagram, FakeRole, INFO, nativeError, readAll, socketPair, useFake } from './fake-native.js'
 
 let agent: ZtnaAgent
@@ -48,6 +49,46 @@ test('a reset by the peer is an error, and native learns that it has been seen',
   FakeRole.last.emit({ event: 'flow-reset', flow: 11, error: { code: 'ERR_ZTNA_STREAM_RESET', message: 'reset' } })
   expect(await failed).toMatchObject({ code: 'ERR_ZTNA_STREAM_RESET', cause: { code: 'ECONNRESET' } })
   await expect.poll(() => FakeRole.last.calls.at(-1)).toEqual(['flowDone', 11])
+})
+
+test('a socket from createConnection fails with the codes of TCP for what may pass, and with our error for the rest', async () => {
+  const failed = async (code: string, retryable: boolean): Promise<unknown> => {
+    const message = JSON.stringify({ code, message: 'why', retryable, details: {} })
+    FakeRole.last.onConnect = () => Promise.reject(new Error(message))
+    return new Promise((resolve) => agent.createConnection('db').once('error', resolve))
+  }
+  for (const [code, system] of [
+    ['ERR_ZTNA_REFUSED', 'ECONNREFUSED'],
+    ['ERR_ZTNA_UNREACHABLE', 'EHOSTUNREACH'],
+    ['ERR_ZTNA_TIMEOUT', 'ETIMEDOUT'],
+    ['ERR_ZTNA_LIMIT', 'EAGAIN'],
+  ] as const) {
+    const error = await failed(code, true)
+    const errno = -constants.errno[system]
+    expect(error).toMatchObject({ code: system, errno, syscall: 'connect', message: `connect ${system}: why`, cause: { code } })
+    expect(ztnaErrorOf(error)).toBe((error as Error).cause)
+  }
+  expect(await failed('ERR_ZTNA_CLOSED', false)).toMatchObject({ code: 'ECONNABORTED', cause: { code: 'ERR_ZTNA_CLOSED' } })
+  for (const code of ['ERR_ZTNA_DENIED', 'ERR_ZTNA_IDENTITY', 'ERR_ZTNA_CONFIG', 'ERR_ZTNA_UNREACHABLE', 'ERR_ZTNA_NATIVE']) {
+    const error = await failed(code, false)
+    expect(error).toBeInstanceOf(ZtnaError)
+    expect(error).toMatchObject({ code })
+  }
+})
+
+test('a socket from createConnection that is cut off is reset, whatever cut it', async () => {
+  const socket = agent.createConnection('db')
+  await new Promise((resolve) => socket.once('connect', resolve))
+  const failed = new Promise<unknown>((resolve) => socket.once('error', resolve))
+  FakeRole.last.emit({ event: 'flow-reset', flow: 11, error: { code: 'ERR_ZTNA_LIMIT', message: 'too slow' } })
+  expect(await failed).toMatchObject({ code: 'ECONNRESET', syscall: 'read', cause: { code: 'ERR_ZTNA_LIMIT' } })
+})
+
+test('ztnaErrorOf finds our error among causes that go round, and none where there is none', () => {
+  const round = new Error('a')
+  round.cause = new Error('b', { cause: round })
+  expect(ztnaErrorOf(round)).toBeUndefined()
+  for (const none of [undefined, null, 'text', { code: 'ERR_ZTNA_DENIED' }]) expect(ztnaErrorOf(none)).toBeUndefined()
 })
 
 test('reset tells native before the descriptor closes', async () => {

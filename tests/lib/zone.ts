@@ -1,0 +1,99 @@
+import { createServer, type Server, type Socket } from 'node:net'
+import { once } from 'node:events'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { ZtnaAgent, ZtnaConnector } from '@ztna/sdk'
+import { createTestNetwork, type TestNetwork } from '@ztna/sdk/testing'
+import { run } from './proc.ts'
+
+/** The agent alice and the connector c1 on a network in memory. Alice may reach every service but `locked`; `refused` has nobody behind it. */
+export class Zone implements AsyncDisposable {
+  private constructor(
+    readonly network: TestNetwork,
+    readonly connector: ZtnaConnector,
+    readonly agent: ZtnaAgent,
+  ) {}
+
+  /** `services`: names and TCP ports. */
+  static async create(services: Readonly<Record<string, readonly number[]>>): Promise<Zone> {
+    const all = { ...services, locked: [80, 443], refused: [80, 443] }
+    const network = await createTestNetwork({
+      services: Object.fromEntries(Object.entries(all).map(([name, tcp]) => [name, { tcp: [...tcp] }])),
+      policy: 'permit(principal, action, resource) unless { resource == Service::"locked" };\n',
+    })
+    try {
+      const connector = await new ZtnaConnector(network.connector('c1')).start()
+      const closed = await unusedPort()
+      for (const port of [80, 443]) await connector.serve('refused', { target: `tcp://127.0.0.1:${closed}` }, { port })
+      return new Zone(network, connector, await new ZtnaAgent(network.agent('alice')).start())
+    } catch (error) {
+      await network.close()
+      throw error
+    }
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.network.close()
+  }
+}
+
+/** A server of this machine, outside the zone: what a client dials past the tunnel, it counts. */
+export class Outside implements Disposable {
+  #count = 0
+  private constructor(
+    readonly server: Server,
+    readonly port: number,
+  ) {
+    server.on('connection', (socket: Socket) => {
+      this.#count += 1
+      socket.on('error', () => {}).end('HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n')
+    })
+  }
+
+  static async create(): Promise<Outside> {
+    const server = createServer()
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    return new Outside(server, portOf(server))
+  }
+
+  /** Connections until now. */
+  get dialled(): number {
+    return this.#count
+  }
+
+  [Symbol.dispose](): void {
+    this.server.close()
+  }
+}
+
+/** A key, and a certificate for `name` that it signs itself: who trusts nothing else has a CA of its own. */
+export async function selfSigned(name: string): Promise<{ readonly cert: string; readonly key: string }> {
+  const dir = mkdtempSync(join(tmpdir(), 'ztna-tls-'))
+  try {
+    const [cert, key] = [join(dir, 'cert.pem'), join(dir, 'key.pem')]
+    const kind = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '1']
+    const subject = ['-subj', `/CN=${name}`, '-addext', `subjectAltName=DNS:${name}`]
+    await run(null, 'openssl', ['req', '-x509', ...kind, ...subject, '-keyout', key, '-out', cert])
+    return { cert: readFileSync(cert, 'utf8'), key: readFileSync(key, 'utf8') }
+  } finally {
+    rmSync(dir, { recursive: true, force: true })
+  }
+}
+
+async function unusedPort(): Promise<number> {
+  const server = createServer()
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const port = portOf(server)
+  server.close()
+  await once(server, 'close')
+  return port
+}
+
+function portOf(server: Server): number {
+  const address = server.address()
+  if (address === null || typeof address === 'string') throw new Error('not listening on a port')
+  return address.port
+}
