@@ -11,6 +11,7 @@ import { type Forward, type ForwardOptions, openForward } from './forward.js'
 import { TunnelHttp } from './http.js'
 import type { NativeFlow } from './native.js'
 import type { ServiceEntry } from './network-source.js'
+import { type ConnectSpan, connectSpan } from './otel.js'
 import { type Asked, callNative, nativeTimeout } from './ops.js'
 import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
 import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
@@ -173,13 +174,22 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
     return this.telling(async () => {
       noOptions(more)
       const options = toTarget(target)
-      const request = flowRequest(options, nativeTimeout(options))
-      const role = this.running()
+      const timeoutMs = nativeTimeout(options)
       const asked = askedOf(options, 'udp')
-      const datagram = await callNative(role, options, asked, (op) => role.datagram(op, request), discardDatagram)
-      const socket = new ZtnaUdpSocket(datagram, this.#flows)
-      this.record({ event: 'permitted', ...asked, peer: socket.peer.name, path: socket.path.kind })
-      return socket
+      const span = connectSpan(asked, options.traceparent)
+      try {
+        const request = flowRequest({ ...options, ...sent(span) }, timeoutMs)
+        const role = this.running()
+        const datagram = await callNative(role, options, asked, (op) => role.datagram(op, request), discardDatagram)
+        const socket = new ZtnaUdpSocket(datagram, this.#flows)
+        const { peer, port, path } = socket
+        this.record({ event: 'permitted', ...asked, port, peer: peer.name, path: path.kind })
+        span?.connected(port, peer.name, path.kind)
+        return socket
+      } catch (error) {
+        span?.failed(fromNative(error))
+        throw error
+      }
     })
   }
 
@@ -328,13 +338,16 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
     const wasOpen = !this.isClosing
     const socket = new ZtnaSocket(options.service, options.allowHalfOpen ?? false, forLibrary)
     if (onConnect !== undefined) socket.once('connect', onConnect)
-    this.#open(socket, options, timeoutMs).catch((error: unknown) => {
-      socket.endBy(this.failed(error), wasOpen && this.isClosing)
+    const span = connectSpan(askedOf(options, 'tcp'), options.traceparent)
+    this.#open(socket, { ...options, ...sent(span) }, timeoutMs, span).catch((thrown: unknown) => {
+      const error = this.failed(thrown)
+      span?.failed(error)
+      socket.endBy(error, wasOpen && this.isClosing)
     })
     return socket
   }
 
-  async #open(socket: ZtnaSocket, options: ConnectOptions, timeoutMs: number): Promise<void> {
+  async #open(socket: ZtnaSocket, options: ConnectOptions, timeoutMs: number, span: ConnectSpan | undefined): Promise<void> {
     const role = this.running()
     const given = new AbortController()
     const signal = options.signal === undefined ? given.signal : AbortSignal.any([options.signal, given.signal])
@@ -353,7 +366,10 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
       (late) => discard(role, late),
     )
     const about = info(flow)
-    this.record({ event: 'permitted', ...asked, peer: about.peer.name, path: toPath(about.path).kind })
+    const { peer, port } = about
+    const path = toPath(about.path).kind
+    this.record({ event: 'permitted', ...asked, port, peer: peer.name, path })
+    span?.connected(port, peer.name, path)
     socket.attach(role, this.#flows, about)
   }
 
@@ -372,6 +388,10 @@ function flowRequest(options: ConnectOptions, timeoutMs: number): string {
     timeoutMs,
     traceparent: options.traceparent ?? null,
   })
+}
+
+function sent(span: ConnectSpan | undefined): { traceparent?: string } {
+  return span?.traceparent === undefined ? {} : { traceparent: span.traceparent }
 }
 
 function askedOf({ service, port }: ConnectOptions, protocol?: 'tcp' | 'udp'): Asked {

@@ -8,9 +8,10 @@ import { type Handler, type Sink, toSink } from './handlers.js'
 import type { NativeRole } from './native.js'
 import { drainOf, timeoutOf } from './ops.js'
 import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
+import { type ServeSpan, type ServedFlow, inServeSpan } from './otel.js'
 import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
 import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
-import { ZtnaUdpSocket } from './datagram.js'
+import { type DatagramInfo, ZtnaUdpSocket } from './datagram.js'
 import { checkPort, checkProtocol, checkService } from './target.js'
 import {
   type Cancel,
@@ -256,7 +257,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
       case 'incoming':
         return this.#onIncoming(role, event as unknown as FlowInfo & { serve: number })
       case 'incoming-datagram':
-        return this.#onIncomingDatagram(role, event['flow'] as number, event['serve'] as number)
+        return this.#onIncomingDatagram(role, event as unknown as DatagramInfo & { flow: number; serve: number })
       case 'authorize':
         return void this.#onAuthorize(role, event)
       case 'flow-reset':
@@ -280,25 +281,37 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   #onIncoming(role: NativeRole, flow: FlowInfo & { serve: number }): void {
     this.#withService(flow.serve, (service) => {
       if (service?.sink.kind !== 'tcp') return discard(role, flow)
-      const socket = new ZtnaSocket(flow.service, service.sink.allowHalfOpen)
-      this.#count(service, socket)
-      socket.attach(role, this.#flows, flow)
-      this.#hand(socket, service.sink.take)
+      const { allowHalfOpen, take } = service.sink
+      inServeSpan(servedOf(flow, 'tcp'), (span) => {
+        const socket = new ZtnaSocket(flow.service, allowHalfOpen)
+        this.#count(service, socket, span)
+        socket.attach(role, this.#flows, flow)
+        this.#hand(socket, take)
+      })
     })
   }
 
-  #onIncomingDatagram(role: NativeRole, flow: number, serve: number): void {
-    this.#withService(serve, (service) => {
-      if (service?.sink.kind !== 'udp') return role.flowReset(flow)
-      const socket = new ZtnaUdpSocket(role.takeDatagram(flow), this.#flows)
-      this.#count(service, socket)
-      this.#hand(socket, service.sink.take)
+  #onIncomingDatagram(role: NativeRole, flow: DatagramInfo & { flow: number; serve: number }): void {
+    this.#withService(flow.serve, (service) => {
+      if (service?.sink.kind !== 'udp') return role.flowReset(flow.flow)
+      const { take } = service.sink
+      inServeSpan(servedOf(flow, 'udp'), (span) => {
+        const socket = new ZtnaUdpSocket(role.takeDatagram(flow.flow), this.#flows)
+        this.#count(service, socket, span)
+        this.#hand(socket, take)
+      })
     })
   }
 
-  #count(service: Service, socket: ZtnaSocket | ZtnaUdpSocket): void {
+  #count(service: Service, socket: ZtnaSocket | ZtnaUdpSocket, span: ServeSpan | undefined): void {
     service.connections += 1
-    ;(socket as NodeJS.EventEmitter).once('close', () => (service.connections -= 1))
+    const events = socket as NodeJS.EventEmitter
+    let failure: unknown
+    if (span !== undefined) events.once('error', (error: unknown) => (failure = error))
+    events.once('close', () => {
+      service.connections -= 1
+      span?.ended(failure)
+    })
   }
 
   // A handler's own failure ends its flow, not the connector.
@@ -344,6 +357,11 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
       // The role has closed meanwhile, and the flow with it.
     }
   }
+}
+
+function servedOf(flow: Omit<DatagramInfo, 'remoteAddress' | 'remotePort'>, protocol: 'tcp' | 'udp'): ServedFlow {
+  const { service, port, peer, path, traceparent } = flow
+  return { service, port, protocol, peer: peer.name, path: toPath(path).kind, traceparent: traceparent ?? undefined }
 }
 
 function checkStatic(given: StaticService, at: number): StaticService {

@@ -19,6 +19,7 @@ export interface DatagramInfo {
   readonly connection: number
   readonly remoteAddress: string
   readonly remotePort: number
+  readonly traceparent?: string | null
 }
 
 /** Events of a UDP socket. */
@@ -53,7 +54,7 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
 
   /** @internal Made by `datagram()` and `serve()`. */
   constructor(datagram: NativeDatagram, flows: FlowTable) {
-    super()
+    super({ captureRejections: true })
     this.#native = datagram
     this.#flows = flows
     this.#info = JSON.parse(datagram.infoJson) as DatagramInfo
@@ -75,6 +76,16 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
   /** Name of the service. */
   get service(): string {
     return this.#info.service
+  }
+
+  /** Of the service. */
+  get port(): number {
+    return this.#info.port
+  }
+
+  /** W3C trace context the agent sent, if any. */
+  get traceparent(): string | undefined {
+    return this.#info.traceparent ?? undefined
   }
 
   /** The peer's virtual address. */
@@ -150,6 +161,11 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
         return { done: true, value: undefined }
       },
     }
+  }
+
+  /** @internal An async listener has rejected, which Node would end the process for: this flow has failed, and no other. */
+  override [EventEmitter.captureRejectionSymbol](thrown: unknown, _event: unknown, ..._args: unknown[]): void {
+    this.#finish(fromNative(thrown))
   }
 
   /** @internal */

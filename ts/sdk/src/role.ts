@@ -7,6 +7,7 @@ import { LOG_LEVELS, type LogLevel, type Logger, addLogger } from './log.js'
 import { type NativeRole, native } from './native.js'
 import { NetworkFeed, type NetworkConfig, type NetworkSource } from './network-source.js'
 import { type RecentEvent, type Recordable, Recorder, entryOf } from './recorder.js'
+import { tracing } from './otel.js'
 import { DRAIN_MS, drainOf, timeoutOf } from './ops.js'
 import { StartAttempt } from './start-attempt.js'
 import { type PlacedRole, testPlaceOf } from './test-place.js'
@@ -319,6 +320,8 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   async #run(attempt: StartAttempt): Promise<void> {
     const network = await this.#feed.open()
     if (attempt.over) return
+    // Looked for now, so that no flow waits for it.
+    tracing()
     const { logger, logLevel, packetsPerKey, segmentationOffload = true } = this.#options
     if (logger) this.#stopLogging = addLogger(logger, logLevel ?? 'info')
     const own = this.nativeOptions()

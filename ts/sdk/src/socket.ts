@@ -1,6 +1,6 @@
 /** A TCP flow as a real `net.Socket` on native's file descriptor. */
 import { closeSync } from 'node:fs'
-import { Socket, isIPv6 } from 'node:net'
+import { Socket, type SocketConstructorOpts, isIPv6 } from 'node:net'
 import { ZtnaError } from './errors.js'
 import type { Flow, FlowTable } from './flows.js'
 import type { NativeRole } from './native.js'
@@ -62,7 +62,8 @@ export class ZtnaSocket extends Socket implements Flow {
 
   /** @internal Made by `connect()`, `createConnection()` and `serve()`. `forLibrary`: its errors are those of a TCP socket (decision 0020). */
   constructor(service: string, allowHalfOpen: boolean, forLibrary = false) {
-    super({ allowHalfOpen })
+    // An async listener that rejects fails this flow, as a throw in a stream does, and not the process.
+    super({ allowHalfOpen, captureRejections: true } as SocketConstructorOpts)
     this.#service = service
     this.#forLibrary = forLibrary
     this.#ownListeners = listenersOf(this)
