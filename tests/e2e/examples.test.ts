@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs'
+import { readFileSync, readdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { Loopback } from '../lib/loopback.ts'
@@ -87,8 +87,22 @@ test('relay tells who met whom, and ends on an interrupt', async () => {
   expect(await relay.stop('SIGINT')).toEqual({ code: 0, signal: null })
 })
 
-test('every example is run here', () => {
-  expect([...shown].sort()).toEqual(readdirSync(FOLDER).filter((name) => name.endsWith('.mjs')))
+test('otel prints one trace from the caller to the handler', async () => {
+  const { stdout } = await finish('otel.mjs')
+  expect(stdout).toBe(`order INTERNAL
+  ztna connect CLIENT web c1
+    ztna serve SERVER web alice
+      greet INTERNAL
+  ztna connect CLIENT locked ERR_ZTNA_DENIED
+traces: 1
+`)
+})
+
+test('every example is run here or by another examples-*.test.ts', () => {
+  const others = readdirSync(import.meta.dirname).filter((name) => /^examples-.*\.test\.ts$/.test(name))
+  const texts = others.map((name) => readFileSync(`${import.meta.dirname}/${name}`, 'utf8'))
+  const elsewhere = texts.flatMap((text) => [...text.matchAll(/'([\w-]+\.mjs)'/g)].map(([, name]) => name))
+  expect(new Set([...shown, ...elsewhere])).toEqual(new Set(readdirSync(FOLDER).filter((name) => name.endsWith('.mjs'))))
 })
 
 function start(name: string, node: string, args: readonly string[] = []): Proc {
