@@ -9,7 +9,6 @@ import type { DispatcherOptions } from './dispatcher.js'
 import { FlowTable } from './flows.js'
 import { type Forward, type ForwardOptions, openForward } from './forward.js'
 import { TunnelHttp } from './http.js'
-import type { NativeFlow } from './native.js'
 import type { ServiceEntry } from './network-source.js'
 import { type ConnectSpan, connectSpan } from './otel.js'
 import { type Asked, callNative, nativeTimeout } from './ops.js'
@@ -350,27 +349,29 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   async #open(socket: ZtnaSocket, options: ConnectOptions, timeoutMs: number, span: ConnectSpan | undefined): Promise<void> {
     const role = this.running()
     const given = new AbortController()
-    const signal = options.signal === undefined ? given.signal : AbortSignal.any([options.signal, given.signal])
+    // Not AbortSignal.any: on Node 20 a signal keeps something of every one that was made from it.
+    const abort = (): void => given.abort(options.signal?.reason)
+    if (options.signal?.aborted) abort()
+    options.signal?.addEventListener('abort', abort, { once: true })
     socket.onGiveUp(() => given.abort())
-    const info = (flow: NativeFlow): FlowInfo => ({
-      ...(JSON.parse(flow.infoJson) as Omit<FlowInfo, 'fd' | 'flow'>),
-      fd: flow.fd,
-      flow: flow.flow,
-    })
     const asked = askedOf(options, 'tcp')
-    const flow = await callNative(
-      role,
-      { signal, timeoutMs },
-      asked,
-      (op) => role.connect(op, flowRequest(options, timeoutMs)),
-      (late) => discard(role, late),
-    )
-    const about = info(flow)
-    const { peer, port } = about
-    const path = toPath(about.path).kind
-    this.record({ event: 'permitted', ...asked, port, peer: peer.name, path })
-    span?.connected(port, peer.name, path)
-    socket.attach(role, this.#flows, about)
+    try {
+      const flow = await callNative(
+        role,
+        { signal: given.signal, timeoutMs },
+        asked,
+        (op) => role.connect(op, flowRequest(options, timeoutMs)),
+        (late) => discard(role, late),
+      )
+      const info: FlowInfo = { ...(JSON.parse(flow.infoJson) as Omit<FlowInfo, 'fd' | 'flow'>), fd: flow.fd, flow: flow.flow }
+      const { peer, port } = info
+      const path = toPath(info.path).kind
+      this.record({ event: 'permitted', ...asked, port, peer: peer.name, path })
+      span?.connected(port, peer.name, path)
+      socket.attach(role, this.#flows, info)
+    } finally {
+      options.signal?.removeEventListener('abort', abort)
+    }
   }
 
   async #readServices(): Promise<void> {

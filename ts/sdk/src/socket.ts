@@ -34,6 +34,7 @@ export function peerOf(socket: object): Identity | undefined {
 interface Handle {
   reading?: boolean
   readStop?(): number
+  getpeername?(out: Record<string, unknown>): number
   readonly [symbol: symbol]: unknown
 }
 
@@ -148,9 +149,10 @@ export class ZtnaSocket extends Socket implements Flow {
     this.#peer = toIdentity(info.peer)
     this.#path = toPath(info.path)
     identities.set(this, this.#peer)
-    adopt(this, info.fd)
+    const remote = remoteOf(info)
+    adopt(this, info.fd, remote)
     flows.add(info.flow, this)
-    defineRemote(this, info)
+    defineRemote(this, remote)
     this.emit('connect')
     this.emit('ready')
     // As net.Socket does after connecting: without it a peer's end would go unseen until somebody reads.
@@ -215,7 +217,7 @@ export function discard(role: NativeRole, info: { readonly fd: number; readonly 
 
 // net.Socket takes a descriptor only when it is made. So another one opens it and hands its handle over; the handle finds its
 // stream by a symbol that Node keeps to itself, which is why it is looked up rather than named.
-function adopt(socket: ZtnaSocket, fd: number): void {
+function adopt(socket: ZtnaSocket, fd: number, remote: Remote): void {
   const donor = new Socket({ fd, readable: true, writable: true, manualStart: true } as ConstructorParameters<typeof Socket>[0])
   const from = donor as unknown as Internals
   const handle = from._handle
@@ -225,17 +227,28 @@ function adopt(socket: ZtnaSocket, fd: number): void {
     throw new ZtnaError('ERR_ZTNA_NATIVE', `Node ${process.version} gives no access to a socket's handle`)
   }
   from._handle = null
+  // A TLSSocket over this one asks the handle for its own remoteAddress.
+  handle.getpeername = (out) => {
+    Object.assign(out, { address: remote.remoteAddress, port: remote.remotePort, family: remote.remoteFamily })
+    return 0
+  }
   ;(handle as Record<symbol, unknown>)[owner] = socket
   const to = socket as unknown as Internals
   to._handle = handle
   to.connecting = false
 }
 
-function defineRemote(socket: ZtnaSocket, info: FlowInfo): void {
-  const fixed = (value: unknown): PropertyDescriptor => ({ value, configurable: true, enumerable: false })
-  Object.defineProperties(socket, {
-    remoteAddress: fixed(info.remoteAddress),
-    remotePort: fixed(info.remotePort),
-    remoteFamily: fixed(isIPv6(info.remoteAddress) ? 'IPv6' : 'IPv4'),
-  })
+interface Remote {
+  readonly remoteAddress: string
+  readonly remotePort: number
+  readonly remoteFamily: 'IPv4' | 'IPv6'
+}
+
+function remoteOf({ remoteAddress, remotePort }: FlowInfo): Remote {
+  return { remoteAddress, remotePort, remoteFamily: isIPv6(remoteAddress) ? 'IPv6' : 'IPv4' }
+}
+
+// As fields, and not by the handle, which is gone once the socket has closed.
+function defineRemote(socket: ZtnaSocket, remote: Remote): void {
+  for (const [name, value] of Object.entries(remote)) Object.defineProperty(socket, name, { value, configurable: true, enumerable: false })
 }
