@@ -14,13 +14,26 @@ function folder(netns: Netns, program: string): string {
   return dir
 }
 
-/** nginx serving `root` for GET and taking PUT into `root`/in. */
-export async function nginx(netns: Netns, port: number, o: { root?: string; unix?: string } = {}): Promise<{ root: string; proc: Proc }> {
+/** What nginx is to do beyond a page. */
+export interface NginxOptions {
+  readonly root?: string
+  readonly unix?: string
+  /** Speaks TLS, and HTTP/2 with those who choose it. */
+  readonly tls?: { readonly cert: string; readonly key: string }
+}
+
+/** nginx serving `root` for GET and taking PUT into `root`/in; /protocol answers with the version of HTTP. */
+export async function nginx(netns: Netns, port: number, o: NginxOptions = {}): Promise<{ root: string; proc: Proc }> {
   const dir = folder(netns, 'nginx')
   const root = o.root ?? join(dir, 'root')
   mkdirSync(join(root, 'in'), { recursive: true })
   const config = join(dir, 'nginx.conf')
   const temp = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((kind) => `${kind}_temp_path ${dir}/${kind};`).join(' ')
+  if (o.tls !== undefined) {
+    writeFileSync(join(dir, 'cert.pem'), o.tls.cert)
+    writeFileSync(join(dir, 'key.pem'), o.tls.key, { mode: 0o600 })
+  }
+  const tls = o.tls === undefined ? '' : `ssl_certificate ${dir}/cert.pem; ssl_certificate_key ${dir}/key.pem;`
   writeFileSync(
     config,
     `user root; daemon off; worker_processes 2; worker_rlimit_nofile 8192; pid ${dir}/pid; error_log stderr warn;
@@ -28,8 +41,9 @@ events { worker_connections 4096; }
 http {
   access_log off; ${temp} sendfile on; client_max_body_size 0; keepalive_timeout 300s; keepalive_requests 1000000;
   server {
-    listen ${HOST}:${port}; ${o.unix === undefined ? '' : `listen unix:${o.unix};`}
+    listen ${HOST}:${port}${o.tls === undefined ? '' : ' ssl http2'}; ${tls} ${o.unix === undefined ? '' : `listen unix:${o.unix};`}
     root ${root};
+    location = /protocol { return 200 "$server_protocol\\n"; }
     location = /hello { return 200 "hello\\n"; }
     location /in/ { dav_methods PUT; client_body_temp_path ${root}/in; }
   }
