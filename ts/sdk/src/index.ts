@@ -43,7 +43,7 @@ export { ztnaErrorOf, type SystemError } from './system-error.js'
 export { type DispatcherOptions, type ServiceTls } from './dispatcher.js'
 export { type FailedFlow } from './failed-flow.js'
 export { type EventMap, type EventOf, type EventsOptions } from './events.js'
-export { type LogLevel, type Logger } from './log.js'
+export { type LogLevel, type Logger } from './logger.js'
 export {
   type AgentEntry,
   type NetworkConfig,

@@ -1,25 +1,6 @@
 /** Native log lines handed to the callers' loggers. */
+import { LOG_LEVELS, type LogLevel, type Logger, say } from './logger.js'
 import { native } from './native.js'
-
-/** What pino, and anything shaped like it, offers. */
-export interface Logger {
-  /** Detail for developers, `trace` included. */
-  debug(fields: object, message?: string): void
-  /** What an operator may want to know. */
-  info(fields: object, message?: string): void
-  /** What recovers by itself. */
-  warn(fields: object, message?: string): void
-  /** What does not. */
-  error(fields: object, message?: string): void
-  /** Not called by the SDK. */
-  child?(bindings: object): Logger
-}
-
-/** From the most talkative to silence. */
-export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'off'
-
-/** From the most talkative to silence. */
-export const LOG_LEVELS: readonly LogLevel[] = ['trace', 'debug', 'info', 'warn', 'error', 'off']
 
 interface Line {
   readonly level: string
@@ -59,18 +40,8 @@ function deliver(lines: readonly Line[]): void {
     lowest.set(logger, Math.min(lowest.get(logger) ?? Infinity, LOG_LEVELS.indexOf(level)))
   }
   for (const line of lines) {
-    const level = line.level.toLowerCase()
-    const rank = LOG_LEVELS.findIndex((known) => known === level)
-    for (const [logger, floor] of lowest) if (rank >= floor) write(logger, level, line)
-  }
-}
-
-function write(logger: Logger, level: string, line: Line): void {
-  const method = level === 'trace' ? 'debug' : level
-  if (method !== 'debug' && method !== 'info' && method !== 'warn' && method !== 'error') return
-  try {
-    logger[method]({ target: line.target, ...line.fields }, line.message)
-  } catch {
-    // A logger that throws must not take the role down with it; it has nowhere to say so.
+    const rank = LOG_LEVELS.findIndex((known) => known === line.level.toLowerCase())
+    const level = LOG_LEVELS[rank] ?? 'off'
+    for (const [logger, floor] of lowest) if (rank >= floor) say(logger, level, { target: line.target, ...line.fields }, line.message)
   }
 }

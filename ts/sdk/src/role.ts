@@ -3,7 +3,9 @@ import { EventEmitter } from 'node:events'
 import { countOf, flagOf, functionOf, objectOf, optionsOf, show } from './arguments.js'
 import { ZtnaError, aborted, configError, fromNative } from './errors.js'
 import { type EventMap, type EventOf, type EventTap, type EventsOptions, eventQueue } from './events.js'
-import { LOG_LEVELS, type LogLevel, type Logger, addLogger } from './log.js'
+import { LOG_LEVELS, type LogLevel, type Logger, bridged } from './logger.js'
+import { journal } from './journal.js'
+import { addLogger } from './log.js'
 import { type NativeRole, native } from './native.js'
 import { NetworkFeed, type NetworkConfig, type NetworkSource } from './network-source.js'
 import { type RecentEvent, type Recordable, Recorder, entryOf } from './recorder.js'
@@ -20,9 +22,13 @@ export const START_TIMEOUT_MS = 15_000
 export interface RoleOptions {
   /** Default: the folder named by `$ZTNA_NETWORK`. */
   network?: NetworkSource
-  /** Gets the native side's log lines. Default: none. */
+  /**
+   * Gets what the command `ztna` logs: the role's life, who was let in and who was not (docs/operations.md lists them), with `role`; and the native
+   * side's lines, with `target`, which those who share a logger get once. pino and `console` as they are. One that throws harms nothing.
+   * Default: none.
+   */
   logger?: Logger | false
-  /** Default `info`. */
+  /** Lines of this level and above. Default `info`. */
   logLevel?: LogLevel
   /** Packets under one key before a connection gets a successor. Default 2^27 (RFC 9001 B.1). */
   packetsPerKey?: number
@@ -70,6 +76,8 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   readonly #options: RoleOptions
   readonly #taps = new Set<EventTap<E>>()
   readonly #recorder = new Recorder()
+  /** What the log is written from: not the public emitter, whose listeners are the program's. */
+  readonly #heard: EventEmitter | undefined
   #state: State = 'new'
   #identity: Identity | undefined
   #listen: readonly string[] = []
@@ -101,6 +109,9 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     countOf(options.packetsPerKey, 'packetsPerKey')
     flagOf(options.segmentationOffload, 'segmentationOffload')
     checkLogger(options.logger)
+    if (!options.logger) return
+    this.#heard = new EventEmitter()
+    journal(this.#heard, bridged(options.logger, level, { role }))
   }
 
   /** @internal Options of the native role beyond the network. */
@@ -273,6 +284,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     const entry = entryOf(type, args)
     if (entry !== undefined) this.#recorder.record(entry)
     for (const arg of args) if (arg instanceof ZtnaError) this.#recorder.mark(arg)
+    this.#heard?.emit(type, ...args)
     for (const tap of this.#taps) tap.push({ type, args, at: new Date() })
     if (type === 'error' && (this as NodeJS.EventEmitter).listenerCount('error') === 0) return
     try {
@@ -290,7 +302,8 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     const why = fromNative(thrown)
     const warning = new ZtnaError(why.code, `a listener of \`${String(event)}\` rejected: ${why.message}`, { cause: thrown })
     // Where nobody would hear of it, or the one to hear is the one that failed, Node says it on stderr.
-    if (event === 'warning' || (this as NodeJS.EventEmitter).listenerCount('warning') === 0) process.emitWarning(warning)
+    const heard = event !== 'warning' && ((this as NodeJS.EventEmitter).listenerCount('warning') > 0 || this.#heard !== undefined)
+    if (!heard) process.emitWarning(warning)
     if (event !== 'warning') this.warn(warning)
   }
 

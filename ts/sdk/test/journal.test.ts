@@ -1,9 +1,9 @@
 import { EventEmitter } from 'node:events'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { journal } from '../src/cli/journal.js'
-import { ADMITTED, REFUSED, WARNED } from '../src/cli/line-budget.js'
+import { journal } from '../src/journal.js'
+import { ADMITTED, REFUSED, WARNED } from '../src/line-budget.js'
 import { ZtnaDeniedError, ZtnaError } from '../src/errors.js'
-import type { Logger } from '../src/log.js'
+import type { Logger } from '../src/logger.js'
 
 const peer = (name: string): { id: string } => ({ id: `spiffe://example.test/agent/${name}` })
 const denied = new ZtnaDeniedError('no policy permits it', 'connector')

@@ -1,5 +1,5 @@
 /** The one schema of settings: every role's flags, `ZTNA_*` variables and keys of ztna.toml come from this table. */
-import { LOG_LEVELS } from '../log.js'
+import { LOG_LEVELS } from '../logger.js'
 import { MOST_BURST } from '../node-options.js'
 import { LISTEN, MAX_LOOPS } from '../relay.js'
 import type { Role } from '../types.js'

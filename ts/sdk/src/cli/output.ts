@@ -1,6 +1,6 @@
 /** Standard output for events and results, standard error for logs. */
 import type { ZtnaError } from '../errors.js'
-import type { Logger } from '../log.js'
+import type { Logger } from '../logger.js'
 
 type Level = 'debug' | 'info' | 'warn' | 'error'
 

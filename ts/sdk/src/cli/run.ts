@@ -6,8 +6,8 @@ import { ZtnaAgent } from '../agent.js'
 import { ZtnaConnector } from '../connector.js'
 import { notAccepted } from '../arguments.js'
 import { type ZtnaError, configError, fromNative } from '../errors.js'
-import type { LogLevel, Logger } from '../log.js'
-import { LOG_LEVELS } from '../log.js'
+import type { LogLevel, Logger } from '../logger.js'
+import { LOG_LEVELS } from '../logger.js'
 import { type RelayLimits, ZtnaRelay } from '../relay.js'
 import type { NodeLimits } from '../node-options.js'
 import { DRAIN_MS } from '../ops.js'
@@ -16,7 +16,6 @@ import type { Settings } from './config.js'
 import { runtimeDir, serveControl, type Request } from './control.js'
 import { EXIT, UsageError, exitCodeOf, exitCodeOfDeath } from './exit.js'
 import { type HostPort, parseAddress, parseForward, parseListen, parseService } from './grammar.js'
-import { journal } from './journal.js'
 import { type Reason, serveMetrics } from './metrics.js'
 import { checkForward, ownNetwork, unserved } from './own-network.js'
 import { createLogger, eventLine } from './output.js'
@@ -92,7 +91,6 @@ async function operate(role: AnyRole, settings: Settings, wanted: Wanted, logger
   events.on('error', (error: ZtnaError) => (death = error))
   let lastWarning: string | undefined
   events.on('warning', (error: ZtnaError) => (lastWarning = error.message))
-  journal(events, logger)
   if (json) {
     const all = role.events() as AsyncIterable<{ type: string; args: unknown[] }>
     void (async () => {

@@ -1,9 +1,9 @@
 /** What happens to a role, as log lines: who opened what and what was refused is the record that an operator keeps. No addresses. */
-import type { ZtnaError } from '../errors.js'
-import type { FailedFlow } from '../failed-flow.js'
-import type { Logger } from '../log.js'
-import type { ReloadResult } from '../role.js'
-import { type Identity, type PathInfo, type State } from '../types.js'
+import type { ZtnaError } from './errors.js'
+import type { FailedFlow } from './failed-flow.js'
+import type { Logger } from './logger.js'
+import type { ReloadResult } from './role.js'
+import { type Identity, type PathInfo, type State } from './types.js'
 import { ADMITTED, type LineLimits, LineBudget, REFUSED, UNPROVEN, WARNED } from './line-budget.js'
 
 /** Writes lines for the events of `role` until it ends. */
