@@ -27,15 +27,17 @@ beforeAll(async () => {
     [443, createHttps(tls)],
   ] as const) {
     new WebSocketServer({ server: http }).on('connection', (socket, request) => {
-      socket.on('message', (message, isBinary) => socket.send(isBinary ? message : `${identityOf(request).name}: ${String(message)}`))
+      socket.on('message', (message, isBinary) =>
+        socket.send(Buffer.concat([Buffer.from(isBinary ? '' : `${identityOf(request).name}: `), message as Buffer])),
+      )
     })
     await zone.connector.serve('chat', { http }, { port })
   }
   server = new grpc.Server()
   server.addService(METHODS, {
     Echo: ((call, done) => done(null, call.request)) satisfies grpc.handleUnaryCall<Buffer, Buffer>,
-    Count: (async (call) => {
-      for (let i = 0; i < 1_000; i += 1) if (!call.write(Buffer.from(String(i)))) await once(call, 'drain')
+    Count: ((call) => {
+      for (let i = 0; i < 1_000; i += 1) call.write(Buffer.from(String(i)))
       call.end()
     }) satisfies grpc.handleServerStreamingCall<Buffer, Buffer>,
   })
@@ -98,8 +100,9 @@ test('ws is refused outside the zone and where policy says no, and meets ECONNRE
 })
 
 test('gRPC runs through a forward on a unix socket, unary calls and a stream, all on one connection', async () => {
-  await using forward = await zone.agent.forward({ service: 'rpc', listen: { unix: join(dir, 'forward.sock') } })
-  const client = new grpc.Client(`unix:${String(forward.address())}`, grpc.credentials.createInsecure())
+  const unix = join(dir, 'forward.sock')
+  await using forward = await zone.agent.forward({ service: 'rpc', listen: { unix } })
+  const client = new grpc.Client(`unix:${unix}`, grpc.credentials.createInsecure())
   const echo = (message: Buffer): Promise<Buffer> =>
     new Promise((resolve, reject) =>
       client.makeUnaryRequest('/test.Test/Echo', own, own, message, (error, answer) => (error ? reject(error) : resolve(answer as Buffer))),
@@ -114,8 +117,9 @@ test('gRPC runs through a forward on a unix socket, unary calls and a stream, al
 })
 
 test('a gRPC call to a service that policy refuses is UNAVAILABLE, and to one that does not exist there is no forward', async () => {
-  await using forward = await zone.agent.forward({ service: 'locked', port: 80, listen: { unix: join(dir, 'locked.sock') } })
-  const client = new grpc.Client(`unix:${String(forward.address())}`, grpc.credentials.createInsecure())
+  const unix = join(dir, 'locked.sock')
+  await using _forward = await zone.agent.forward({ service: 'locked', port: 80, listen: { unix } })
+  const client = new grpc.Client(`unix:${unix}`, grpc.credentials.createInsecure())
   const denied = once(zone.agent, 'denied')
   const error = await new Promise<grpc.ServiceError | null>((resolve) =>
     client.makeUnaryRequest('/test.Test/Echo', own, own, Buffer.alloc(1), { deadline: Date.now() + 10_000 }, (failure) => resolve(failure)),

@@ -1,10 +1,10 @@
 // axios: node axios.mjs [url]   (ZTNA_NETWORK names the trust folder)
-import axios from 'axios'
+import { create } from 'axios'
 import { ZtnaAgent, ztnaErrorOf } from '@ztna/sdk'
 
 const agent = await new ZtnaAgent().start()
 // Both agents: a redirect from http: to https: would leave the tunnel for want of the other. No proxy: $HTTP_PROXY is none of the zone's.
-const client = axios.create({ httpAgent: agent.httpAgent(), httpsAgent: agent.httpsAgent(), proxy: false })
+const client = create({ httpAgent: agent.httpAgent(), httpsAgent: agent.httpsAgent(), proxy: false })
 try {
   const { status, data } = await client.get(process.argv[2] ?? 'http://web.ztna.internal/')
   console.log(status, data)

@@ -10,8 +10,9 @@ const [service, port] = (process.argv[2] ?? 'greeter:50051').split(':')
 const folder = await mkdtemp(join(tmpdir(), 'ztna-grpc-'))
 const agent = await new ZtnaAgent().start()
 try {
-  const forward = await agent.forward({ service, port: Number(port), listen: { unix: join(folder, 'socket') } })
-  const client = new Client(`unix:${forward.address()}`, credentials.createInsecure())
+  const unix = join(folder, 'socket')
+  await agent.forward({ service, port: Number(port), listen: { unix } })
+  const client = new Client(`unix:${unix}`, credentials.createInsecure())
   // A generated client takes the same address and credentials; this one sends bytes as they are.
   const asIs = (bytes) => bytes
   const answer = await new Promise((resolve, reject) =>

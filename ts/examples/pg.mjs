@@ -1,10 +1,10 @@
 // PostgreSQL by pg: node pg.mjs [service:port]   (ZTNA_NETWORK names the trust folder, PGUSER, PGPASSWORD and PGDATABASE the rest)
-import pg from 'pg'
+import { Pool } from 'pg'
 import { ZtnaAgent, ztnaErrorOf } from '@ztna/sdk'
 
 const target = process.argv[2] ?? 'db:5432'
 const agent = await new ZtnaAgent().start()
-const pool = new pg.Pool({ max: 4, stream: () => agent.createConnection(target) })
+const pool = new Pool({ max: 4, stream: () => agent.createConnection(target) })
 // As over TCP: an idle connection may end. The pool makes another when it needs one.
 pool.on('error', (error) => console.error(error.code, error.message))
 try {
