@@ -19,6 +19,8 @@ export class NativeRole {
   close(drainMs: number): Promise<void>
   /** `{ state, …, stats }`. */
   status(): string
+  /** `{ flows, more }` of an agent or a connector: 1,000 at most, and how many more there are. A relay sees none. */
+  flows(): string
   /** OpenMetrics text. */
   metrics(): string
   /** The event `turned` follows once every loop of the role has taken a turn; it does not while one hangs. */

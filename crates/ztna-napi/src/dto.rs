@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use ztna_core::error::Error;
 use ztna_core::metrics::epoch_ms;
 use ztna_core::node::Node;
+use ztna_core::node::listing::ListedFlow;
 use ztna_core::path::explain::Evidence;
 use ztna_core::path::nat;
 use ztna_core::port_mapping::MappingProtocol;
@@ -55,13 +56,18 @@ pub fn peer(p: &PeerIdentity, snapshot: &Snapshot) -> Value {
     identity(p, groups)
 }
 
-pub fn path(p: &PathInfo) -> Value {
-    let (kind, mode) = match p.kind {
+/// Its name, and how a relayed one is carried.
+fn path_kind(kind: PathKind) -> (&'static str, Option<&'static str>) {
+    match kind {
         PathKind::Direct => ("direct", None),
         PathKind::Relay { forwarded: true } => ("relay", Some("forwarded")),
         PathKind::Relay { forwarded: false } => ("relay", Some("tunnel")),
         PathKind::None => ("none", None),
-    };
+    }
+}
+
+pub fn path(p: &PathInfo) -> Value {
+    let (kind, mode) = path_kind(p.kind);
     let since = SystemTime::now() - Instant::now().saturating_duration_since(p.since);
     json!({
         "kind": kind, "mode": mode, "relay": p.relay, "local": p.local, "remote": p.remote,
@@ -196,6 +202,21 @@ pub fn notice(n: &Notice, snapshot: &Snapshot) -> Value {
         }
         Notice::SessionEnd { id, why } => json!({ "event": "session-end", "id": id.to_string(), "why": why }),
     }
+}
+
+/// What `flows()` gives, of `Node::list_flows`.
+pub fn flows((listed, more): (Vec<ListedFlow>, usize)) -> Value {
+    let listed: Vec<Value> = listed.iter().map(listed_flow).collect();
+    json!({ "flows": listed, "more": more })
+}
+
+fn listed_flow(f: &ListedFlow) -> Value {
+    let path = path_kind(f.path).0;
+    let since = SystemTime::now() - Instant::now().saturating_duration_since(f.since);
+    json!({
+        "id": f.id.to_string(), "service": f.service, "port": f.port, "protocol": f.protocol.as_str(), "peer": f.peer,
+        "open": f.open, "path": path, "relay": f.relay, "rxBytes": f.bytes.rx, "txBytes": f.bytes.tx, "since": epoch_ms(since),
+    })
 }
 
 /// What `status()` gives for an agent or a connector.

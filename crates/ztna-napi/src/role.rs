@@ -17,6 +17,7 @@ use ztna_core::id::FlowId;
 use ztna_core::io::{
     Destination, Driver, ForwardId, ForwardSpec, Handle, Listen, LocalAddress, NodeDatagram, NodeStream,
 };
+use ztna_core::node::listing::MOST_LISTED;
 use ztna_core::role::Open;
 use ztna_core::trust::{Protocol, Snapshot};
 
@@ -148,6 +149,19 @@ impl NativeRole {
             status.insert("folderUnreadableSince".into(), json!(ztna_core::metrics::epoch_ms(since)));
         }
         Ok(value.to_string())
+    }
+
+    /// The flows of an agent or a connector: `{ flows, more }`, where `more` counts those that are left out. A relay sees none.
+    #[napi(catch_unwind)]
+    pub fn flows(&self) -> Result<String> {
+        let started = lock(&self.started);
+        // Only the list is made on the packet loop; the text is not.
+        let listed = match &started.as_ref().ok_or_else(closed)?.running {
+            Running::Agent(h) => ok(h.call(|d| d.machine().node().list_flows(MOST_LISTED)))?,
+            Running::Connector(h) => ok(h.call(|d| d.machine().node().list_flows(MOST_LISTED)))?,
+            Running::Relay { .. } => (Vec::new(), 0),
+        };
+        Ok(dto::flows(listed).to_string())
     }
 
     #[napi(catch_unwind)]

@@ -4,6 +4,7 @@ import type { AgentOptions as HttpsAgentOptions, Agent as HttpsAgent } from 'nod
 import type { Dispatcher } from 'undici'
 import { functionOf, isObject, notAccepted } from './arguments.js'
 import { ZtnaDeniedError, type ZtnaError, fromNative } from './errors.js'
+import { type FlowList, listFlows } from './flow-list.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import type { DispatcherOptions } from './dispatcher.js'
 import { FlowTable } from './flows.js'
@@ -50,7 +51,7 @@ export interface AgentStats {
 }
 
 /** What `ztna status --json` prints for an agent. */
-export interface AgentStatus {
+export interface AgentStatus extends FlowList {
   /** Name of the node. */
   readonly name: string
   /** Where it is in its life. */
@@ -267,7 +268,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
 
   /** Relays, connectors and the certificate now. Errors: ERR_ZTNA_CLOSED when not running. */
   status(): AgentStatus {
-    return toAgentStatus(this.nativeStatus())
+    return toAgentStatus({ ...this.nativeStatus(), ...listFlows(this.running()) })
   }
 
   /** @internal */

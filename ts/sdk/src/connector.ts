@@ -3,6 +3,7 @@ import { type AgentStats, toAgentStats, toRelayStatus } from './agent.js'
 import { countOf, functionOf, notAccepted, optionsOf, textOf } from './arguments.js'
 import { ZtnaDeniedError, ZtnaError, aborted, configError, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
+import { type FlowList, listFlows } from './flow-list.js'
 import { FlowTable } from './flows.js'
 import { type Handler, type Sink, toSink } from './handlers.js'
 import type { NativeRole } from './native.js'
@@ -94,7 +95,7 @@ export interface Served extends AsyncDisposable {
 }
 
 /** What `ztna status --json` prints for a connector. */
-export interface ConnectorStatus {
+export interface ConnectorStatus extends FlowList {
   /** Name of the node. */
   readonly name: string
   /** Where it is in its life. */
@@ -215,6 +216,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
       relays: own.relays.map(toRelayStatus),
       agents: peers.map(({ name, path, pathPolicy, flows }) => ({ name, path: toPath(path), pathPolicy, flows })),
       certificate: { expiresAt },
+      ...listFlows(this.running()),
     })
   }
 

@@ -100,6 +100,9 @@ export class FakeRole implements NativeRole {
       stats: { rxBytes: 1, txBytes: 2, flows: { tcp: 0, udp: 0 }, paths: { c1: PATH } },
     })
   }
+  flows(): string {
+    return JSON.stringify({ flows: [], more: 0 })
+  }
   metrics(): string {
     return '# EOF\n'
   }

@@ -12,6 +12,7 @@ use crate::wire::DecodeError;
 use crate::wire::capsule::{Capsule, CapsuleReader};
 use crate::wire::connect_udp;
 
+use super::listing::Tally;
 use super::{Node, NodeEvent};
 
 /// Datagrams that wait while a UDP flow is being decided and dialled.
@@ -69,6 +70,19 @@ impl Phase {
             Phase::Authorizing { .. } | Phase::Dialing | Phase::Echo | Phase::Open => false,
         }
     }
+
+    /// Bytes pass.
+    pub fn carries(&self) -> bool {
+        match self {
+            Phase::Echo | Phase::Open => true,
+            Phase::Asking
+            | Phase::Checking { .. }
+            | Phase::Pinging { .. }
+            | Phase::Explaining { .. }
+            | Phase::Authorizing { .. }
+            | Phase::Dialing => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -86,6 +100,9 @@ pub struct Flow {
     pub traceparent: Option<String>,
     /// When the local side last took bytes, or the flow came to be.
     pub(super) read_at: Option<std::time::Instant>,
+    /// When it came to be.
+    pub(super) since: Option<std::time::Instant>,
+    pub(super) bytes: Tally,
     sent_fin: bool,
     read_fin: bool,
     early: Vec<Vec<u8>>,
@@ -105,6 +122,8 @@ impl Flow {
             demand: None,
             traceparent: None,
             read_at: None,
+            since: None,
+            bytes: Tally::default(),
             sent_fin: false,
             read_fin: false,
             early: Vec::new(),
@@ -133,6 +152,7 @@ fn owned(fields: &[(&str, &str)]) -> crate::quic::Fields {
 impl Node {
     pub fn add_flow(&mut self, id: FlowId, mut flow: Flow) {
         flow.read_at = Some(self.now);
+        flow.since = Some(self.now);
         if let Some(link) = self.links.get_mut(flow.link) {
             link.flows.insert(flow.stream, id);
         }
@@ -233,6 +253,7 @@ impl Node {
         self.dirty_links.insert(flow.link);
         if n > 0 {
             flow.read_at = Some(self.now);
+            flow.bytes.rx += n as u64;
             return Read::Bytes(n);
         }
         if !link.conn.finished(flow.stream) {
@@ -255,7 +276,10 @@ impl Node {
         let wrote = link.conn.write(flow.stream, data, fin);
         self.dirty_links.insert(flow.link);
         let ended = match wrote {
-            Wrote::Bytes(n) => fin && n == data.len(),
+            Wrote::Bytes(n) => {
+                flow.bytes.tx += n as u64;
+                fin && n == data.len()
+            }
             // The peer wants no more: as far as this direction goes we are done.
             Wrote::Stopped(_) | Wrote::Gone => true,
             Wrote::Blocked => false,
@@ -306,14 +330,16 @@ impl Node {
     }
 
     pub fn datagram_write(&mut self, id: FlowId, payload: &[u8]) -> bool {
-        let Some(flow) = self.flows.get(&id) else { return false };
+        let Some(flow) = self.flows.get_mut(&id) else { return false };
         let Some(link) = self.links.get_mut(flow.link) else { return false };
         let mut frame = Vec::with_capacity(payload.len() + 9);
         connect_udp::datagram_header(flow.stream, 0, &mut frame);
         frame.extend_from_slice(payload);
         let sent = link.conn.dgram_send(frame);
         self.dirty_links.insert(flow.link);
-        if !sent {
+        if sent {
+            flow.bytes.tx += payload.len() as u64;
+        } else {
             self.counters.drop_one("datagram-send");
         }
         sent
@@ -399,12 +425,15 @@ impl Node {
         };
         payload.drain(..header.min(payload.len()));
         let Some(flow) = self.flows.get_mut(&id) else { return };
+        let len = payload.len() as u64;
         if flow.phase == Phase::Open {
             self.actions.push_back(Action::Datagram { flow: id, payload });
         } else if flow.early.len() < EARLY_DATAGRAMS {
             flow.early.push(payload);
         } else {
             self.counters.drop_one("datagram-early");
+            return;
         }
+        flow.bytes.rx += len;
     }
 }

@@ -15,6 +15,7 @@ pub mod leg;
 mod lifecycle;
 pub mod link;
 mod links;
+pub mod listing;
 mod lost;
 pub(crate) mod outage;
 pub(crate) mod outer;

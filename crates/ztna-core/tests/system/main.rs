@@ -21,6 +21,7 @@ mod hostile;
 mod hostile_relay;
 mod io;
 mod last_bytes;
+mod listing;
 mod pair;
 mod path_schedules;
 mod played;
