@@ -27,7 +27,7 @@ export type AgentEvents = RoleEvents & {
   path: [connector: string, next: PathInfo, prev: PathInfo]
   /** The network has gained or lost services. */
   services: [added: string[], removed: string[]]
-  /** A flow was refused, also one that a forward or proxy opened. */
+  /** A flow was refused, also one that a forward or proxy opened, or a request to a host outside the zone. */
   denied: [error: ZtnaDeniedError]
   /** A flow came to nothing for another reason than a refusal by policy, also one that a forward or proxy opened. */
   'flow-failed': [error: ZtnaError, flow: FailedFlow]
@@ -126,6 +126,10 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   readonly #http = new TunnelHttp({
     zone: () => this.#zone,
     connect: (options) => this.#connected(options, true),
+    refused: (error) => {
+      this.fire('denied', error)
+      return error
+    },
   })
   #services: ReadonlyMap<string, ServiceEntry> = new Map()
   #zone: string | undefined

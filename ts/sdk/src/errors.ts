@@ -2,7 +2,8 @@
 import type { PathReason } from './explain.js'
 import { type RecentEvent, recentOf } from './recorder.js'
 
-const SYSTEM_CODES: Readonly<Record<ZtnaErrorCode, string>> = {
+/** `cause.code` of each of our codes. */
+export const SYSTEM_CODES: Readonly<Record<ZtnaErrorCode, string>> = {
   ERR_ZTNA_CONFIG: 'EINVAL',
   ERR_ZTNA_IDENTITY: 'EACCES',
   ERR_ZTNA_DENIED: 'EACCES',
@@ -103,7 +104,7 @@ export class ZtnaDeniedError extends ZtnaError {
   readonly by: DeniedBy
 
   constructor(message: string, by: DeniedBy, options: ZtnaErrorOptions = {}) {
-    super('ERR_ZTNA_DENIED', message, { retryable: false, ...options })
+    super('ERR_ZTNA_DENIED', message, { ...options, retryable: false })
     this.by = by
     const { decisionId, policyId } = this.details
     if (typeof decisionId === 'string') this.decisionId = decisionId
@@ -130,7 +131,7 @@ export function fromNative(thrown: unknown, asked: Readonly<Record<string, unkno
     const message = thrown instanceof Error ? thrown.message : String(thrown)
     return new ZtnaError('ERR_ZTNA_NATIVE', message, { cause: thrown, retryable: false, details: asked })
   }
-  const code = json.code in SYSTEM_CODES ? (json.code as ZtnaErrorCode) : 'ERR_ZTNA_NATIVE'
+  const code = Object.hasOwn(SYSTEM_CODES, json.code) ? (json.code as ZtnaErrorCode) : 'ERR_ZTNA_NATIVE'
   const options: ZtnaErrorOptions = {
     ...(json.retryable === undefined ? {} : { retryable: json.retryable }),
     details: { ...asked, ...json.details },

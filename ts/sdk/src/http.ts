@@ -1,4 +1,5 @@
 /** HTTP clients through the tunnel: `node:http`, `node:https`, undici and `fetch`. Nothing here dials the open network. */
+import { randomBytes } from 'node:crypto'
 import { Agent as HttpAgent } from 'node:http'
 import { Agent as HttpsAgent, type AgentOptions as HttpsAgentOptions, type RequestOptions } from 'node:https'
 import type { Duplex } from 'node:stream'
@@ -18,6 +19,8 @@ export interface Tunnel {
   zone(): string | undefined
   /** Opens a flow. Rejects as a library expects it. */
   connect(options: ConnectOptions): Promise<ZtnaSocket>
+  /** Tells of what is refused before it is a flow; gives it back. */
+  refused(error: ZtnaDeniedError): ZtnaDeniedError
 }
 
 type Created = (error: Error | null, stream: Duplex) => void
@@ -98,11 +101,11 @@ export class TunnelHttp {
 
 async function dial(tunnel: Tunnel, to: Destination, defaultPort: number): Promise<ZtnaSocket> {
   const host = to.hostname ?? to.host ?? ''
-  if (to.socketPath) throw outside(`unix socket ${to.socketPath}`)
+  if (to.socketPath) throw tunnel.refused(outside(`unix socket ${to.socketPath}`))
   const zone = tunnel.zone()
   if (zone === undefined) throw notOpened(new ZtnaError('ERR_ZTNA_CLOSED', 'the agent has not been started'))
   const service = serviceOfHost(host, zone)
-  if (service === undefined) throw outside(`host "${host}"`, zone)
+  if (service === undefined) throw tunnel.refused(outside(`host "${host}"`, zone))
   return tunnel.connect({ service, port: Number(to.port || defaultPort) })
 }
 
@@ -147,6 +150,7 @@ class TunnelHttpsAgent extends HttpsAgent {
 function outside(what: string, zone?: string): ZtnaDeniedError {
   const accepted = zone === undefined ? '' : `; accepted: <service>.${zone}`
   return new ZtnaDeniedError(`${what} is outside the zone and the tunnel does not lead there${accepted}`, 'agent', {
-    details: { reason: 'outside-zone' },
+    // As native's, so that the log line can be found.
+    details: { reason: 'outside-zone', decisionId: `d${randomBytes(6).toString('hex')}` },
   })
 }

@@ -50,7 +50,7 @@ export type RecentEvent = {
       readonly decisionId?: string
       /** The policy that decided, where one did. */
       readonly policyId?: string
-      /** At a connector: name of the agent. */
+      /** At a connector or relay: name of the node that asked. */
       readonly peer?: string
     } & Partial<RecentTarget>)
   | ({

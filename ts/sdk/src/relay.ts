@@ -1,15 +1,17 @@
 /** The relay: a public meeting point that forwards what it can't read. */
 import type { AddressInfo } from 'node:net'
 import { countOf, isObject, limitsOf, notAccepted, textOf } from './arguments.js'
-import { type ZtnaError, configError } from './errors.js'
+import { ZtnaDeniedError, type ZtnaError, configError, fromNative } from './errors.js'
 import { type NativeEvent, type RoleEvents, type RoleOptions, ZtnaRole } from './role.js'
-import { type State, deepFreeze } from './types.js'
+import { type Identity, type NativeIdentity, type State, deepFreeze, toIdentity } from './types.js'
 
 /** Events of a relay. */
 export type RelayEvents = RoleEvents & {
   /** An agent has opened a tunnel to a connector. */
   session: [session: RelaySession]
-  /** It has ended, and why. */
+  /** A node was refused: its certificate, or by policy what it asked for. The peer is absent when nobody was identified. */
+  denied: [error: ZtnaDeniedError, peer: Identity | undefined]
+  /** The session has ended, and why. */
   'session-end': [session: RelaySession, why: string]
 }
 
@@ -189,6 +191,10 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
       if (session === undefined) return
       this.#sessions.delete(session.id)
       this.fire('session-end', session, String(event['why']))
+    } else if (event.event === 'denied') {
+      const error = fromNative(event['error'])
+      const peer = event['peer'] as NativeIdentity | null | undefined
+      if (error instanceof ZtnaDeniedError) this.fire('denied', error, peer ? toIdentity(peer) : undefined)
     }
   }
 

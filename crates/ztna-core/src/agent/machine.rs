@@ -97,15 +97,8 @@ impl Machine for Agent {
         let cut: Vec<FlowId> =
             self.node.flows.iter().filter(|(_, f)| removed.contains(&f.service)).map(|(k, _)| *k).collect();
         for id in cut {
-            self.cut(
-                id,
-                Error::Denied {
-                    by: DeniedBy::Agent,
-                    reason: "the service left the network".into(),
-                    decision: None,
-                    policy: None,
-                },
-            );
+            let error = self.denied("the service left the network".into());
+            self.cut(id, error);
         }
         self.known_services = services;
         if !added.is_empty() || !removed.is_empty() {

@@ -20,6 +20,7 @@ use crate::path::burst::BurstSettings;
 use crate::path::demand::Demand;
 use crate::role::{Action, Answer, Asked, Notice, Open};
 use crate::trust::{Protocol, Snapshot};
+use crate::wire::decision::DecisionId;
 use crate::wire::icmp::{Echo, EchoKind, EchoPacket};
 
 use tried::Tried;
@@ -63,6 +64,7 @@ pub struct Agent {
     explaining: Vec<explain::Explaining>,
     /// IDs of the flows that operations open, counting down from the top: the loop counts up.
     next_internal: u64,
+    next_decision: u64,
     known_services: BTreeSet<String>,
     /// Connectors that were silent: not asked again before this, if another serves.
     shunned: BTreeMap<String, Instant>,
@@ -89,6 +91,8 @@ impl Agent {
             ops: BTreeMap::new(),
             explaining: Vec::new(),
             next_internal: u64::MAX,
+            // As at a connector: those of two runs are not to be taken for one.
+            next_decision: u64::from_le_bytes(crate::quic::endpoint::random_cid(None).0) >> 16,
             known_services,
             shunned: BTreeMap::new(),
             warned_expiry: false,
@@ -125,17 +129,21 @@ impl Agent {
         FlowId(self.next_internal)
     }
 
+    /// A refusal of our own, and its ID in our log.
+    fn denied(&mut self, reason: String) -> Error {
+        let decision = Some(DecisionId::new(self.next_decision).to_string());
+        self.next_decision = self.next_decision.wrapping_add(1);
+        Error::Denied { by: DeniedBy::Agent, reason, decision, policy: None }
+    }
+
     /// Checks a request against our own snapshot, which saves the far end's refusal.
-    fn admit(&self, open: &Open) -> Result<u16> {
+    fn admit(&mut self, open: &Open) -> Result<u16> {
         let network = &self.node.snapshot.network;
-        let denied = |reason: String| Error::Denied { by: DeniedBy::Agent, reason, decision: None, policy: None };
         let Some(service) = network.service(&open.service) else {
             let known: Vec<&str> = network.services.keys().map(String::as_str).collect();
-            return Err(denied(format!(
-                "no service `{}` in this network; known: {}",
-                open.service.escape_debug(),
-                known.join(", ")
-            )));
+            let known = known.join(", ");
+            let reason = format!("no service `{}` in this network; known: {known}", open.service.escape_debug());
+            return Err(self.denied(reason));
         };
         if service.connectors.is_empty() {
             let text = format!("service `{}` has no connector: network.toml must name one", open.service);
@@ -143,7 +151,7 @@ impl Agent {
         }
         service.resolve_port(open.protocol, open.port).map_err(|why| match (open.port, open.protocol) {
             (None, Protocol::Tcp | Protocol::Udp) => Error::config(format!("service `{}`", open.service), why),
-            (Some(_), _) | (None, Protocol::Icmp) => denied(why),
+            (Some(_), _) | (None, Protocol::Icmp) => self.denied(why),
         })
     }
 

@@ -314,7 +314,8 @@ impl Relay {
         conn.waiters.iter().for_each(|k| self.touch(*k));
         if let (Closed::Refused(refusal), None) = (&why, &conn.peer) {
             let reason = format!("certificate refused: {refusal}");
-            let error = Error::Denied { by: DeniedBy::Relay, reason, decision: None, policy: None };
+            let decision = Some(self.shared.next_decision().to_string());
+            let error = Error::Denied { by: DeniedBy::Relay, reason, decision, policy: None };
             self.notice(Notice::Denied { error, peer: None, asked: None });
         }
         tracing::debug!(?why, peer = conn.peer.as_ref().map(|p| p.short_name()), "connection ended");

@@ -19,7 +19,6 @@ use crate::quic::{ConnKey, Fields, field};
 use crate::role::Notice;
 use crate::trust::PeerIdentity;
 use crate::wire::connect_udp::{self, Target};
-use crate::wire::decision::DecisionId;
 use crate::wire::proxy_status::{ProxyError, ProxyStatus};
 
 /// The port that stands in the path to a connector (protocol.md); there is nothing behind any other.
@@ -30,6 +29,9 @@ pub(super) struct Request {
     pub(super) fin: bool,
 }
 
+/// The status of a judgement of who asks.
+const DENIED: &str = "403";
+
 /// A refusal, as the peer and the operator read it.
 struct Refusal {
     status: &'static str,
@@ -37,13 +39,11 @@ struct Refusal {
     why: Denial,
     details: String,
     policy: Option<String>,
-    /// Where policy was asked.
-    decision: Option<DecisionId>,
 }
 
 impl Refusal {
     fn new(status: &'static str, error: ProxyError, why: Denial, details: impl Into<String>) -> Self {
-        Refusal { status, error, why, details: details.into(), policy: None, decision: None }
+        Refusal { status, error, why, details: details.into(), policy: None }
     }
     fn bad(status: &'static str, details: impl Into<String>) -> Self {
         Refusal::new(status, ProxyError::Other("http_request_error".into()), Denial::BadRequest, details)
@@ -110,7 +110,7 @@ impl Relay {
     ) -> Result<(), Refusal> {
         if peer.id.role() != Role::Connector {
             let why = format!("{} is not a connector", peer.short_name());
-            return Err(Refusal::new("403", ProxyError::HttpRequestDenied, Denial::WrongRole, why));
+            return Err(Refusal::new(DENIED, ProxyError::HttpRequestDenied, Denial::WrongRole, why));
         }
         let id = self.shared.next_id();
         let entry = BindEntry { id, identity: peer.id.clone(), owner: self.index, since: self.wall(now) };
@@ -162,7 +162,7 @@ impl Relay {
         let limit = |details: &str| Refusal::new("429", ProxyError::ConnectionLimitReached, Denial::Limit, details);
         if peer.id.role() != Role::Agent {
             let why = format!("{} is not an agent", peer.short_name());
-            return Err(Refusal::new("403", ProxyError::HttpRequestDenied, Denial::WrongRole, why));
+            return Err(Refusal::new(DENIED, ProxyError::HttpRequestDenied, Denial::WrongRole, why));
         }
         let network = &self.snapshot.network;
         let suffix = format!(".connector.{}", network.trust_domain);
@@ -174,8 +174,7 @@ impl Relay {
         };
         self.permit(peer.id.name(), name).map_err(|(details, policy)| Refusal {
             policy,
-            decision: Some(self.shared.next_decision()),
-            ..Refusal::new("403", ProxyError::HttpRequestDenied, Denial::Policy, details)
+            ..Refusal::new(DENIED, ProxyError::HttpRequestDenied, Denial::Policy, details)
         })?;
         let Some(bind) = self.shared.registry.find(name) else {
             return Err(not_here(format!("connector `{name}` is not bound at this relay")));
@@ -228,7 +227,8 @@ impl Relay {
 
     fn refuse(&mut self, key: ConnKey, stream: StreamId, peer: &PeerIdentity, refusal: Refusal) {
         let proxy = self.snapshot.identity().id.name().to_owned();
-        let decision = refusal.decision.map(|id| id.to_string());
+        // All else is no judgement of this peer: it may be told the same that it was told.
+        let decision = (refusal.status == DENIED).then(|| self.shared.next_decision().to_string());
         let details = match &decision {
             Some(id) => format!("{id}: {}", refusal.details),
             None => refusal.details.clone(),
@@ -240,8 +240,11 @@ impl Relay {
             conn.early.retain(|frame| connect_udp::parse_datagram(frame).is_none_or(|(id, _)| id != stream));
         }
         self.shared.counters.denied(refusal.why);
-        let error = Error::Denied { by: DeniedBy::Relay, reason: refusal.details, decision, policy: refusal.policy };
-        self.notice(Notice::Denied { error, peer: Some(Arc::new(peer.clone())), asked: None });
+        if decision.is_some() {
+            let error =
+                Error::Denied { by: DeniedBy::Relay, reason: refusal.details, decision, policy: refusal.policy };
+            self.notice(Notice::Denied { error, peer: Some(Arc::new(peer.clone())), asked: None });
+        }
     }
 }
 

@@ -146,6 +146,8 @@ fn a_connector_that_does_not_exist_or_is_not_bound_is_not_found() {
         assert_eq!(status.error, ProxyError::DestinationUnavailable);
         assert!(status.details.unwrap().contains(why));
     }
+    // Nobody judged alice: that is no denial.
+    assert!(!net.notices.iter().any(|n| matches!(n, Notice::Denied { .. })), "{:?}", net.notices);
 }
 
 #[test]

@@ -76,6 +76,21 @@ fn a_udp_flow_cut_by_a_policy_change_is_denied_too() {
 }
 
 #[test]
+fn what_an_agent_refuses_by_itself_has_a_decision_id_and_each_refusal_another() {
+    let mut w = up();
+    let ids = [(); 2].map(|()| {
+        let flow = w.open(node_at(ALICE), "nowhere", Protocol::Tcp, Duration::from_secs(1));
+        match denial(&mut w, flow) {
+            Error::Denied { by: DeniedBy::Agent, decision: Some(id), .. } => id,
+            other => panic!("{other:?}"),
+        }
+    });
+    assert_ne!(ids[0], ids[1]);
+    let told: Vec<_> = denials(&w, ALICE).into_iter().map(|(e, _)| e).collect();
+    assert!(matches!(&told[0], Error::Denied { decision, .. } if *decision == Some(ids[0].clone())), "{told:?}");
+}
+
+#[test]
 fn a_flow_cut_because_the_relay_permits_nothing_any_more_is_denied_at_the_agent() {
     let mut w = up();
     let flow = w.opened(node_at(ALICE), "web");
