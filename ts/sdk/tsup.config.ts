@@ -2,9 +2,15 @@ import { defineConfig } from 'tsup'
 
 export default defineConfig([
   {
-    entry: { index: 'src/index.ts', testing: 'src/testing.ts' },
+    entry: {
+      index: 'src/index.ts',
+      testing: 'src/testing.ts',
+      express: 'src/express.ts',
+      fastify: 'src/fastify.ts',
+      hono: 'src/hono.ts',
+    },
     format: ['esm', 'cjs'],
-    // One copy of the classes for both entries, in CommonJS too: `instanceof ZtnaError` has to hold whichever one threw.
+    // One copy of the classes for all entries, in CommonJS too: `instanceof ZtnaError` has to hold whichever one threw.
     splitting: true,
     target: 'node20',
     // `import.meta.url`, by which the loader finds the addon, has to exist in the CommonJS build too.

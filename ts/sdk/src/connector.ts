@@ -1,6 +1,6 @@
 /** The connector: sits beside private services and takes flows out of the tunnel. */
 import { type AgentStats, toAgentStats, toRelayStatus } from './agent.js'
-import { countOf, functionOf, notAccepted, optionsOf, textOf } from './arguments.js'
+import { countOf, functionOf, isObject, notAccepted, optionsOf, textOf } from './arguments.js'
 import { ZtnaDeniedError, ZtnaError, aborted, configError, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import { type FlowList, listFlows } from './flow-list.js'
@@ -90,7 +90,11 @@ export interface Served extends AsyncDisposable {
   readonly service: string
   /** Open flows. */
   readonly connections: number
-  /** Takes no more flows, lets open ones finish for `drainMs` (default 10,000), then resets them. Rejects nothing. */
+  /**
+   * Takes no more flows, lets open ones finish for `drainMs` (default 10,000), then resets them. An HTTP service ends idle connections at
+   * once, and the others with the answer to their last request. Rejects nothing but a `drainMs` that is no number of milliseconds
+   * (ERR_ZTNA_CONFIG).
+   */
   close(options?: { drainMs?: number }): Promise<void>
 }
 
@@ -177,7 +181,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     if (options.port !== undefined) checkPort(options.port, service)
     const most = countOf(options.maxConnections, 'maxConnections')
     if (options.signal?.aborted) throw aborted(options.signal)
-    const sink = toSink(handler)
+    const sink = toSink(handler, (error) => this.#onHandlerFailed(service, error))
     const role = this.running()
     const request = JSON.stringify({
       service,
@@ -268,6 +272,11 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   }
 
   /** @internal */
+  protected override onDraining(): void {
+    for (const { sink } of this.#services.values()) if (sink.kind === 'tcp') sink.drain()
+  }
+
+  /** @internal */
   protected override onEnded(why: ZtnaError): void {
     this.#flows.clear(why, this.isClosing)
     for (const { sink } of this.#services.values()) if (sink.kind === 'tcp') sink.close()
@@ -317,19 +326,28 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   }
 
   // A handler's own failure ends its flow, not the connector.
-  #hand<T extends ZtnaSocket | ZtnaUdpSocket>(socket: T, take: (socket: T) => void): void {
-    const events = socket as NodeJS.EventEmitter
+  #hand<T extends ZtnaSocket | ZtnaUdpSocket>(socket: T, take: (socket: T) => unknown): void {
+    let failed: unknown
     // A reset nobody listens for is not an uncaught exception.
-    events.on('error', () => {})
-    try {
-      take(socket)
-    } catch (error) {
+    ;(socket as NodeJS.EventEmitter).on('error', (error) => (failed = error))
+    const onFailure = (error: unknown): void => {
       if (socket instanceof ZtnaSocket) socket.reset()
       else void socket.close()
-      const why = fromNative(error)
-      const message = `the handler of service \`${socket.service}\` threw: ${why.message}`
-      this.warn(new ZtnaError(why.code, message, { cause: error, details: { service: socket.service } }))
+      // What the other end did to the flow is no failure of the handler that passes it on.
+      if (error !== failed && !isPremature(error)) this.#onHandlerFailed(socket.service, error)
     }
+    try {
+      const done = take(socket)
+      if (isThenable(done)) done.then(undefined, onFailure)
+    } catch (error) {
+      onFailure(error)
+    }
+  }
+
+  #onHandlerFailed(service: string, error: unknown): void {
+    const why = fromNative(error)
+    const message = `the handler of service \`${service}\` threw: ${why.message}`
+    this.warn(new ZtnaError(why.code, message, { cause: error, details: { service } }))
   }
 
   async #onAuthorize(role: NativeRole, event: NativeEvent): Promise<void> {
@@ -364,6 +382,15 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
 function servedOf(flow: Omit<DatagramInfo, 'remoteAddress' | 'remotePort'>, protocol: 'tcp' | 'udp'): ServedFlow {
   const { service, port, peer, path, traceparent } = flow
   return { service, port, protocol, peer: peer.name, path: toPath(path).kind, traceparent: traceparent ?? undefined }
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return isObject(value) && typeof (value as { then?: unknown }).then === 'function'
+}
+
+/** What readers of a stream get that closed without an end and without an error. */
+function isPremature(error: unknown): boolean {
+  return isObject(error) && (error as { code?: unknown }).code === 'ERR_STREAM_PREMATURE_CLOSE'
 }
 
 function checkStatic(given: StaticService, at: number): StaticService {
@@ -423,7 +450,9 @@ class NativeServed implements Served {
 
   async #close(drainMs: number): Promise<void> {
     try {
-      await this.role.unserve(this.id, drainMs)
+      const drained = this.role.unserve(this.id, drainMs)
+      if (this.entry.sink.kind === 'tcp') this.entry.sink.drain()
+      await drained
     } catch {
       // The connector has closed, and its services with it.
     }

@@ -2,29 +2,51 @@
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
+import { show } from './arguments.js'
 import { bindRequest, identityOf } from './identity-of.js'
 
-/** Hono's `app.fetch` and its like. A throw is answered with 500. */
-export type FetchHandler = (request: Request) => Response | Promise<Response>
+/** What a fetch handler gets beside the request: what Node knows of it. Hono has it as `c.env`. */
+export interface FetchEnv {
+  /** The request as Node has it. Its body is read by the `Request`. */
+  readonly incoming: IncomingMessage
+  /** What the `Response` is written to. */
+  readonly outgoing: ServerResponse
+}
 
-export function fetchListener(handler: FetchHandler): RequestListener {
+/** Hono's `app.fetch` and its like. */
+export type FetchHandler = (request: Request, env: FetchEnv) => Response | Promise<Response>
+
+/** `report`: hears of what the handler threw, and of a body that broke off. */
+export function fetchListener(handler: FetchHandler, report: (error: unknown) => void): RequestListener {
   return (incoming, outgoing) => {
-    answer(handler, incoming, outgoing).catch(() => {
-      // The reason stays here: a stranger to the service learns nothing from it.
+    const gone = new AbortController()
+    outgoing.once('close', () => {
+      if (!outgoing.writableFinished) gone.abort()
+    })
+    answer(handler, incoming, outgoing, gone.signal, report).catch((error: unknown) => {
+      // A handler that stops because the caller has gone has not failed.
+      if (gone.signal.aborted) return
+      report(error)
       if (outgoing.headersSent) return void outgoing.destroy()
+      // The reason stays here: a stranger to the service learns nothing from it.
+      for (const name of outgoing.getHeaderNames()) outgoing.removeHeader(name)
+      outgoing.statusMessage = ''
       outgoing.writeHead(500).end()
     })
   }
 }
 
-async function answer(handler: FetchHandler, incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> {
-  const gone = new AbortController()
-  outgoing.once('close', () => {
-    if (!outgoing.writableFinished) gone.abort()
-  })
-  const request = toRequest(incoming, gone.signal)
+async function answer(
+  handler: FetchHandler,
+  incoming: IncomingMessage,
+  outgoing: ServerResponse,
+  gone: AbortSignal,
+  report: (error: unknown) => void,
+): Promise<void> {
+  const request = toRequest(incoming, gone)
   bindRequest(request, identityOf(incoming))
-  const response = await handler(request)
+  const response: unknown = await handler(request, { incoming, outgoing })
+  if (!isResponse(response)) throw new TypeError(`a fetch handler answered with ${show(response)}, not with a Response`)
   outgoing.statusCode = response.status
   if (response.statusText !== '') outgoing.statusMessage = response.statusText
   response.headers.forEach((value, name) => {
@@ -37,7 +59,21 @@ async function answer(handler: FetchHandler, incoming: IncomingMessage, outgoing
     outgoing.end()
     return
   }
-  await pipeline(Readable.fromWeb(response.body), outgoing)
+  // The first part of the body may be long in coming, and callers of a stream want to know that it has begun. Most come in this turn.
+  setImmediate(() => {
+    if (!outgoing.headersSent && !outgoing.destroyed) outgoing.flushHeaders()
+  })
+  const body = Readable.fromWeb(response.body)
+  body.once('error', (error) => {
+    if (!gone.aborted) report(error)
+  })
+  // Ends with a reset where the body fails: the caller must not take the part for the whole.
+  await pipeline(body, outgoing).catch(() => {})
+}
+
+/** Other implementations of `Response`, such as a polyfill's, do as well. */
+function isResponse(value: unknown): value is Response {
+  return typeof value === 'object' && value !== null && 'status' in value && 'headers' in value && 'body' in value
 }
 
 function toRequest(incoming: IncomingMessage, signal: AbortSignal): Request {

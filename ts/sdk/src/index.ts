@@ -26,7 +26,7 @@ export { ZtnaSocket } from './socket.js'
 export { ZtnaUdpSocket, type UdpEvents } from './datagram.js'
 export { type Forward, type ForwardOptions, type ListenAt, type SocksOptions } from './forward.js'
 export { type Handler } from './handlers.js'
-export { type FetchHandler } from './fetch-handler.js'
+export { type FetchEnv, type FetchHandler } from './fetch-handler.js'
 export { identityOf } from './identity-of.js'
 export { type ConnectOptions } from './target.js'
 export {

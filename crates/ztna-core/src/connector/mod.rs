@@ -173,7 +173,7 @@ impl Connector {
 
     /// Stops taking new flows of a serve. Gives how many still run; 0 forgets it.
     pub fn unserve(&mut self, id: u64) -> usize {
-        let left = self.served.values().filter(|s| **s == id).count();
+        let left = self.serve_connections(id);
         if let Some(serve) = self.serves.get_mut(&id) {
             serve.closing = true;
         }
@@ -322,8 +322,7 @@ impl Connector {
             let reason = Some(NOT_SERVED);
             return self.answer_refusal(id, &Error::Unreachable { message, reason, tried: Vec::new() });
         };
-        let full =
-            serve.max_connections.is_some_and(|max| self.served.values().filter(|s| **s == serve_id).count() >= max);
+        let full = serve.max_connections.is_some_and(|max| self.serve_connections(serve_id) >= max);
         if serve.closing {
             let (message, reason) = (format!("service `{service}` is closing"), Some(CLOSING));
             return self.answer_refusal(id, &Error::Unreachable { message, reason, tried: Vec::new() });

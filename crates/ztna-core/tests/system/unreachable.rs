@@ -193,6 +193,16 @@ fn a_service_that_is_closing_says_so_keeps_what_is_open_and_gives_way_to_the_nex
 }
 
 #[test]
+fn a_service_whose_flows_have_ended_is_closed_at_once() {
+    let mut w = up();
+    let flow = w.opened(node_at(1), "web");
+    assert_eq!(w.connector_mut(node_at(2)).unserve(WEB_TCP), 1);
+    w.machine(node_at(1)).stream_reset(flow);
+    assert!(w.until(|w| w.connector(node_at(2)).serve_connections(WEB_TCP) == 0));
+    assert_eq!(w.connector_mut(node_at(2)).unserve(WEB_TCP), 0);
+}
+
+#[test]
 fn a_network_that_lets_no_udp_pass_any_more_is_told_as_such_though_it_once_did() {
     for connected in [false, true] {
         let mut w = World::new(1, &["c1"]);

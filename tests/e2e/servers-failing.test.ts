@@ -1,0 +1,205 @@
+import { once } from 'node:events'
+import { createServer, type RequestListener } from 'node:http'
+import { connect as h2connect, createServer as createH2, type Http2Server } from 'node:http2'
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
+import type { Handler } from '@ztna/sdk'
+import { Memory } from '../lib/memory.ts'
+
+let lab: Memory
+/** A service beside the failing ones, with a flow that stays open all the time. */
+let calm: { url: string; socket: Awaited<ReturnType<Memory['agent']['connect']>> }
+
+beforeAll(async () => {
+  lab = await Memory.create()
+  const { url } = await lab.serve({ http: (_, response) => response.end('calm') })
+  const { to } = await lab.serve({ socket: (socket) => socket.pipe(socket) })
+  calm = { url, socket: await lab.agent.connect(to) }
+})
+afterAll(() => lab?.[Symbol.asyncDispose]())
+beforeEach(() => lab.warnings.splice(0))
+
+async function nobodyElseWasHarmed(): Promise<void> {
+  expect(await (await lab.agent.fetch(calm.url)).text()).toBe('calm')
+  const echo = once(calm.socket, 'data')
+  calm.socket.write('still here')
+  expect(String((await echo)[0])).toBe('still here')
+}
+
+const GET = 'GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\n\r\n'
+const broken = new Error('broken')
+const fail = (): never => {
+  throw broken
+}
+const failLater: () => unknown = async () => {
+  await new Promise((resolve) => setTimeout(resolve, 5))
+  throw broken
+}
+const part: RequestListener = (_, response) => void response.writeHead(200, { 'content-length': '100' }).write('part')
+const streamOf = (pull: () => void): Response =>
+  new Response(
+    new ReadableStream({
+      start: (controller) => controller.enqueue(new TextEncoder().encode('part')),
+      pull,
+    }),
+  )
+
+/** Handler, what the caller gets (a status, or that the answer broke off), and the warning. */
+const http: [name: string, handler: Handler, outcome: number | 'reset', warning: string | undefined][] = [
+  ['a listener that throws', { http: fail }, 500, 'broken'],
+  ['a listener whose promise is rejected', { http: failLater }, 500, 'broken'],
+  ['a listener of a server that throws', { http: createServer(fail) }, 500, 'broken'],
+  ['a listener of a server whose promise is rejected', { http: createServer(failLater) }, 500, 'broken'],
+  [
+    'a listener that throws in the middle of its answer',
+    { http: (request, response) => (part(request, response), fail()) },
+    'reset',
+    'broken',
+  ],
+  [
+    'a listener that fails in the middle of its answer',
+    { http: (request, response) => (part(request, response), failLater()) },
+    'reset',
+    'broken',
+  ],
+  ['a listener that destroys its socket', { http: (request) => void request.socket.destroy() }, 'reset', undefined],
+  ['a listener that destroys its answer', { http: (_, response) => void response.destroy() }, 'reset', undefined],
+  [
+    'a listener that ends twice and writes after it',
+    { http: (_, response) => void (response.end('ok'), response.end(), response.write('more')) },
+    200,
+    'write after end',
+  ],
+  [
+    'a listener that sets a header after its answer',
+    { http: (_, response) => void (response.end('ok'), response.writeHead(500)) },
+    200,
+    'Cannot write headers after they are sent to the client',
+  ],
+  ['a fetch handler that throws', { fetch: fail }, 500, 'broken'],
+  ['a fetch handler whose promise is rejected', { fetch: failLater }, 500, 'broken'],
+  [
+    'a fetch handler that gives no Response',
+    { fetch: (() => ({ status: 200 })) as never },
+    500,
+    'a fetch handler answered with an object, not with a Response',
+  ],
+  ['a fetch handler whose body fails', { fetch: () => streamOf(fail) }, 'reset', 'broken'],
+]
+test.each(http)('%s harms nobody else', async (_name, handler, outcome, warning) => {
+  const { url } = await lab.serve(handler)
+  // A body that broke off rejects the reading of it.
+  const answer = await lab.agent
+    .fetch(url)
+    .then(async (response) => (await response.text(), response.status))
+    .catch(() => 'reset')
+  expect(answer).toBe(outcome)
+  await nobodyElseWasHarmed()
+  expect(lab.warnings.map(({ message }) => message)).toEqual(
+    warning === undefined ? [] : [`the handler of service \`web\` threw: ${warning}`],
+  )
+})
+
+test('a listener that never answers keeps its caller waiting, and nobody else', async () => {
+  const { url } = await lab.serve({ http: () => {} })
+  const gone = new AbortController()
+  const waiting = lab.agent.fetch(url, { signal: gone.signal }).catch((error: Error) => error.name)
+  await nobodyElseWasHarmed()
+  gone.abort()
+  expect(await waiting).toBe('AbortError')
+})
+
+test('a fetch handler whose caller leaves hears it by its signal, and that is no warning', async () => {
+  let left = (): void => {}
+  const seen = new Promise<void>((resolve) => (left = resolve))
+  const { url } = await lab.serve({
+    fetch: (request) =>
+      new Promise((_, reject) => {
+        request.signal.addEventListener('abort', () => {
+          left()
+          reject(request.signal.reason as Error)
+        })
+      }),
+  })
+  const gone = new AbortController()
+  const waiting = lab.agent.fetch(url, { signal: gone.signal }).catch(() => {})
+  setTimeout(() => gone.abort(), 50)
+  await Promise.all([waiting, seen])
+  await nobodyElseWasHarmed()
+  expect(lab.warnings).toEqual([])
+})
+
+const failingH2: [name: string, server: Http2Server, status: number | undefined][] = [
+  ['a listener for requests that throws', createH2(fail), 500],
+  ['a listener for requests whose promise is rejected', createH2(failLater), 500],
+  ['a listener for streams that throws', createH2().on('stream', fail), 500],
+  ['a listener for streams whose promise is rejected', createH2().on('stream', failLater), 500],
+  [
+    'a listener for streams that throws in the middle',
+    createH2().on('stream', (stream) => {
+      stream.respond({ ':status': 200 })
+      stream.write('part')
+      fail()
+    }),
+    undefined,
+  ],
+]
+test.each(failingH2)('%s of HTTP/2 ends its own stream and no other of the connection', async (_name, server, status) => {
+  const { port } = await lab.serve({ http: server })
+  const session = h2connect('http://web', { createConnection: () => lab.agent.createConnection(`web:${port}`) })
+  for (let i = 0; i < 2; i += 1) {
+    const request = session.request({ ':path': '/' })
+    const ended = Promise.allSettled([once(request, 'response'), once(request.resume(), 'end')])
+    const [response, end] = await ended
+    if (status === undefined) expect(end.status).toBe('rejected')
+    else expect(response).toMatchObject({ value: expect.arrayContaining([expect.objectContaining({ ':status': status })]) as unknown })
+  }
+  expect(session.destroyed).toBe(false)
+  session.close()
+  await nobodyElseWasHarmed()
+  expect(lab.warnings).toHaveLength(2)
+})
+
+test('an upgrade whose handler throws is reset', async () => {
+  const server = createServer().on('upgrade', fail)
+  const { to } = await lab.serve({ http: server })
+  await expect(lab.exchange(to, GET.replace('close', 'upgrade\r\nupgrade: chat'))).rejects.toMatchObject({ code: 'ERR_ZTNA_STREAM_RESET' })
+  await nobodyElseWasHarmed()
+  expect(lab.warnings).toHaveLength(1)
+})
+
+test('a socket handler that fails is a warning, and its flow alone is reset', async () => {
+  const { to } = await lab.serve({ socket: failLater })
+  await expect(lab.exchange(to, 'hello')).rejects.toMatchObject({ code: 'ERR_ZTNA_STREAM_RESET' })
+  await nobodyElseWasHarmed()
+  expect(lab.warnings).toMatchObject([
+    { message: 'the handler of service `web` threw: broken', cause: broken, details: { service: 'web' } },
+  ])
+})
+
+test('a UDP handler that fails is a warning, and its flow alone ends', async () => {
+  const { to } = await lab.serve({ udp: failLater })
+  const socket = await lab.agent.datagram(to)
+  await new Promise((resolve) => socket.once('close', () => resolve(undefined)))
+  await nobodyElseWasHarmed()
+  expect(lab.warnings).toMatchObject([{ message: 'the handler of service `web` threw: broken' }])
+})
+
+test('a socket handler that reads until its caller resets is no failure', async () => {
+  let over = (): void => {}
+  const read = new Promise<void>((resolve) => (over = resolve))
+  const { to } = await lab.serve({
+    socket: async (socket) => {
+      try {
+        for await (const _ of socket);
+      } finally {
+        over()
+      }
+    },
+  })
+  const socket = await lab.agent.connect(to)
+  socket.write('x')
+  setTimeout(() => socket.reset(), 50)
+  await read
+  await nobodyElseWasHarmed()
+  expect(lab.warnings).toEqual([])
+})

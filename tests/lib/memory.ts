@@ -1,0 +1,99 @@
+import { execFileSync } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type Handler, type Served, type ServeOptions, ZtnaAgent, ZtnaConnector, type ZtnaError } from '@ztna/sdk'
+import { createTestNetwork, type TestNetwork } from '@ztna/sdk/testing'
+
+/** Relay, connector c1 and the agents alice (group eng) and bob (no group) on a network in memory, all in this process. */
+export class Memory implements AsyncDisposable {
+  /** What the connector has warned of. */
+  readonly warnings: ZtnaError[] = []
+  /** Past what fetch calls bad ports. */
+  #port = 7_000
+
+  private constructor(
+    readonly net: TestNetwork,
+    readonly connector: ZtnaConnector,
+    readonly agent: ZtnaAgent,
+  ) {
+    connector.on('warning', (error) => this.warnings.push(error))
+  }
+
+  static async create(): Promise<Memory> {
+    const net = await createTestNetwork({
+      agents: { alice: { groups: ['eng'] }, bob: {} },
+      services: { web: { tcp: ['7000-7999'], udp: ['7000-7999'] } },
+    })
+    const connector = await new ZtnaConnector(net.connector('c1')).start()
+    const agent = await new ZtnaAgent(net.agent('alice')).start()
+    return new Memory(net, connector, agent)
+  }
+
+  /** Serves a handler at a port of `web` of its own. */
+  async serve(handler: Handler, options: ServeOptions = {}): Promise<{ served: Served; port: number; url: string; to: string }> {
+    const port = ++this.#port
+    const served = await this.connector.serve('web', handler, { ...options, port })
+    return { served, port, url: `http://web.ztna.internal:${port}/`, to: `web:${port}` }
+  }
+
+  /** All that comes back for these bytes until the other end has ended; our side stays open. */
+  async exchange(to: string, bytes: string): Promise<string> {
+    const socket = await this.agent.connect({ ...target(to), allowHalfOpen: true })
+    let text = ''
+    socket.on('data', (chunk: Buffer) => (text += chunk.toString('latin1')))
+    socket.write(bytes)
+    try {
+      await once(socket, 'end')
+    } finally {
+      socket.destroy()
+    }
+    return text
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.net.close()
+  }
+}
+
+function target(to: string): { service: string; port: number } {
+  const [service = '', port] = to.split(':')
+  return { service, port: Number(port) }
+}
+
+/** A certificate for web.ztna.internal that signs itself, and its key, as PEM. */
+export function selfSigned(): { key: string; cert: string } {
+  const dir = mkdtempSync(join(tmpdir(), 'ztna-tls-'))
+  try {
+    const [key, cert] = [join(dir, 'key.pem'), join(dir, 'cert.pem')]
+    const name = 'web.ztna.internal'
+    const kind = ['-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2']
+    const names = ['-subj', `/CN=${name}`, '-addext', `subjectAltName=DNS:${name}`]
+    execFileSync('openssl', ['req', ...kind, ...names, '-keyout', key, '-out', cert], { stdio: 'ignore' })
+    return { key: readFileSync(key, 'utf8'), cert: readFileSync(cert, 'utf8') }
+  } finally {
+    rmSync(dir, { recursive: true, force: true })
+  }
+}
+
+/** TCP ports that this process listens on, as the kernel knows them. */
+export function listeningPorts(): number[] {
+  const own = new Set<string>()
+  for (const fd of readdirSync('/proc/self/fd')) {
+    try {
+      const inode = /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/self/fd/${fd}`))?.[1]
+      if (inode !== undefined) own.add(inode)
+    } catch {
+      // Closed since it was listed.
+    }
+  }
+  const lines = ['/proc/self/net/tcp', '/proc/self/net/tcp6'].flatMap((file) => readFileSync(file, 'utf8').trim().split('\n').slice(1))
+  return lines.flatMap((line) => {
+    const [, local = '', , state, , , , , , inode = ''] = line.trim().split(/\s+/)
+    return state === LISTEN && own.has(inode) ? [Number.parseInt(local.split(':')[1] ?? '', 16)] : []
+  })
+}
+
+/** Of the kernel's `enum` of TCP states. */
+const LISTEN = '0A'
