@@ -242,6 +242,7 @@ impl Local {
                 true
             }
             Turn::Gone => {
+                machine.stream_reset(flow);
                 self.reset(machine, Instant::now(), flow, Error::Closed("the flow is gone".into()));
                 true
             }

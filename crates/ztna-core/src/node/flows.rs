@@ -3,7 +3,7 @@
 use crate::error::{DeniedBy, Error};
 use crate::id::FlowId;
 use crate::path::demand::Demand;
-use crate::quic::connection::{H3_CONNECT_ERROR, H3_REQUEST_CANCELLED};
+use crate::quic::connection::{H3_CONNECT_ERROR, H3_NO_ERROR, H3_REQUEST_CANCELLED};
 use crate::quic::{StreamId, Wrote};
 use crate::relay::H3_DATAGRAM_ERROR;
 use crate::role::{Action, Asked, FlowInfo, Open, Read};
@@ -273,7 +273,11 @@ impl Node {
     pub fn stream_write(&mut self, id: FlowId, data: &[u8], fin: bool) -> Wrote {
         let Some(flow) = self.flows.get_mut(&id) else { return Wrote::Gone };
         let Some(link) = self.links.get_mut(flow.link) else { return Wrote::Gone };
-        let wrote = link.conn.write(flow.stream, data, fin);
+        let wrote = match link.conn.write(flow.stream, data, fin) {
+            // The transport has let go of a stream that the peer has ended and stopped: what it sent is still to be read to its end.
+            Wrote::Gone if !link.conn.is_closed() => Wrote::Stopped(H3_NO_ERROR),
+            wrote => wrote,
+        };
         self.dirty_links.insert(flow.link);
         let ended = match wrote {
             Wrote::Bytes(n) => {
@@ -402,7 +406,7 @@ impl Node {
             self.datagram_close(id);
             self.actions.push_back(Action::Reset {
                 flow: id,
-                error: Error::StreamReset { by, code: crate::quic::connection::H3_NO_ERROR },
+                error: Error::StreamReset { by, code: H3_NO_ERROR },
             });
         }
     }
@@ -411,9 +415,11 @@ impl Node {
         if let Some(flow) = self.remove_flow(id)
             && let Some(link) = self.links.get_mut(flow.link)
         {
-            // The request stream's end is the flow's end (RFC 9298 §3.1).
-            link.conn.write(flow.stream, b"", true);
-            link.conn.stop(flow.stream, crate::quic::connection::H3_NO_ERROR);
+            // The request stream's end is the flow's end (RFC 9298 §3.1). An end that does not fit now would be forgotten.
+            match link.conn.write(flow.stream, b"", true) {
+                Wrote::Bytes(_) => link.conn.stop(flow.stream, H3_NO_ERROR),
+                Wrote::Blocked | Wrote::Stopped(_) | Wrote::Gone => link.conn.reset(flow.stream, H3_NO_ERROR),
+            }
         }
     }
 

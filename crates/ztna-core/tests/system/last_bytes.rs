@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use ztna_core::FlowId;
 use ztna_core::role::Read;
+use ztna_core::trust::Protocol;
 
 use super::up;
 use super::world::{Outcome, World, node_at};
@@ -164,6 +165,41 @@ fn a_drain_does_not_wait_for_the_last_bytes_of_a_flow_that_was_not_wanted_to_its
         assert!(w.until(|w| !w.has(at)));
         assert!(from.elapsed() < Duration::from_secs(2), "{:?}", from.elapsed());
     }
+}
+
+#[test]
+fn a_flow_that_ended_and_whose_answer_is_not_wanted_ends_at_the_service_though_its_end_has_yet_to_be_read() {
+    let (mut w, flow, far) = two_ends();
+    w.write(node_at(ALICE), flow, b"question", true);
+    let mut buf = [0u8; 100];
+    assert!(w.until_with(|w| w.machine(node_at(C1)).stream_read(far, &mut buf) == Read::Bytes(8)));
+    w.machine(node_at(ALICE)).stream_stop(flow);
+    let mut wrote = ztna_core::quic::Wrote::Blocked;
+    assert!(w.until_with(|w| {
+        // Who writes asks for room first.
+        w.machine(node_at(C1)).stream_capacity(far);
+        wrote = w.try_write(node_at(C1), far, b"more", false);
+        !matches!(wrote, ztna_core::quic::Wrote::Bytes(_) | ztna_core::quic::Wrote::Blocked)
+    }));
+    assert!(matches!(wrote, ztna_core::quic::Wrote::Stopped(_)), "{wrote:?}");
+    assert_eq!(w.machine(node_at(C1)).stream_read(far, &mut buf), Read::Finished);
+    assert!(w.connector(node_at(C1)).node().flows.is_empty());
+}
+
+#[test]
+fn a_udp_flow_that_ends_while_the_connection_is_full_ends_at_the_connector_too() {
+    let (mut w, flow, far) = two_ends();
+    let udp = w.open(node_at(ALICE), "web", Protocol::Udp, Duration::from_secs(8));
+    assert!(w.until(|w| w.outcomes.contains_key(&udp)));
+    assert_eq!(w.connector(node_at(C1)).node().flows.len(), 2);
+    let data = vec![0; 1 << 20];
+    while let ztna_core::quic::Wrote::Bytes(1..) = w.try_write(node_at(ALICE), flow, &data, false) {}
+    w.machine(node_at(ALICE)).datagram_close(udp);
+    let mut arrived = Vec::new();
+    assert!(w.until_with(|w| {
+        read_far(w, far, &mut arrived);
+        w.connector(node_at(C1)).node().flows.len() == 1
+    }));
 }
 
 #[test]
