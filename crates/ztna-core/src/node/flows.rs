@@ -404,10 +404,7 @@ impl Node {
         if ended {
             let by = if self.is_agent { DeniedBy::Connector } else { DeniedBy::Agent };
             self.datagram_close(id);
-            self.actions.push_back(Action::Reset {
-                flow: id,
-                error: Error::StreamReset { by, code: H3_NO_ERROR },
-            });
+            self.actions.push_back(Action::Reset { flow: id, error: Error::StreamReset { by, code: H3_NO_ERROR } });
         }
     }
 
