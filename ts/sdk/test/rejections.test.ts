@@ -68,12 +68,12 @@ test.each(Object.entries(ROLES))('an async listener of any event of the %s may r
   const role = make() as NodeJS.EventEmitter & ZtnaAgent
   const failed = new Set<string>()
   for (const kind of KINDS) {
-    const listener = async (): Promise<void> => {
+    const listener: () => unknown = async () => {
       failed.add(kind)
       await sleep(1)
       throw new Error(`listener of ${kind}`)
     }
-    role.on(kind, listener as () => unknown as () => void)
+    role.on(kind, listener)
   }
   await role.start()
   for (const event of events) FakeRole.last.emit(event)
