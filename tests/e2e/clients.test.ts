@@ -5,8 +5,8 @@ import { Readable } from 'node:stream'
 import { type AxiosError, create as axios } from 'axios'
 import { type RequestError, got } from 'got'
 import { RetryAgent, fetch as undiciFetch, interceptors, request, upgrade } from 'undici'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { ZtnaDeniedError, type ZtnaError, identityOf, ztnaErrorOf } from '@ztna/sdk'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { ZtnaDeniedError, type ZtnaError, type ZtnaSocket, identityOf, ztnaErrorOf } from '@ztna/sdk'
 import { Outside, Zone, selfSigned } from '../lib/zone.ts'
 
 const WEB = 'http://web.ztna.internal'
@@ -14,11 +14,13 @@ const TLS = 'https://secure.ztna.internal'
 let zone: Zone
 let outside: Outside
 let ca: string
+/** Sockets of a service that reads and never answers. */
+const silent: ZtnaSocket[] = []
 /** Connections that `web` has taken. */
 let connections = 0
 
 beforeAll(async () => {
-  zone = await Zone.create({ web: [80], secure: [443] })
+  zone = await Zone.create({ web: [80], secure: [443], silent: [443] })
   outside = await Outside.create()
   const web = createServer(answer).on('connection', () => (connections += 1))
   web.on('upgrade', (_request, socket) => {
@@ -30,6 +32,7 @@ beforeAll(async () => {
   ca = cert
   const secure = createSecureServer({ cert, key, allowHTTP1: true }, (req, res) => res.end(`HTTP/${req.httpVersion}`))
   await zone.connector.serve('secure', { http: secure })
+  await zone.connector.serve('silent', { socket: (socket) => void socket.on('error', () => {}).once('data', () => silent.push(socket)) })
 })
 afterAll(async () => {
   outside?.[Symbol.dispose]()
@@ -221,6 +224,21 @@ test('a service with a private CA is trusted where its CA is given, and speaks H
   const httpsAgent = zone.agent.httpsAgent({ ca })
   expect(await got(TLS, { agent: { https: httpsAgent } }).text()).toBe('HTTP/1.1')
   expect((await axios({ httpsAgent, proxy: false }).get<string>(TLS)).data).toBe('HTTP/1.1')
+})
+
+test('a service that never answers the TLS handshake is a timeout after ten seconds', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+  try {
+    const error = failure(request('https://silent.ztna.internal/', { dispatcher: zone.agent.dispatcher() }))
+    // The handshake has begun once the service has its first bytes.
+    while (silent.length === 0) await new Promise((resolve) => setImmediate(resolve))
+    await vi.advanceTimersByTimeAsync(9_900)
+    expect(silent[0]?.destroyed).toBe(false)
+    await vi.advanceTimersByTimeAsync(200)
+    expect(await error).toMatchObject({ code: 'ETIMEDOUT', cause: { code: 'ERR_ZTNA_TIMEOUT' } })
+  } finally {
+    vi.useRealTimers()
+  }
 })
 
 test('options of a dispatcher that are not accepted are refused, each by its name', () => {

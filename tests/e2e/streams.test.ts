@@ -5,7 +5,7 @@ import { connect as h2connect, createSecureServer } from 'node:http2'
 import { Readable } from 'node:stream'
 import { buffer, text } from 'node:stream/consumers'
 import { pipeline } from 'node:stream/promises'
-import { type TLSSocket, connect as tlsConnect } from 'node:tls'
+import { type TLSSocket, connect as tlsConnect, createServer as createTls } from 'node:tls'
 import express from 'express'
 import { rateLimit } from 'express-rate-limit'
 import morgan from 'morgan'
@@ -92,6 +92,30 @@ test('TLS runs over a connected socket and over one that connects, and knows the
     session.write('GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n')
     // The server knows the caller's address likewise.
     expect(await text(session)).toMatch(/\r\n\r\nfd[0-9a-f:]+$/)
+  }
+})
+
+test('a reset under TLS is an error of the TLS socket, never a clean end, and ends nothing else', async () => {
+  await using own = await Zone.create({ secure: [443] })
+  const taken: ZtnaSocket[] = []
+  const server = createTls(tls, (socket) => socket.on('error', () => {}).pipe(socket))
+  await own.connector.serve('secure', {
+    socket(socket) {
+      taken.push(socket)
+      server.emit('connection', socket)
+    },
+  })
+  for (const [code, open] of [
+    ['ERR_ZTNA_STREAM_RESET', () => own.agent.connect('secure')],
+    ['ECONNRESET', () => own.agent.createConnection('secure')],
+  ] as const) {
+    const session = trusting(await open())
+    await once(session, 'secureConnect')
+    session.write('x')
+    await once(session, 'data')
+    const failed = once(session, 'error')
+    taken.at(-1)?.reset()
+    expect((await failed)[0]).toMatchObject({ code })
   }
 })
 

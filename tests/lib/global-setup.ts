@@ -8,6 +8,7 @@ const PROGRAMS: Readonly<Record<string, string>> = {
   nft: 'nftables',
   nginx: 'nginx-light',
   miniupnpd: 'miniupnpd-nftables',
+  mariadbd: 'mariadb-server',
   'redis-server': 'redis-server',
   'redis-benchmark': 'redis-tools',
   sshd: 'openssh-server',

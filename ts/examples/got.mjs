@@ -4,7 +4,7 @@ import { ZtnaAgent, ztnaErrorOf } from '@ztna/sdk'
 
 const agent = await new ZtnaAgent().start()
 const client = got.extend({
-  // Both: a redirect from http: to https: would leave the tunnel for want of the other.
+  // Both: a redirect from http: to https: would leave the tunnel for want of the other. `http2` stays off: got dials for it by itself.
   agent: { http: agent.httpAgent(), https: agent.httpsAgent() },
   // A service that refuses is asked again, as over TCP. A denial never is.
   retry: { limit: 2, backoffLimit: 500 },
