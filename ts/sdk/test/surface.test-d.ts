@@ -1,10 +1,11 @@
 // What programs may rely on, name by name. A change here is one that they notice: CHANGELOG.md, and docs/decisions/0021 where it departs from what was
 // first sketched.
 import type { EventEmitter } from 'node:events'
-import type { Agent as HttpAgent, IncomingMessage, RequestListener, Server as HttpServer } from 'node:http'
+import type { Agent as HttpAgent, IncomingMessage, RequestListener, Server as HttpServer, ServerResponse } from 'node:http'
 import type { AgentOptions as HttpsAgentOptions } from 'node:https'
 import type { Http2Server, Http2ServerRequest } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
+import type { Logger as Pino } from 'pino'
 import type { Dispatcher } from 'undici'
 import { assertType, expectTypeOf, test } from 'vitest'
 import type * as sdk from '../src/index.js'
@@ -100,7 +101,7 @@ test('what is remembered is told apart by its event', () => {
 })
 
 test('pino and console are loggers', () => {
-  expectTypeOf<import('pino').Logger>().toExtend<sdk.Logger>()
+  expectTypeOf<Pino>().toExtend<sdk.Logger>()
   expectTypeOf<Console>().toExtend<sdk.Logger>()
   expectTypeOf<sdk.LogLevel>().toEqualTypeOf<'trace' | 'debug' | 'info' | 'warn' | 'error' | 'off'>()
   expectTypeOf<{ network?: sdk.NetworkSource; logger?: sdk.Logger | false; logLevel?: sdk.LogLevel }>().toExtend<sdk.RoleOptions>()
@@ -185,7 +186,8 @@ test('a connector serves whatever Node serves with', () => {
   expectTypeOf<[] | [options: sdk.ConnectorOptions]>().toExtend<ConstructorParameters<typeof sdk.ZtnaConnector>>()
   expectTypeOf<{ http: RequestListener | HttpServer | Http2Server }>().toExtend<sdk.Handler>()
   expectTypeOf<{ fetch: (request: Request) => Response | Promise<Response> }>().toExtend<sdk.Handler>()
-  expectTypeOf<(request: Request) => Response>().toExtend<sdk.FetchHandler>()
+  expectTypeOf<(request: Request, env: sdk.FetchEnv) => Response>().toExtend<sdk.FetchHandler>()
+  expectTypeOf<sdk.FetchEnv>().toEqualTypeOf<Seen<{ incoming: IncomingMessage; outgoing: ServerResponse }>>()
   expectTypeOf<{ socket: (socket: sdk.ZtnaSocket) => void }>().toExtend<sdk.Handler>()
   expectTypeOf<{ udp: (socket: sdk.ZtnaUdpSocket) => void }>().toExtend<sdk.Handler>()
   expectTypeOf<{ target: `tcp://${string}` | `udp://${string}` | `unix:${string}` }>().toExtend<sdk.Handler>()
