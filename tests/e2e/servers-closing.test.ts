@@ -4,10 +4,11 @@ import { connect as h2connect, createServer as createH2 } from 'node:http2'
 import { createServer as createHttps, get as httpsGet } from 'node:https'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { ZtnaError, ZtnaSocket } from '@ztna/sdk'
-import { Memory, selfSigned } from '../lib/memory.ts'
+import { Memory } from '../lib/memory.ts'
+import { selfSigned } from '../lib/zone.ts'
 
 let lab: Memory
-const tls = selfSigned()
+const tls = await selfSigned('web.ztna.internal')
 
 beforeAll(async () => {
   lab = await Memory.create()

@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { createServer, type RequestListener } from 'node:http'
 import { connect as h2connect, createServer as createH2, type Http2Server } from 'node:http2'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
-import type { Handler } from '@ztna/sdk'
+import type { Handler, ZtnaError } from '@ztna/sdk'
 import { Memory } from '../lib/memory.ts'
 
 let lab: Memory
@@ -76,7 +76,7 @@ const http: [name: string, handler: Handler, outcome: number | 'reset', warning:
     'Cannot write headers after they are sent to the client',
   ],
   ['a fetch handler that throws', { fetch: fail }, 500, 'broken'],
-  ['a fetch handler whose promise is rejected', { fetch: failLater }, 500, 'broken'],
+  ['a fetch handler whose promise is rejected', { fetch: failLater as () => Promise<never> }, 500, 'broken'],
   [
     'a fetch handler that gives no Response',
     { fetch: (() => ({ status: 200 })) as never },
@@ -167,8 +167,11 @@ test('an upgrade whose handler throws is reset', async () => {
   expect(lab.warnings).toHaveLength(1)
 })
 
-test('a socket handler that fails is a warning, and its flow alone is reset', async () => {
-  const { to } = await lab.serve({ socket: failLater })
+test.each([
+  ['throws', fail],
+  ['fails later', failLater],
+])('a socket handler that %s is a warning, and its flow alone is reset', async (_name, socket) => {
+  const { to } = await lab.serve({ socket })
   await expect(lab.exchange(to, 'hello')).rejects.toMatchObject({ code: 'ERR_ZTNA_STREAM_RESET' })
   await nobodyElseWasHarmed()
   expect(lab.warnings).toMatchObject([
@@ -176,10 +179,16 @@ test('a socket handler that fails is a warning, and its flow alone is reset', as
   ])
 })
 
-test('a UDP handler that fails is a warning, and its flow alone ends', async () => {
-  const { to } = await lab.serve({ udp: failLater })
-  const socket = await lab.agent.datagram(to)
-  await new Promise((resolve) => socket.once('close', () => resolve(undefined)))
+test.each([
+  ['throws', fail],
+  ['fails later', failLater],
+])('a UDP handler that %s is a warning, and its flow alone ends', async (_name, udp) => {
+  const { to } = await lab.serve({ udp })
+  // Ends as it opens, or right after.
+  await lab.agent.datagram(to).then(
+    (socket) => new Promise<void>((resolve) => socket.once('close', () => resolve())),
+    (error: ZtnaError) => expect(error.code).toBe('ERR_ZTNA_STREAM_RESET'),
+  )
   await nobodyElseWasHarmed()
   expect(lab.warnings).toMatchObject([{ message: 'the handler of service `web` threw: broken' }])
 })
@@ -202,4 +211,19 @@ test('a socket handler that reads until its caller resets is no failure', async 
   await read
   await nobodyElseWasHarmed()
   expect(lab.warnings).toEqual([])
+})
+
+test('a flow that its handler resets at once is an error for its caller, each time, and never a clean end', async () => {
+  const { to } = await lab.serve({ socket: (socket) => socket.reset() })
+  for (let i = 0; i < 200; i += 1) {
+    const outcome = await lab.agent.connect(to).then(
+      (socket) =>
+        new Promise<string>((resolve) => {
+          socket.on('error', (error) => resolve((error as ZtnaError).code))
+          socket.on('end', () => resolve('end')).resume()
+        }),
+      (error: ZtnaError) => error.code,
+    )
+    expect(outcome).toBe('ERR_ZTNA_STREAM_RESET')
+  }
 })

@@ -10,10 +10,11 @@ import { streamSSE } from 'hono/streaming'
 import Koa from 'koa'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type FetchEnv, type Handler, identityOf } from '@ztna/sdk'
-import { listeningPorts, Memory, selfSigned } from '../lib/memory.ts'
+import { listeningPorts, Memory } from '../lib/memory.ts'
+import { selfSigned } from '../lib/zone.ts'
 
 let lab: Memory
-const tls = selfSigned()
+const tls = await selfSigned('web.ztna.internal')
 
 beforeAll(async () => {
   lab = await Memory.create()

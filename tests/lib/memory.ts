@@ -1,8 +1,5 @@
-import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { readFileSync, readdirSync, readlinkSync } from 'node:fs'
 import { type Handler, type Served, type ServeOptions, ZtnaAgent, ZtnaConnector, type ZtnaError } from '@ztna/sdk'
 import { createTestNetwork, type TestNetwork } from '@ztna/sdk/testing'
 
@@ -60,21 +57,6 @@ export class Memory implements AsyncDisposable {
 function target(to: string): { service: string; port: number } {
   const [service = '', port] = to.split(':')
   return { service, port: Number(port) }
-}
-
-/** A certificate for web.ztna.internal that signs itself, and its key, as PEM. */
-export function selfSigned(): { key: string; cert: string } {
-  const dir = mkdtempSync(join(tmpdir(), 'ztna-tls-'))
-  try {
-    const [key, cert] = [join(dir, 'key.pem'), join(dir, 'cert.pem')]
-    const name = 'web.ztna.internal'
-    const kind = ['-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2']
-    const names = ['-subj', `/CN=${name}`, '-addext', `subjectAltName=DNS:${name}`]
-    execFileSync('openssl', ['req', ...kind, ...names, '-keyout', key, '-out', cert], { stdio: 'ignore' })
-    return { key: readFileSync(key, 'utf8'), cert: readFileSync(cert, 'utf8') }
-  } finally {
-    rmSync(dir, { recursive: true, force: true })
-  }
 }
 
 /** TCP ports that this process listens on, as the kernel knows them. */

@@ -184,8 +184,9 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
       try {
         const request = flowRequest({ ...options, ...sent(span) }, timeoutMs)
         const role = this.running()
-        const datagram = await callNative(role, options, asked, (op) => role.datagram(op, request), discardDatagram)
-        const socket = new ZtnaUdpSocket(datagram, this.#flows)
+        const opened = this.#flows.opening()
+        const opening = callNative(role, options, asked, (op) => role.datagram(op, request), discardDatagram)
+        const socket = await opening.then((datagram) => new ZtnaUdpSocket(datagram, this.#flows)).finally(opened)
         const { peer, port, path } = socket
         this.record({ event: 'permitted', ...asked, port, peer: peer.name, path: path.kind })
         span?.connected(port, peer.name, path.kind)
@@ -360,6 +361,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
     options.signal?.addEventListener('abort', abort, { once: true })
     socket.onGiveUp(() => given.abort())
     const asked = askedOf(options, 'tcp')
+    const opened = this.#flows.opening()
     try {
       const flow = await callNative(
         role,
@@ -375,6 +377,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
       span?.connected(port, peer.name, path)
       socket.attach(role, this.#flows, info)
     } finally {
+      opened()
       options.signal?.removeEventListener('abort', abort)
     }
   }

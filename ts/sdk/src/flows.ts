@@ -16,9 +16,18 @@ export interface Flow {
   onPath(path: PathInfo): void
 }
 
+/**
+ * Resets kept of flows that are not in the table yet. More than one turn of the event loop brings; one that is dropped is acknowledged, and its flow
+ * then ends without the error.
+ */
+const MAX_EARLY = 1_024
+
 /** Flow numbers to sockets. */
 export class FlowTable {
   readonly #flows = new Map<number, Flow>()
+  /** What to do with the reset of a flow whose opening is still on its way to us, by another queue of native's. */
+  readonly #early = new Map<number, { readonly reset: (flow: Flow) => void; readonly forget: () => void }>()
+  #opening = 0
   readonly #failed: (error: unknown) => ZtnaError
 
   /** `failed`: makes what native tells an error of the role. */
@@ -26,8 +35,28 @@ export class FlowTable {
     this.#failed = failed
   }
 
+  /** A flow may be added soon; until what this returns is called, a reset of an unknown one is kept for it. */
+  opening(): () => void {
+    this.#opening += 1
+    return () => {
+      this.#opening -= 1
+      if (this.#opening > 0) return
+      for (const { forget } of this.#early.values()) forget()
+      this.#early.clear()
+    }
+  }
+
   add(id: number, flow: Flow): void {
     this.#flows.set(id, flow)
+    const early = this.#early.get(id)
+    if (early === undefined) return
+    this.#early.delete(id)
+    // Not before who asked for the flow has it, and listens.
+    setImmediate(() => {
+      if (this.#flows.get(id) !== flow) return early.forget()
+      this.#flows.delete(id)
+      early.reset(flow)
+    })
   }
 
   delete(id: number): void {
@@ -41,9 +70,14 @@ export class FlowTable {
   /** The `flow-reset` event. A flow that JavaScript has closed already is acknowledged at once. */
   onReset(role: NativeRole, id: number, error: unknown, ours: boolean): void {
     const flow = this.#flows.get(id)
-    if (flow === undefined) return role.flowDone(id)
-    this.#flows.delete(id)
-    flow.onFlowReset(this.#failed(error), () => role.flowDone(id), ours)
+    const forget = (): void => role.flowDone(id)
+    const reset = (flow: Flow): void => flow.onFlowReset(this.#failed(error), forget, ours)
+    if (flow !== undefined) {
+      this.#flows.delete(id)
+      return reset(flow)
+    }
+    if (this.#opening === 0 || this.#early.size >= MAX_EARLY) return forget()
+    this.#early.set(id, { reset, forget })
   }
 
   /** The `path` event, for every flow of that inner connection: a peer may have several, on paths of their own. */
@@ -62,6 +96,7 @@ export class FlowTable {
   clear(why: ZtnaError, ours: boolean): void {
     const left = [...this.#flows.values()]
     this.#flows.clear()
+    this.#early.clear()
     for (const flow of left) flow.onEnded(why, ours)
   }
 }

@@ -25,10 +25,8 @@ export interface ConnectSpan {
 
 /** The span of a flow that a handler has. */
 export interface ServeSpan {
-  /** The flow or its handler has failed; the first counts. */
-  failed(error: unknown): void
-  /** The flow has ended. */
-  ended(): void
+  /** The flow has ended; `failure`: of what, where it failed. */
+  ended(failure: unknown): void
 }
 
 /** A flow that came in. */
@@ -85,15 +83,12 @@ export function inServeSpan(flow: ServedFlow, hand: (span: ServeSpan | undefined
   const attributes = { ...attributesOf(flow), 'ztna.peer': flow.peer, 'ztna.path': flow.path }
   const { SERVER: kind } = otel.SpanKind
   const span = otel.trace.getTracer(SCOPE).startSpan('ztna serve', { kind, attributes }, parent)
-  let failure: unknown
-  const failed = (error: unknown): void => void (failure ??= error)
-  const ended = (): void => end(otel, span, failure)
+  const ended = (failure: unknown): void => end(otel, span, failure)
   otel.context.with(otel.trace.setSpan(parent, span), () => {
     try {
-      hand({ failed, ended })
+      hand({ ended })
     } catch (error) {
-      failed(error)
-      ended()
+      ended(error)
       throw error
     }
   })

@@ -5,7 +5,6 @@ import type { Agent as HttpAgent, IncomingMessage, RequestListener, Server as Ht
 import type { AgentOptions as HttpsAgentOptions } from 'node:https'
 import type { Http2Server, Http2ServerRequest } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
-import type { Logger as Pino } from 'pino'
 import type { Dispatcher } from 'undici'
 import { assertType, expectTypeOf, test } from 'vitest'
 import type * as sdk from '../src/index.js'
@@ -101,7 +100,7 @@ test('what is remembered is told apart by its event', () => {
 })
 
 test('pino and console are loggers', () => {
-  expectTypeOf<Pino>().toExtend<sdk.Logger>()
+  expectTypeOf<import('pino').Logger>().toExtend<sdk.Logger>()
   expectTypeOf<Console>().toExtend<sdk.Logger>()
   expectTypeOf<sdk.LogLevel>().toEqualTypeOf<'trace' | 'debug' | 'info' | 'warn' | 'error' | 'off'>()
   expectTypeOf<{ network?: sdk.NetworkSource; logger?: sdk.Logger | false; logLevel?: sdk.LogLevel }>().toExtend<sdk.RoleOptions>()
@@ -186,8 +185,11 @@ test('a connector serves whatever Node serves with', () => {
   expectTypeOf<[] | [options: sdk.ConnectorOptions]>().toExtend<ConstructorParameters<typeof sdk.ZtnaConnector>>()
   expectTypeOf<{ http: RequestListener | HttpServer | Http2Server }>().toExtend<sdk.Handler>()
   expectTypeOf<{ fetch: (request: Request) => Response | Promise<Response> }>().toExtend<sdk.Handler>()
-  expectTypeOf<(request: Request, env: sdk.FetchEnv) => Response>().toExtend<sdk.FetchHandler>()
-  expectTypeOf<sdk.FetchEnv>().toEqualTypeOf<Seen<{ incoming: IncomingMessage; outgoing: ServerResponse }>>()
+  expectTypeOf<(request: Request) => Response>().toExtend<sdk.FetchHandler>()
+  expectTypeOf<(request: Request, env: sdk.FetchEnv) => Promise<Response>>().toExtend<sdk.FetchHandler>()
+  expectTypeOf<sdk.FetchEnv>().toEqualTypeOf<{ readonly incoming: IncomingMessage; readonly outgoing: ServerResponse }>()
+  expectTypeOf<{ http: (request: IncomingMessage, response: ServerResponse) => Promise<void> }>().toExtend<sdk.Handler>()
+  expectTypeOf<{ socket: (socket: sdk.ZtnaSocket) => Promise<void>; allowHalfOpen: boolean }>().toExtend<sdk.Handler>()
   expectTypeOf<{ socket: (socket: sdk.ZtnaSocket) => void }>().toExtend<sdk.Handler>()
   expectTypeOf<{ udp: (socket: sdk.ZtnaUdpSocket) => void }>().toExtend<sdk.Handler>()
   expectTypeOf<{ target: `tcp://${string}` | `udp://${string}` | `unix:${string}` }>().toExtend<sdk.Handler>()

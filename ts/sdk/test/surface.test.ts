@@ -14,9 +14,10 @@ function namesOf(entry: string): string[] {
   return lists.flatMap((list) => list.split(',').map((name) => name.trim().replace(/^type /, ''))).filter((name) => name !== '')
 }
 
-test.each(['index.ts', 'testing.ts'].flatMap((entry) => namesOf(entry).map((name) => [name, entry] as const)))(
-  '%s of %s has a type test',
-  (name) => {
-    expect(new RegExp(`\\b${name}\\b`).test(typed), `name it in test/surface.test-d.ts, with what programs may rely on`).toBe(true)
-  },
-)
+test.each(
+  ['index.ts', 'testing.ts', 'express.ts', 'fastify.ts', 'hono.ts'].flatMap((entry) =>
+    namesOf(entry).map((name) => [name, entry] as const),
+  ),
+)('%s of %s has a type test', (name) => {
+  expect(new RegExp(`\\b${name}\\b`).test(typed), `name it in test/surface.test-d.ts, with what programs may rely on`).toBe(true)
+})

@@ -237,7 +237,8 @@ impl<M: Machine + 'static> Driver<M> {
             }
             busy = self.sockets.receive(self.now, &mut self.machine);
             self.sockets.shed(self.now, &mut self.machine);
-            busy |= self.run_posts(posts);
+            self.local.posts_wait = self.run_posts(posts);
+            busy |= self.local.posts_wait;
             self.take_resolved();
             if let Some(mapping) = self.local.mapper.as_ref().and_then(PortMapper::poll) {
                 self.machine.handle_port_mapping(self.now, &mapping);

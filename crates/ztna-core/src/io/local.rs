@@ -106,6 +106,8 @@ pub(super) struct Local {
     pub wake: Wake,
     pub scratch: Vec<u8>,
     last_id: u64,
+    /// More was posted than one turn runs.
+    pub posts_wait: bool,
     /// No new work is taken.
     pub closing: bool,
     pub ended: Option<Result<(), Error>>,
@@ -138,6 +140,7 @@ impl Local {
             wake,
             scratch: vec![0; TURN],
             last_id: 0,
+            posts_wait: false,
             closing: false,
             ended: None,
             lost: 0,
@@ -214,6 +217,7 @@ impl Local {
         let (moved, turn) = match self.flows.get_mut(&flow).map(|e| &mut e.flow) {
             Some(Flow::Stream(splice, _)) => {
                 splice.queued = false;
+                splice.holds_end = self.posts_wait;
                 let turn = splice.run(machine, flow, &mut self.scratch, self.turn);
                 (splice.take_moved(), turn)
             }

@@ -73,6 +73,9 @@ pub(super) struct Splice {
     down_rest: Rest,
     /// Bytes moved since the loop last asked.
     moved: bool,
+    /// What the program has asked for is not all done yet. It may reset a flow and then close its descriptor, and that is not to be taken for
+    /// an end of the flow.
+    pub holds_end: bool,
     /// Whether it stands in the loop's queue.
     pub queued: bool,
     /// The last turn in which the flow took bytes and more were left; 0 where it took all there was.
@@ -126,6 +129,7 @@ impl Splice {
             up_rest: to_flow.into(),
             down_rest: to_local.into(),
             moved: false,
+            holds_end: false,
             queued: false,
             served: 0,
         }
@@ -215,6 +219,9 @@ impl Splice {
                 continue;
             }
             if self.up == Up::Ending {
+                if self.holds_end && self.kind == Kind::Node {
+                    return Turn::More;
+                }
                 match machine.stream_write(flow, &[], true) {
                     Wrote::Bytes(_) => {
                         self.moved = true;
@@ -238,7 +245,10 @@ impl Splice {
                 continue;
             };
             match sys::read(&self.fd, space) {
-                Ok(0) => self.up = Up::Ending,
+                Ok(0) => {
+                    self.up = Up::Ending;
+                    self.holds_end = true;
+                }
                 Ok(n) => {
                     // A short read has emptied the socket, and more raises a new event; an end that has already come does not.
                     self.readable = n == room || self.may_have_ended;
