@@ -108,7 +108,8 @@ test('a connector that is not bound: the relay that said so, and which command t
     const error = await errorOf(agent.connect({ service: 'web', port: 80, timeoutMs: 600 }))
     expect(error.code).toBe('ERR_ZTNA_UNREACHABLE')
     expect(error.message).toMatch(/relay r1: connector `c1` is not bound at this relay; start `ztna connector` for it/)
-    expect(error.details).toEqual({ reason: 'not-bound', tried: ['relay r1: connector `c1` is not bound at this relay'] })
+    const tried = ['relay r1: connector `c1` is not bound at this relay']
+    expect(error.details).toEqual({ service: 'web', port: 80, protocol: 'tcp', reason: 'not-bound', tried })
   })
 })
 

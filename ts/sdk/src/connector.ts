@@ -287,8 +287,10 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     const known = this.#services.get(id)
     if (known !== undefined || this.#serving.length === 0) return take(known)
     const opened = this.#flows.opening()
-    void Promise.allSettled(this.#serving)
+    Promise.allSettled(this.#serving)
       .then(() => take(this.#services.get(id)))
+      // The flow may have ended meanwhile.
+      .catch((error: unknown) => this.warn(fromNative(error)))
       .finally(opened)
   }
 
@@ -300,7 +302,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
         const socket = new ZtnaSocket(flow.service, allowHalfOpen)
         this.#count(service, socket, span)
         socket.attach(role, this.#flows, flow)
-        this.#hand(socket, take)
+        this.#hand(socket, take, span)
       })
     })
   }
@@ -312,7 +314,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
       inServeSpan(servedOf(flow, 'udp'), (span) => {
         const socket = new ZtnaUdpSocket(role.takeDatagram(flow.flow), this.#flows)
         this.#count(service, socket, span)
-        this.#hand(socket, take)
+        this.#hand(socket, take, span)
       })
     })
   }
@@ -320,20 +322,20 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   #count(service: Service, socket: ZtnaSocket | ZtnaUdpSocket, span: ServeSpan | undefined): void {
     service.connections += 1
     const events = socket as NodeJS.EventEmitter
-    let failure: unknown
-    if (span !== undefined) events.once('error', (error: unknown) => (failure = error))
+    if (span !== undefined) events.once('error', span.failed)
     events.once('close', () => {
       service.connections -= 1
-      span?.ended(failure)
+      span?.ended()
     })
   }
 
   // A handler's own failure ends its flow, not the connector.
-  #hand<T extends ZtnaSocket | ZtnaUdpSocket>(socket: T, take: (socket: T) => unknown): void {
+  #hand<T extends ZtnaSocket | ZtnaUdpSocket>(socket: T, take: (socket: T) => unknown, span: ServeSpan | undefined): void {
     let failed: unknown
     // A reset nobody listens for is not an uncaught exception.
     ;(socket as NodeJS.EventEmitter).on('error', (error) => (failed = error))
     const onFailure = (error: unknown): void => {
+      span?.failed(error)
       if (socket instanceof ZtnaSocket) socket.reset()
       else void socket.close()
       // What the other end did to the flow is no failure of the handler that passes it on.

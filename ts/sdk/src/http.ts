@@ -67,7 +67,7 @@ export class TunnelHttp {
     let own = options === undefined ? undefined : this.#newDispatcher(options)
     return async (input, init) => {
       if (own?.destroyed) own = this.#newDispatcher(options)
-      const given = (init as { dispatcher?: object } | undefined)?.dispatcher
+      const given = (init as { dispatcher?: object | null } | undefined)?.dispatcher ?? undefined
       if (given !== undefined && !leadsInto(this.#dial, given)) {
         throw configError('dispatcher of fetch() leads past the tunnel; accepted: what dispatcher() of the same agent gives')
       }

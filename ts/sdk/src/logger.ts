@@ -38,7 +38,7 @@ export function bridged(logger: Logger, floor: LogLevel, bindings: object): Logg
   const lowest = LOG_LEVELS.indexOf(floor)
   const pick = (level: 'debug' | 'info' | 'warn' | 'error') => (fields: object, message?: string) => {
     const asked = LOG_LEVELS.indexOf(level) >= lowest || (level === 'debug' && floor === 'trace')
-    if (asked) say(logger, level, { ...bindings, ...fields }, message)
+    if (asked) say(logger, level, { ...fields, ...bindings }, message)
   }
   return { debug: pick('debug'), info: pick('info'), warn: pick('warn'), error: pick('error') }
 }

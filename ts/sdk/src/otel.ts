@@ -25,8 +25,10 @@ export interface ConnectSpan {
 
 /** The span of a flow that a handler has. */
 export interface ServeSpan {
-  /** The flow has ended; `failure`: of what, where it failed. */
-  ended(failure: unknown): void
+  /** The flow or its handler has failed; the first counts. */
+  readonly failed: (error: unknown) => void
+  /** The flow has ended. */
+  readonly ended: () => void
 }
 
 /** A flow that came in. */
@@ -83,12 +85,15 @@ export function inServeSpan(flow: ServedFlow, hand: (span: ServeSpan | undefined
   const attributes = { ...attributesOf(flow), 'ztna.peer': flow.peer, 'ztna.path': flow.path }
   const { SERVER: kind } = otel.SpanKind
   const span = otel.trace.getTracer(SCOPE).startSpan('ztna serve', { kind, attributes }, parent)
-  const ended = (failure: unknown): void => end(otel, span, failure)
+  let failure: unknown
+  const failed = (error: unknown): void => void (failure ??= error)
+  const ended = (): void => end(otel, span, failure)
   otel.context.with(otel.trace.setSpan(parent, span), () => {
     try {
-      hand({ ended })
+      hand({ failed, ended })
     } catch (error) {
-      ended(error)
+      failed(error)
+      ended()
       throw error
     }
   })

@@ -22,7 +22,10 @@ beforeAll(async () => {
   context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable())
   trace.setGlobalTracerProvider(new BasicTracerProvider({ spanProcessors: [new SimpleSpanProcessor(exporter)] }))
   setNative(undefined)
-  net = await createTestNetwork({ services: { echo: { tcp: [7], udp: [7] }, web: { tcp: [80] }, locked: { tcp: [1] } }, policy: POLICY })
+  net = await createTestNetwork({
+    services: { echo: { tcp: [7], udp: [7] }, web: { tcp: [80] }, locked: { tcp: [1] }, failing: { tcp: [2] } },
+    policy: POLICY,
+  })
   agent = await new ZtnaAgent(net.agent('alice')).start()
   // What is active while a connector starts has nothing to do with the flows that come later.
   connector = await within('start', () => new ZtnaConnector(net.connector('c1')).start())
@@ -135,6 +138,20 @@ test('a flow that its agent resets ends its span with the code of a reset', asyn
     attributes: { 'error.type': 'ERR_ZTNA_STREAM_RESET' },
     status: { code: SpanStatusCode.ERROR },
   })
+})
+
+test('a handler that throws is in its span by the kind of what it threw', async () => {
+  const served = await connector.serve('failing', {
+    socket: () => {
+      throw new RangeError('secret')
+    },
+  })
+  const socket = await agent.connect('failing')
+  await once(socket.resume(), 'error')
+  await spans(2)
+  expect(named('ztna serve')).toMatchObject({ attributes: { 'error.type': 'RangeError' }, status: { code: SpanStatusCode.ERROR } })
+  expect(JSON.stringify(named('ztna serve').attributes)).not.toContain('secret')
+  await served.close()
 })
 
 test('an aborted connect ends its span', async () => {

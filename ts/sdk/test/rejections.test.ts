@@ -211,6 +211,16 @@ test('an answer of authorize that comes when the connector has closed is heard b
   expect(escaped).toEqual([])
 })
 
+test('a flow that is over before its service is known is a warning', async () => {
+  await using connector = await new ZtnaConnector({ network: CONTENT }).start()
+  const told = new Promise<ZtnaError>((resolve) => connector.once('warning', resolve))
+  const served = connector.serve('db', { udp: () => {} })
+  FakeRole.last.emit({ event: 'incoming-datagram', flow: 5, serve: 7, ...INFO, traceparent: null })
+  await served
+  expect(await told).toMatchObject({ code: 'ERR_ZTNA_CLOSED', message: 'gone' })
+  expect(escaped).toEqual([])
+})
+
 test('an event that native tells as it ends can not harm', async () => {
   const connector = await new ZtnaConnector({ network: CONTENT }).start()
   const role = FakeRole.last

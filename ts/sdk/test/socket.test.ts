@@ -69,7 +69,14 @@ test('a socket from createConnection fails with the codes of TCP for what may pa
     expect(ztnaErrorOf(error)).toBe((error as Error).cause)
   }
   expect(await failed('ERR_ZTNA_CLOSED', false)).toMatchObject({ code: 'ECONNABORTED', cause: { code: 'ERR_ZTNA_CLOSED' } })
-  for (const code of ['ERR_ZTNA_DENIED', 'ERR_ZTNA_IDENTITY', 'ERR_ZTNA_CONFIG', 'ERR_ZTNA_UNREACHABLE', 'ERR_ZTNA_NATIVE']) {
+  for (const code of [
+    'ERR_ZTNA_DENIED',
+    'ERR_ZTNA_ABORTED',
+    'ERR_ZTNA_IDENTITY',
+    'ERR_ZTNA_CONFIG',
+    'ERR_ZTNA_UNREACHABLE',
+    'ERR_ZTNA_NATIVE',
+  ]) {
     const error = await failed(code, false)
     expect(error).toBeInstanceOf(ZtnaError)
     expect(error).toMatchObject({ code })

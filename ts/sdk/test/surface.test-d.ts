@@ -5,6 +5,7 @@ import type { Agent as HttpAgent, IncomingMessage, RequestListener, Server as Ht
 import type { AgentOptions as HttpsAgentOptions } from 'node:https'
 import type { Http2Server, Http2ServerRequest } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
+import type { Logger as Pino } from 'pino'
 import type { Dispatcher } from 'undici'
 import { assertType, expectTypeOf, test } from 'vitest'
 import type * as sdk from '../src/index.js'
@@ -100,7 +101,7 @@ test('what is remembered is told apart by its event', () => {
 })
 
 test('pino and console are loggers', () => {
-  expectTypeOf<import('pino').Logger>().toExtend<sdk.Logger>()
+  expectTypeOf<Pino>().toExtend<sdk.Logger>()
   expectTypeOf<Console>().toExtend<sdk.Logger>()
   expectTypeOf<sdk.LogLevel>().toEqualTypeOf<'trace' | 'debug' | 'info' | 'warn' | 'error' | 'off'>()
   expectTypeOf<{ network?: sdk.NetworkSource; logger?: sdk.Logger | false; logLevel?: sdk.LogLevel }>().toExtend<sdk.RoleOptions>()
