@@ -253,8 +253,14 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
       if (error === undefined) reader.resolve({ done: true, value: undefined })
       else reader.reject(error)
     }
-    if (error !== undefined && this.listenerCount('error') > 0) this.emit('error', error)
-    this.emit('close')
+    // Later, as sockets of Node do: a listener that throws must not keep the role from ending its other flows.
+    process.nextTick(() => {
+      try {
+        if (error !== undefined && this.listenerCount('error') > 0) this.emit('error', error)
+      } finally {
+        this.emit('close')
+      }
+    })
   }
 }
 

@@ -180,7 +180,7 @@ export class FakeRole implements NativeRole {
 
 /** A UDP flow whose messages the test puts in. */
 export class FakeDatagram implements NativeDatagram {
-  readonly flow = 5
+  constructor(readonly flow = 5) {}
   readonly infoJson = JSON.stringify(INFO)
   readonly maxDatagramSize = 1200
   readonly queue: Uint8Array[] = []

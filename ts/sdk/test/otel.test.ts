@@ -146,8 +146,11 @@ test('a handler that throws is in its span by the kind of what it threw', async 
       throw new RangeError('secret')
     },
   })
-  const socket = await agent.connect('failing')
-  await once(socket.resume(), 'error')
+  // The reset may come before the agent knows that the flow was open.
+  await agent.connect('failing').then(
+    (socket) => once(socket.resume(), 'close').catch(() => {}),
+    () => {},
+  )
   await spans(2)
   expect(named('ztna serve')).toMatchObject({ attributes: { 'error.type': 'RangeError' }, status: { code: SpanStatusCode.ERROR } })
   expect(JSON.stringify(named('ztna serve').attributes)).not.toContain('secret')

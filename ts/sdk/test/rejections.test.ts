@@ -183,6 +183,24 @@ test('an async listener of datagrams fails its flow, and its iterator may be for
   expect(escaped).toEqual([])
 })
 
+test('listeners that throw when their UDP flows end do not keep the agent from ending them all', async () => {
+  const agent = await new ZtnaAgent({ network: CONTENT }).start()
+  const natives = [new FakeDatagram(5), new FakeDatagram(6)]
+  const bad = new Error('listener')
+  const throwing = (): never => {
+    throw bad
+  }
+  for (const native of natives) {
+    FakeRole.last.nextDatagram = native
+    ;(await agent.datagram('db')).on('error', throwing).on('close', throwing)
+  }
+  await agent.close()
+  expect(agent.state).toBe('closed')
+  expect(natives.map(({ closed }) => closed)).toEqual([true, true])
+  await sleep(5)
+  expect(new Set(escaped)).toEqual(new Set([bad]))
+})
+
 test('what native rejects after its caller has given up is heard by nobody', async () => {
   await using agent = await new ZtnaAgent({ network: CONTENT }).start()
   let fail: (error: Error) => void = () => {}
