@@ -112,8 +112,8 @@ export class NativeTestNetwork {
   close(): void
 }
 
-/** The work behind `ztna pki`. */
-export function pki(command: 'init' | 'issue' | 'publish' | 'renew' | 'revoke' | 'rotate-ca', json: string): string
+/** The work behind `ztna pki`, and of `ztna doctor` on folders. */
+export function pki(command: 'init' | 'issue' | 'publish' | 'renew' | 'revoke' | 'rotate-ca' | 'examine', json: string): string
 /** `{ dir, agent, to, protocol }` → `{ ok, findings, decision? }`. */
 export function policyCheck(json: string): string
 /** The user at the other end of a unix socket (SO_PEERCRED). */

@@ -526,6 +526,46 @@ fn openssl_accepts_what_was_issued_for_its_purpose_only() {
     assert!(text.contains("URI:spiffe://example.test/relay/r1, DNS:r1.relay.example.test"), "{text}");
 }
 
+#[test]
+fn an_examination_tells_of_each_part_of_a_nodes_folder() {
+    let t = Trust::with_nodes();
+    let sound = t.examine("c1", false);
+    assert_eq!(sound["node"]["faults"], json!([]));
+    assert_eq!(sound["node"]["id"], "spiffe://example.test/connector/c1");
+    assert_eq!(sound["node"]["policy"]["barred"], json!(["web"]));
+    assert_eq!(t.examine("alice", false)["node"]["policy"], Value::Null);
+
+    let expired = SystemTime::now() + Duration::from_secs(3 * 86_400);
+    let late = run("examine", &json!({"node": t.out("c1")}).to_string(), expired).unwrap();
+    let late: Value = serde_json::from_str(&late).unwrap();
+    assert_eq!((late["node"]["faults"][0]["part"].as_str(), late["node"]["id"].as_str()), (Some("identity"), None));
+    assert_eq!(late["node"]["policy"]["barred"], json!(["web"]));
+
+    fs::write(t.out("c1").join("ca.pem"), "").unwrap();
+    let torn = &t.examine("c1", false)["node"]["faults"];
+    assert_eq!((torn[0]["part"].as_str(), torn.as_array().unwrap().len()), (Some("files"), 1));
+}
+
+#[test]
+fn an_examination_names_the_files_that_were_not_published_and_the_services_that_nobody_may_reach() {
+    let t = Trust::with_nodes();
+    assert_eq!(t.examine("c1", true)["publication"], json!({"name": "connector/c1", "stale": []}));
+    t.permit();
+    let found = t.examine("c1", true);
+    assert_eq!(found["publication"]["stale"], json!(["policy.cedar"]));
+    assert_eq!(
+        (&found["trust"]["policy"]["barred"], &found["node"]["policy"]["barred"]),
+        (&json!([]), &json!(["web"]))
+    );
+    assert_eq!(t.examine("alice", true)["publication"]["stale"], json!([]));
+    t.publish(&["c1"]);
+    assert_eq!(t.examine("c1", true)["publication"]["stale"], json!([]));
+    fs::write(t.dir().join("policy.cedar"), "permit(").unwrap();
+    let broken = t.examine("c1", true);
+    assert!(broken["trust"]["faults"][0]["message"].as_str().unwrap().contains("policy.cedar:1"), "{broken}");
+    assert_eq!(broken["publication"], Value::Null);
+}
+
 /// A trust folder `trust` with the nodes alice, c1 and r1 beside it.
 struct Trust {
     root: tempfile::TempDir,
@@ -562,6 +602,13 @@ impl Trust {
     fn publish(&self, nodes: &[&str]) -> Value {
         let outs: Vec<PathBuf> = nodes.iter().map(|n| self.out(n)).collect();
         self.run("publish", json!({ "outs": outs })).unwrap()
+    }
+    fn examine(&self, node: &str, with_trust: bool) -> Value {
+        let mut options = json!({"node": self.out(node)});
+        if with_trust {
+            options["trust"] = json!(self.dir());
+        }
+        serde_json::from_str(&run("examine", &options.to_string(), self.now).unwrap()).unwrap()
     }
     fn permit(&self) {
         let text = "@id(\"eng-web\")\npermit(principal in Group::\"eng\", action == Action::\"connect\", resource == Service::\"web\");\n";

@@ -4,6 +4,7 @@
 //! comes last: a command that fails half way leaves nodes with what they had, and can be run again.
 
 mod edit;
+mod examine;
 mod publish;
 mod question;
 mod rotate;
@@ -24,6 +25,7 @@ use crate::trust::network::DEFAULT_ZONE;
 use crate::trust::pki::{Ca, LeafSpec};
 use crate::trust::{Network, SCHEMA, parse_relay_url, rfc3339, system_time, unix_seconds};
 
+pub use examine::{ExamineOptions, ExamineReport, Examined, Fault, PolicyReport, Publication, examine};
 pub use question::policy_check;
 pub use rotate::{Phase, RotateOptions, RotateReport, rotate_ca};
 
@@ -189,6 +191,7 @@ pub fn run(command: &str, options: &str, now: SystemTime) -> Result<String> {
         "renew" => json(&renew(&parsed(options)?, now)?),
         "revoke" => json(&revoke(&parsed(options)?, now)?),
         "rotate-ca" => json(&rotate_ca(&parsed(options)?, now)?),
+        "examine" => json(&examine(&parsed(options)?, now)?),
         "policy-check" => json(&policy_check(&parsed(options)?, now)?),
         other => Err(Error::config(
             "pki command",

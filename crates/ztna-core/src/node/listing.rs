@@ -1,5 +1,6 @@
 //! The flows of a node as an operator sees them: `ztna status`, `ztna top`.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -41,17 +42,23 @@ pub struct ListedFlow {
 }
 
 impl Node {
-    /// At most `most` flows in the order of their numbers, which is that of their age, and how many more there are. Of too many,
-    /// half are the oldest, where a leak shows, and half those of the rest that have carried most.
+    /// At most `most` flows, the oldest first, and how many more there are. Of too many, half are the oldest, where a leak shows,
+    /// and half those of the rest that have carried most.
     pub fn list_flows(&self, most: usize) -> (Vec<ListedFlow>, usize) {
-        let (mut chosen, mut rest): (Vec<_>, Vec<_>) = (self.flows.iter().collect(), Vec::new());
-        if chosen.len() > most {
-            rest = chosen.split_off(most / 2);
-            let places = most - chosen.len();
-            rest.sort_by_key(|(id, f)| (std::cmp::Reverse(f.bytes.rx.saturating_add(f.bytes.tx)), **id));
-            chosen.extend(rest.drain(..places.min(rest.len())));
-            chosen.sort_by_key(|(id, _)| **id);
+        let age = |(id, flow): &(&FlowId, &Flow)| (flow.since, **id);
+        let mut chosen: Vec<_> = self.flows.iter().collect();
+        let more = chosen.len().saturating_sub(most);
+        if more > 0 {
+            // Only what is shown has to be in order: a node may have very many flows, and packets wait.
+            let oldest = most / 2;
+            chosen.select_nth_unstable_by_key(oldest, age);
+            if let Some(rest @ [_, ..]) = chosen.get_mut(oldest..) {
+                let carried = |(id, f): &(&FlowId, &Flow)| (Reverse(f.bytes.rx.saturating_add(f.bytes.tx)), **id);
+                rest.select_nth_unstable_by_key((most - oldest).min(rest.len() - 1), carried);
+            }
+            chosen.truncate(most);
         }
+        chosen.sort_unstable_by_key(age);
         // Many flows share a connection, whose path is worked out once.
         let mut ways = BTreeMap::new();
         let mut way = |link: usize| {
@@ -59,7 +66,7 @@ impl Node {
             ways.entry(link).or_insert_with(found).clone()
         };
         let listed = chosen.into_iter().map(|(id, flow)| self.listed(*id, flow, way(flow.link))).collect();
-        (listed, rest.len())
+        (listed, more)
     }
 
     fn listed(&self, id: FlowId, flow: &Flow, (path, relay): (PathKind, Option<String>)) -> ListedFlow {

@@ -20,6 +20,24 @@ pub(super) struct Prepared<'a> {
     surplus: &'static [&'static str],
 }
 
+impl Prepared<'_> {
+    /// The files that writing it would change. Errors: a file there can't be read.
+    pub(super) fn stale(&self) -> Result<Vec<&'static str>> {
+        let mut stale = Vec::new();
+        for (file, text, _) in &self.files {
+            if read_text(&self.out.join(file))?.as_deref() != Some(text.expose()) {
+                stale.push(*file);
+            }
+        }
+        for file in self.surplus {
+            if read_text(&self.out.join(file))?.is_some() {
+                stale.push(*file);
+            }
+        }
+        Ok(stale)
+    }
+}
+
 /// Puts together what the node `name` (`agent/alice`) gets. `key` replaces certificate and key, else those in `out` stay.
 pub(super) fn prepare<'a>(
     store: &Store,
