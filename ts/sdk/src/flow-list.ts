@@ -48,11 +48,9 @@ interface NativeFlowStatus extends Omit<FlowStatus, 'port' | 'relay' | 'since'> 
 /** One synchronous native call. Errors: ERR_ZTNA_CLOSED. */
 export function listFlows(role: NativeRole): FlowList {
   const { flows, more } = JSON.parse(role.flows()) as { flows: readonly NativeFlowStatus[]; more: number }
-  const shown = flows.map(({ port, relay, since, ...flow }) => ({
-    ...flow,
-    ...(port === null ? {} : { port }),
-    ...(relay === null ? {} : { relay }),
-    since: new Date(since),
-  }))
-  return { flows: shown, flowsOmitted: more }
+  return { flows: flows.map(toFlowStatus), flowsOmitted: more }
+}
+
+function toFlowStatus({ port, relay, since, ...flow }: NativeFlowStatus): FlowStatus {
+  return { ...flow, ...(port === null ? {} : { port }), ...(relay === null ? {} : { relay }), since: new Date(since) }
 }

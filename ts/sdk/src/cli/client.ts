@@ -1,24 +1,14 @@
 /** Commands that ask a running role over its control socket. */
-import { type Command, Option } from 'commander'
+import type { Command } from 'commander'
 import type { CheckResult } from '../agent.js'
 import type { PathExplanation } from '../explain.js'
 import type { PathInfo } from '../types.js'
-import { type Request, ask, findControl } from './control.js'
+import { type TimedWhere, type Where, client, ofAgent, parseTimeout, request, timed } from './client-options.js'
 import { EXIT, UsageError } from './exit.js'
-import { checkNodeName, parseTarget } from './grammar.js'
-import { describe, explainPath } from './human.js'
+import { parseTarget } from './grammar.js'
+import { describeStatus, explainPath } from './human.js'
 import { withExamples } from './examples.js'
-
-interface Where {
-  control?: string
-  role?: string
-  name?: string
-  json?: boolean
-}
-
-interface TimedWhere extends Where {
-  timeout: string
-}
+import { paintFor } from './style.js'
 
 /** Adds `status`, `ping`, `explain` and `check`. */
 export function addClientCommands(program: Command, done: (code: number) => void): void {
@@ -28,7 +18,7 @@ export function addClientCommands(program: Command, done: (code: number) => void
   ]).action(async (where: Where) => {
     const status = (await request(where, { cmd: 'status' })) as Record<string, unknown>
     if (where.json === true) return print(JSON.stringify(status))
-    print(describe(status))
+    print(describeStatus(status, paintFor(process.stdout)))
   })
   withExamples(timed(client(program, 'ping <SERVICE>', 'round trip to the connector of a service')), ['ztna ping web']).action(
     async (service: string, where: TimedWhere) => {
@@ -70,36 +60,6 @@ export function addClientCommands(program: Command, done: (code: number) => void
       print(where.json === true ? JSON.stringify(answer) : `${target}: ${verdict} by ${answer.by}: ${answer.reason}`)
       done(answer.allowed ? EXIT.ok : EXIT.denied)
     })
-}
-
-function client(program: Command, usage: string, summary: string): Command {
-  return program
-    .command(usage)
-    .description(summary)
-    .option('--control <PATH>', 'control socket (default: that of the sole running role)')
-    .addOption(new Option('--role <ROLE>', 'of the node').choices(['agent', 'connector', 'relay']))
-    .option('--name <NAME>', 'name of the node')
-    .option('--json', 'print JSON')
-}
-
-function timed(command: Command): Command {
-  return command.option('--timeout <SECONDS>', 'give up after', '10')
-}
-
-/** Only agents can answer: others that run here are no choice. */
-function ofAgent<T extends Where>(where: T): T {
-  return where.control === undefined && where.role === undefined ? { ...where, role: 'agent' } : where
-}
-
-async function request(where: Where, question: Request): Promise<unknown> {
-  if (where.name !== undefined) checkNodeName(where.name)
-  return ask(await findControl(where), question)
-}
-
-function parseTimeout(text: string): number {
-  const seconds = Number(text)
-  if (seconds > 0 && seconds <= 86_400) return seconds * 1_000
-  throw new UsageError(`--timeout ${text}: accepted: seconds, more than 0 and up to 86400`)
 }
 
 function print(line: string): void {

@@ -9,6 +9,7 @@ import { EXIT, UsageError, exitCodeOf } from './exit.js'
 import { SETTINGS, attributeOf, flagOf, isSwitchedOff } from './options.js'
 import { addPkiCommands } from './pki.js'
 import { runRole } from './run.js'
+import { addTop } from './top.js'
 
 const EXAMPLES: Record<Role, readonly string[]> = {
   relay: ['ztna relay --network /etc/ztna/r1 --listen 0.0.0.0:4433 --listen [::]:4433 --stun-alt 0.0.0.0:4434'],
@@ -59,6 +60,7 @@ export async function main(argv: readonly string[]): Promise<number> {
     })
   addPkiCommands(program, done)
   addClientCommands(program, done)
+  addTop(program)
   try {
     await program.parseAsync([...argv])
     return code

@@ -4,7 +4,6 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { ZtnaAgent } from '../agent.js'
 import { ZtnaConnector } from '../connector.js'
-import { notAccepted } from '../arguments.js'
 import { type ZtnaError, configError, fromNative } from '../errors.js'
 import type { LogLevel, Logger } from '../logger.js'
 import { LOG_LEVELS } from '../logger.js'
@@ -13,16 +12,14 @@ import type { NodeLimits } from '../node-options.js'
 import { DRAIN_MS } from '../ops.js'
 import type { RoleOptions } from '../role.js'
 import type { Settings } from './config.js'
-import { runtimeDir, serveControl, type Request } from './control.js'
+import { type AnyRole, answer } from './answer.js'
+import { runtimeDir, serveControl } from './control.js'
 import { EXIT, UsageError, exitCodeOf, exitCodeOfDeath } from './exit.js'
 import { type HostPort, parseAddress, parseForward, parseListen, parseService } from './grammar.js'
 import { type Reason, serveMetrics } from './metrics.js'
 import { checkForward, ownNetwork, unserved } from './own-network.js'
 import { createLogger, eventLine } from './output.js'
-import { checkService, toTarget } from '../target.js'
 import { startWatchdog, tellReady, tellReloading, tellStopping } from './systemd.js'
-
-type AnyRole = ZtnaAgent | ZtnaConnector | ZtnaRelay
 
 /** Resolves with the exit code when the role has ended. Rejects with what is wrong in the settings, before anything has begun. */
 export async function runRole(settings: Settings): Promise<number> {
@@ -238,38 +235,6 @@ function parseAs<T>(settings: Settings, key: string, text: string, parse: (text:
   } catch (error) {
     if (error instanceof UsageError && !source.startsWith('--')) throw configError(error.message)
     throw error
-  }
-}
-
-async function answer(role: AnyRole, request: Request): Promise<unknown> {
-  // Whatever the request holds: the calls below check what they are given.
-  const timeoutMs = (request['timeoutMs'] ?? 10_000) as number
-  const needAgent = (): ZtnaAgent => {
-    if (role instanceof ZtnaAgent) return role
-    throw configError(`${request.cmd} needs an agent; this is another role`)
-  }
-  // A name that nobody has is a slip of the keyboard, and "denied" would hide it.
-  const known = (name: string): string => {
-    const services = [...needAgent().services.keys()]
-    if (services.includes(name)) return name
-    throw configError(`no service "${name}" in this network; known: ${services.join(', ')}`)
-  }
-  switch (request.cmd) {
-    case 'status':
-      return role.status()
-    case 'ping':
-      return needAgent().ping(known(checkService(request['service'] as string)), { timeoutMs })
-    case 'explain':
-      known(toTarget(request['target'] as string).service)
-      return needAgent().explain(request['target'] as string, { timeoutMs })
-    case 'check':
-      known(toTarget(request['target'] as string).service)
-      return needAgent().check(request['target'] as string, {
-        timeoutMs,
-        protocol: (request['protocol'] ?? 'tcp') as 'tcp' | 'udp',
-      })
-    default:
-      throw notAccepted(request.cmd, 'cmd', 'status, ping, explain, check')
   }
 }
 
