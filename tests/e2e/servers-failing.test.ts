@@ -159,6 +159,12 @@ test.each(failingH2)('%s of HTTP/2 ends its own stream and no other of the conne
   expect(lab.warnings).toHaveLength(2)
 })
 
+test('what is no HTTP is answered with 400, which arrives whole', async () => {
+  const { to } = await lab.serve({ http: createServer() })
+  expect(await lab.exchange(to, 'no HTTP\r\n\r\n')).toBe('HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n')
+  await nobodyElseWasHarmed()
+})
+
 test('an upgrade whose handler throws is reset', async () => {
   const server = createServer().on('upgrade', fail)
   const { to } = await lab.serve({ http: server })

@@ -99,6 +99,11 @@ class HttpFlow {
     if (this.#answering.size === 0) this.#front?.destroySoon()
   }
 
+  /** Node answers what is no request, or is too slow, with 400, 408 or the like, and then destroys the socket with the error. */
+  onClientError(): void {
+    this.#socket.endsWhole = ![...this.#answering].some(({ headersSent }) => headersSent)
+  }
+
   /** Ends what a failed handler can't any more, so that the peer does not take it for whole. */
   reset(): void {
     this.#socket.reset()
@@ -114,6 +119,7 @@ function watch(server: EventEmitter): void {
     if (REQUESTS.has(event)) return emitRequest(emit, event, args)
     if (event === 'stream') return emitStream(emit, args)
     if (event === 'secureConnection') showRemote(args[0] as Socket)
+    if (event === 'clientError') httpFlowOf(args[1])?.onClientError()
     if (event === 'session') httpFlowOf(args[0])?.onSession(args[0] as Http2Session)
     return emit(event, ...args)
   }
