@@ -5,9 +5,9 @@ mod inbox;
 mod port;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ struct State {
     /// By host and bound address; unspecified: every address of the family.
     ports: BTreeMap<(HostId, SocketAddr), Inbox>,
     /// Those that want to hear of changes of a host's addresses.
-    watchers: Vec<(HostId, UnixDatagram)>,
+    watchers: Vec<(HostId, UnixStream)>,
     next_port: u16,
     /// Until when the thread sleeps; `None` for ever.
     sleeps_until: Option<Duration>,
@@ -142,14 +142,16 @@ impl LiveHost {
         Ok(LivePort::new(self.shared.clone(), self.host, local, inbox, ready))
     }
 
-    /// A socket that a message can be read from after each change of the host's addresses. Errors: no descriptor left, or the network
+    /// A socket that a byte can be read from after each change of the host's addresses. Errors: no descriptor left, or the network
     /// has closed.
-    pub fn changes(&self) -> io::Result<UnixDatagram> {
-        let (ours, theirs) = UnixDatagram::pair()?;
+    pub fn changes(&self) -> io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
         let mut state = self.shared.lock();
         state.homes().map_err(|_| closed())?;
+        // Hosts come and go without a change of any: those that listen no more go now.
+        state.watchers.retain(|(_, watcher)| listens(watcher));
         state.watchers.push((self.host, ours));
         Ok(theirs)
     }
@@ -227,10 +229,15 @@ fn closed() -> io::Error {
 }
 
 /// `false`: nobody listens.
-fn tell(watcher: &UnixDatagram) -> bool {
-    match watcher.send(&[1]) {
-        Ok(_) => true,
+fn tell(mut watcher: &UnixStream) -> bool {
+    match watcher.write_all(&[1]) {
+        Ok(()) => true,
         // It has not read the last ones yet.
         Err(error) => error.kind() == io::ErrorKind::WouldBlock,
     }
+}
+
+/// A watcher says nothing; one that has gone has ended its stream.
+fn listens(mut watcher: &UnixStream) -> bool {
+    watcher.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
