@@ -106,7 +106,10 @@ impl<M: Machine + 'static> Driver<M> {
                 .unwrap_or_else(|_| Err(panicked()));
             let tail = catch_unwind(AssertUnwindSafe(|| driver.end(&mut poll, &posts, &wake, &closing)));
             closing.close();
-            (driver.local.observer)(LocalEvent::Ended(if tail.is_err() { Err(panicked()) } else { result }));
+            let Driver { sockets, mut local, .. } = driver;
+            // Whoever hears of the end may take the addresses again.
+            drop(sockets);
+            (local.observer)(LocalEvent::Ended(if tail.is_err() { Err(panicked()) } else { result }));
         };
         let thread = std::thread::Builder::new().name(name.into()).spawn(body).map_err(no_room)?;
         starts.recv().unwrap_or_else(|_| Err(panicked()))?;

@@ -113,8 +113,11 @@ impl NodeDatagram {
         self.ring.closed.load(Ordering::Acquire)
     }
 
-    /// Ends the flow once what was queued has been sent. Again is harmless.
+    /// Ends the flow once what was queued has been sent. The bell rings no more. Again is harmless.
     pub fn close(&self) {
+        // Dropped, and not under the lock: whom it calls may be what holds this.
+        let bell = lock(&self.ring.bell).take();
+        drop(bell);
         if !self.ring.closed.swap(true, Ordering::AcqRel) {
             self.ring.notify();
         }
