@@ -22,7 +22,7 @@ export async function pack(destination) {
       {
         // In the repository the addons are not dependencies: they have no version to resolve to before they are published.
         manifest: { ...native, optionalDependencies: { [addon.name]: addon.version } },
-        files: ['crates/ztna-napi/index.cjs', 'crates/ztna-napi/index.d.ts'],
+        files: native.files.map((file) => `crates/ztna-napi/${file}`),
       },
       { manifest: await manifestOf('ts/sdk'), files: ['ts/sdk/dist'] },
     ]

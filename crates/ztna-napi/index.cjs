@@ -2,56 +2,70 @@
 // from npm it is the one optional package that fits, `@ztna/native-<target>`.
 'use strict'
 
-// On Linux the C library is not asked for: npm installs the fitting package only, and a build makes only the fitting file.
-const targets = {
-  'linux-x64': ['linux-x64-gnu', 'linux-x64-musl'],
-  'linux-arm64': ['linux-arm64-gnu', 'linux-arm64-musl'],
-  'darwin-x64': ['darwin-x64'],
-  'darwin-arm64': ['darwin-arm64'],
-}
+const { failure, guarded } = require('./guard.cjs')
+
+const TARGETS = ['linux-x64-gnu', 'linux-x64-musl', 'linux-arm64-gnu', 'linux-arm64-musl', 'darwin-x64', 'darwin-arm64']
 
 function load() {
-  const platform = `${process.platform}-${process.arch}`
-  const candidates = targets[platform]
-  if (candidates === undefined) {
-    throw failure(`there is no addon for ${platform}; there is one for ${Object.keys(targets).join(', ')}`, [])
+  const target = targetOf()
+  if (!TARGETS.includes(target)) {
+    throw failure('ERR_ZTNA_NATIVE', `there is no addon for ${target}; there is one for ${TARGETS.join(', ')}`, { target })
   }
-  const reasons = []
-  for (const target of candidates) {
-    for (const name of [`./ztna.${target}.node`, `@ztna/native-${target}`]) {
-      try {
-        return require(name)
-      } catch (error) {
-        reasons.push(`${name}: ${reasonOf(error, name)}`)
-      }
+  const name = `@ztna/native-${target}`
+  const tried = []
+  let found = false
+  for (const place of [`./ztna.${target}.node`, name]) {
+    try {
+      return require(place)
+    } catch (error) {
+      const absent = isAbsent(error, place)
+      found ||= !absent
+      tried.push(`${place}: ${absent ? 'not there' : error.message}`)
     }
   }
+  const details = { target, package: name, tried }
+  if (found) throw failure('ERR_ZTNA_NATIVE', `the addon for ${target} is there and can't be loaded: ${tried.join('; ')}`, details)
+  const { version } = require('./package.json')
   throw failure(
-    `no addon for ${platform} could be loaded; install @ztna/sdk without --omit=optional, or run \`npm run build\` in a checkout`,
-    reasons,
+    'ERR_ZTNA_NATIVE',
+    `the package ${name} is not installed. \`npm install ${name}@${version}\` adds it; it is an optional dependency, which npm leaves ` +
+      `out with --omit=optional and from a lock file or node_modules of another platform. In a checkout, run \`npm run build\``,
+    details,
   )
 }
 
-/** `require` lists its whole stack in the message of a missing module: one word says as much. */
-function reasonOf(error, name) {
-  return error.code === 'MODULE_NOT_FOUND' && error.message.includes(name) ? 'not there' : error.message
+/** The machine, as files and packages spell it. */
+function targetOf() {
+  const machine = `${process.platform}-${process.arch}`
+  return process.platform === 'linux' ? `${machine}-${isGnu() ? 'gnu' : 'musl'}` : machine
 }
 
-/** The shape of every native error (index.d.ts), so that the SDK needs no second way to read this one. */
-function failure(message, tried) {
-  return new Error(JSON.stringify({ code: 'ERR_ZTNA_NATIVE', message, retryable: false, details: { tried } }))
+/** Node's report names glibc's version where there is one. The part about networks is slow and not wanted. */
+function isGnu() {
+  const { report } = process
+  const { excludeNetwork } = report
+  try {
+    report.excludeNetwork = true
+    return report.getReport().header.glibcVersionRuntime !== undefined
+  } finally {
+    report.excludeNetwork = excludeNetwork
+  }
 }
 
-const native = load()
+/** Not there, rather than there without something that it needs. */
+function isAbsent(error, name) {
+  return error.code === 'MODULE_NOT_FOUND' && error.message.includes(`'${name}'`)
+}
+
+const native = guarded(load())
 
 // One by one: an ES module can import by name only what is assigned by name here.
-exports.NativeRole = native.NativeRole
-exports.NativeFlow = native.NativeFlow
 exports.NativeDatagram = native.NativeDatagram
+exports.NativeLog = native.NativeLog
+exports.NativeRole = native.NativeRole
 exports.NativeTestNetwork = native.NativeTestNetwork
 exports.pki = native.pki
 exports.policyCheck = native.policyCheck
 exports.peerUid = native.peerUid
 exports.sdNotify = native.sdNotify
-exports.setLogSink = native.setLogSink
 exports.version = native.version

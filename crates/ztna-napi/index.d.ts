@@ -69,8 +69,7 @@ export class NativeRole {
 }
 
 /** A TCP flow. Whoever wraps `fd` in a socket owns it from then on. */
-export class NativeFlow {
-  private constructor()
+export interface NativeFlow {
   readonly fd: number
   readonly flow: number
   /** `{ peer, service, port, path, remoteAddress, remotePort }` */
@@ -98,6 +97,19 @@ export class NativeDatagram {
   close(): void
 }
 
+/** The log lines of the roles that this JavaScript thread started. It ends with `close`, or with the thread. */
+export class NativeLog {
+  /**
+   * @param level of the lines to collect, and above: 'trace', 'debug', 'info', 'warn', 'error' or 'off'
+   * @param onLines called when lines wait, and not again before they were taken; does not keep the process alive
+   */
+  constructor(level: string, onLines: () => void)
+  setLevel(level: string): void
+  /** All that waits: a JSON array of `{ level, target, message, fields, time }`. More than 1,024 are dropped, and counted in a line. */
+  take(): string
+  close(): void
+}
+
 /** A network of homes in memory, for the roles of this process whose option `testPlace` names it. */
 export class NativeTestNetwork {
   /** @param specJson `{ seed, relays, homes, nodes }` (ztna_netlab::homes::Spec) */
@@ -120,7 +132,5 @@ export function policyCheck(json: string): string
 export function peerUid(fd: number): number
 /** Tells systemd `state` (sd_notify(3)); false when it did not ask to be told. */
 export function sdNotify(state: string): boolean
-/** Where log lines go, in batches: a JSON array of `{ level, target, message, fields, time }`. */
-export function setLogSink(level: string, callback: ((linesJson: string) => void) | null): void
 /** The version of the addon. */
 export function version(): string

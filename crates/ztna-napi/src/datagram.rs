@@ -4,6 +4,7 @@ use napi::Result;
 use napi::bindgen_prelude::{Function, Uint8Array};
 use napi::threadsafe_function::ThreadsafeFunctionCallMode;
 use napi_derive::napi;
+use ztna_core::error::Error;
 use ztna_core::io::NodeDatagram;
 use ztna_core::trust::Snapshot;
 
@@ -45,8 +46,11 @@ impl NativeDatagram {
     }
 
     #[napi(catch_unwind)]
-    pub fn send(&self, buffers: Vec<Uint8Array>) -> u32 {
-        self.inner.send(buffers.iter().map(|b| &b[..])) as u32
+    pub fn send(&self, buffers: Vec<Uint8Array>) -> Result<u32> {
+        if self.inner.is_closed() {
+            return Err(dto::throw(&Error::Closed("the flow has ended".into())));
+        }
+        Ok(self.inner.send(buffers.iter().map(|b| &b[..])) as u32)
     }
 
     #[napi(catch_unwind)]

@@ -26,7 +26,7 @@ pub fn error(e: &Error) -> Value {
         // The compiler asks for it: the enum of another crate may grow. What is not above has no details.
         _ => json!({}),
     };
-    json!({ "code": e.code(), "message": e.to_string(), "retryable": e.is_retryable(), "details": details })
+    json!({ "code": e.code(), "message": short(e.to_string()), "retryable": e.is_retryable(), "details": details })
 }
 
 /// An error as napi throws it: the JSON is the message.
@@ -37,6 +37,16 @@ pub fn throw(e: &Error) -> napi::Error {
 /// A caller's JSON that does not have the shape agreed on.
 pub fn bad_json(e: &serde_json::Error) -> napi::Error {
     throw(&Error::config("options", e.to_string()))
+}
+
+/// Characters of a message that are told. It may quote all that a caller gave.
+const MESSAGE: usize = 1_500;
+
+fn short(message: String) -> String {
+    match message.char_indices().nth(MESSAGE) {
+        Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
+        None => message,
+    }
 }
 
 pub fn identity(p: &PeerIdentity, groups: Vec<&str>) -> Value {

@@ -1,13 +1,13 @@
 //! From loops to JavaScript: one weak thread-safe function a role, one JSON text an event.
 
-use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use napi::Status;
 use napi::bindgen_prelude::Function;
-use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi::threadsafe_function::{ThreadsafeCallContext, ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use serde_json::{Value, json};
 use ztna_core::error::{Error, Result};
 use ztna_core::io::folder::FolderReader;
@@ -17,13 +17,23 @@ use ztna_core::trust::Snapshot;
 
 use crate::dto;
 use crate::lost::Lost;
-use crate::promise::Promise;
+use crate::promise::{Promise, is_alive};
 
 /// Events that wait for JavaScript. An event is under 1 KB; a program that does not take 65,536 of them has hung. More are lost, and
 /// counted.
 const WAITING: usize = 65_536;
 
-pub type Callback = ThreadsafeFunction<String, (), String, Status, false, true, WAITING>;
+type Callback = ThreadsafeFunction<(), (), String, Status, false, true, WAITING>;
+
+/// Events on their way, one for each call of the callback that is. They wait here and not in the callback's own queue, which the end
+/// of a JavaScript thread does not release.
+type Mail = Arc<Mutex<VecDeque<Parcel>>>;
+
+/// An event with the descriptor that it names, which JavaScript owns once it is called.
+struct Parcel {
+    text: String,
+    fd: Option<OwnedFd>,
+}
 
 pub fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
@@ -32,6 +42,7 @@ pub fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 /// What the loops of one role and its JavaScript object share.
 pub struct Bridge {
     callback: Callback,
+    mail: Mail,
     pub lost: Lost,
     pub snapshot: RwLock<Option<Arc<Snapshot>>>,
     /// UDP flows announced and not yet taken.
@@ -47,14 +58,21 @@ pub struct Bridge {
 
 impl Bridge {
     pub fn new(callback: &Function<'_, String, ()>) -> napi::Result<Arc<Self>> {
+        let mail = Mail::default();
+        let sent = mail.clone();
         let callback = callback
-            .build_threadsafe_function()
+            .build_threadsafe_function::<()>()
             .callee_handled::<false>()
             .weak::<true>()
             .max_queue_size::<WAITING>()
-            .build()?;
+            .build_callback(move |ctx: ThreadsafeCallContext<()>| {
+                let parcel = lock(&sent).pop_front().ok_or_else(|| dto::throw(&Error::Closed("no event".into())))?;
+                let _ = parcel.fd.filter(|_| is_alive(&ctx.env)).map(IntoRawFd::into_raw_fd);
+                Ok(parcel.text)
+            })?;
         Ok(Arc::new(Bridge {
             callback,
+            mail,
             lost: Lost::default(),
             snapshot: RwLock::new(None),
             datagrams: Mutex::new(BTreeMap::new()),
@@ -80,11 +98,16 @@ impl Bridge {
 
     /// `false`: it is lost.
     pub fn emit(&self, event: &Value) -> bool {
-        let status = self.call(event);
+        self.emit_with(event, None)
+    }
+
+    /// As [`emit`](Self::emit) with the descriptor that the event names; it is closed where the event is lost.
+    fn emit_with(&self, event: &Value, fd: Option<OwnedFd>) -> bool {
+        let status = self.call(event, fd);
         if status == Status::Ok {
             self.lost.tell(|n| {
                 let error = Error::Limit(format!("{n} events were lost: the program did not take them in time"));
-                self.call(&json!({ "event": "warning", "error": dto::error(&error) })) == Status::Ok
+                self.call(&json!({ "event": "warning", "error": dto::error(&error) }), None) == Status::Ok
             });
         } else if status == Status::QueueFull {
             self.lost.one_more();
@@ -92,8 +115,16 @@ impl Bridge {
         status == Status::Ok
     }
 
-    fn call(&self, event: &Value) -> Status {
-        self.callback.call(event.to_string(), ThreadsafeFunctionCallMode::NonBlocking)
+    fn call(&self, event: &Value, fd: Option<OwnedFd>) -> Status {
+        let text = event.to_string();
+        // Locked over both: the order of the calls is that of the mail.
+        let mut mail = lock(&self.mail);
+        mail.push_back(Parcel { text, fd });
+        let status = self.callback.call((), ThreadsafeFunctionCallMode::NonBlocking);
+        if status != Status::Ok {
+            mail.pop_back();
+        }
+        status
     }
 
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
@@ -150,10 +181,7 @@ impl Bridge {
             }
             LocalEvent::Incoming { flow, serve, info, fd } => {
                 let more = json!({ "event": "incoming", "flow": flow.0, "serve": serve, "fd": fd.as_raw_fd() });
-                if self.emit(&dto::join(dto::flow(&info, flow.0, &snapshot), more)) {
-                    // JavaScript owns the descriptor from here on.
-                    let _ = fd.into_raw_fd();
-                }
+                self.emit_with(&dto::join(dto::flow(&info, flow.0, &snapshot), more), Some(fd));
             }
             LocalEvent::IncomingDatagram { flow, serve, info, datagram } => {
                 let more = json!({ "event": "incoming-datagram", "flow": flow.0, "serve": serve });

@@ -29,10 +29,19 @@ pub fn policy_check(json: String) -> Result<String> {
 /// The user ID of the process at the other end of a unix socket.
 #[napi(catch_unwind)]
 pub fn peer_uid(fd: i32) -> Result<u32> {
+    let not_accepted =
+        || dto::throw(&Error::config("fd", format!("{fd} is no descriptor of a unix socket that is open")));
+    if fd < 0 {
+        return Err(not_accepted());
+    }
     // SAFETY: the descriptor is borrowed for this call only; one that is not open gives an error.
     #[allow(unsafe_code, reason = "Node gives a descriptor as a number")]
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    peer_user(fd).map_err(|e| dto::throw(&Error::Permission(format!("peer credentials: {e}"))))
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    peer_user(borrowed).map_err(|e| match e.kind() {
+        io::ErrorKind::PermissionDenied => dto::throw(&Error::Permission(format!("peer credentials: {e}"))),
+        // The system tells a file, a closed one and a socket of another family by different errors.
+        _ => not_accepted(),
+    })
 }
 
 #[cfg(target_os = "linux")]

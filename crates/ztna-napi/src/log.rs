@@ -1,7 +1,10 @@
-//! Log lines of the core for JavaScript's logger: batches behind one coalesced doorbell, not one crossing a line.
+//! Log lines of the core for JavaScript's loggers. They wait here, one bell calls for all that wait, and JavaScript takes them by a
+//! synchronous call: no crossing a line. Each JavaScript thread has lines of its own: those of the roles it started.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
 
@@ -18,53 +21,145 @@ use crate::dto;
 use crate::events::lock;
 use ztna_core::error::Error;
 
-/// Lines that wait for JavaScript; more are dropped and counted in the next batch.
+/// Lines that wait for one logger; more are dropped and counted in the next batch.
 const WAITING: usize = 1_024;
 
-type Bell = ThreadsafeFunction<String, (), String, Status, false, true, 16>;
+type Bell = ThreadsafeFunction<(), (), (), Status, false, true, 1>;
 
-#[derive(Default)]
 struct Sink {
-    bell: Option<Arc<Bell>>,
-    lines: Vec<Value>,
+    home: Home,
+    rank: u8,
+    bell: Arc<Bell>,
+    /// It has been rung, and nobody has come yet.
+    rung: bool,
+    lines: Vec<Arc<str>>,
     dropped: u64,
 }
 
-static SINK: Mutex<Sink> = Mutex::new(Sink { bell: None, lines: Vec::new(), dropped: 0 });
+static SINKS: Mutex<BTreeMap<u64, Sink>> = Mutex::new(BTreeMap::new());
+/// The most that any sink wants: what nobody wants costs a comparison.
 static LEVEL: AtomicU8 = AtomicU8::new(0);
+static NEXT: AtomicU64 = AtomicU64::new(1);
 static INSTALLED: OnceLock<bool> = OnceLock::new();
 
-/// Sends log lines of `level` and above to `callback`: a JSON array of `{level, target, message, fields, time}` a call.
-/// `null` or level `off` stops it.
-#[napi(catch_unwind)]
-pub fn set_log_sink(level: String, callback: Option<Function<'_, String, ()>>) -> napi::Result<()> {
-    let rank = match level.as_str() {
-        "off" => 0,
-        "error" => 1,
-        "warn" => 2,
-        "info" => 3,
-        "debug" => 4,
-        "trace" => 5,
-        other => {
-            return Err(dto::throw(&Error::config(
-                "logLevel",
-                format!("`{other}` must be trace, debug, info, warn, error or off"),
-            )));
-        }
-    };
-    let bell = match callback {
-        Some(c) => Some(Arc::new(
-            c.build_threadsafe_function().callee_handled::<false>().weak::<true>().max_queue_size::<16>().build()?,
-        )),
-        None => None,
-    };
-    LEVEL.store(if bell.is_some() { rank } else { 0 }, Ordering::Relaxed);
-    lock(&SINK).bell = bell;
-    INSTALLED.get_or_init(|| tracing::subscriber::set_global_default(Collector).is_ok());
-    Ok(())
+thread_local! {
+    static HOME: Cell<Home> = const { Cell::new(Home(0)) };
 }
 
-struct Collector;
+/// The JavaScript thread that a thread works for. 0: none in particular, so that its lines go to all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Home(u64);
+
+impl Home {
+    /// Call on a JavaScript thread.
+    pub fn here() -> Home {
+        if HOME.get() == Home(0) {
+            HOME.set(Home(NEXT.fetch_add(1, Ordering::Relaxed)));
+        }
+        HOME.get()
+    }
+
+    /// The calling thread works for this one from now on.
+    pub fn enter(self) {
+        HOME.set(self);
+    }
+}
+
+/// A logger's lines. It ends with `close`, or with its JavaScript thread.
+#[napi]
+pub struct NativeLog {
+    id: u64,
+}
+
+#[napi]
+impl NativeLog {
+    /// Collects lines of `level` and above. `on_lines` is called when there are some to [`take`](Self::take), and not again before
+    /// they were taken; it does not keep the process alive.
+    #[napi(catch_unwind, constructor)]
+    pub fn new(level: String, on_lines: Function<'_, (), ()>) -> napi::Result<Self> {
+        let rank = rank_named(&level)?;
+        let bell = on_lines
+            .build_threadsafe_function::<()>()
+            .callee_handled::<false>()
+            .weak::<true>()
+            .max_queue_size::<1>()
+            .build()?;
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (home, bell) = (Home::here(), Arc::new(bell));
+        change(|sinks| {
+            sinks.insert(id, Sink { home, rank, bell, rung: false, lines: Vec::new(), dropped: 0 });
+            Ok(())
+        })?;
+        INSTALLED.get_or_init(|| tracing::subscriber::set_global_default(Collector).is_ok());
+        Ok(NativeLog { id })
+    }
+
+    #[napi(catch_unwind)]
+    pub fn set_level(&self, level: String) -> napi::Result<()> {
+        let rank = rank_named(&level)?;
+        change(|sinks| {
+            sinks.get_mut(&self.id).ok_or_else(closed)?.rank = rank;
+            Ok(())
+        })
+    }
+
+    /// All that waits: a JSON array of `{level, target, message, fields, time}`.
+    #[napi(catch_unwind)]
+    pub fn take(&self) -> napi::Result<String> {
+        let (lines, dropped) = {
+            let mut sinks = lock(&SINKS);
+            let sink = sinks.get_mut(&self.id).ok_or_else(closed)?;
+            sink.rung = false;
+            (std::mem::take(&mut sink.lines), std::mem::take(&mut sink.dropped))
+        };
+        let lost = (dropped > 0).then(|| {
+            let message = format!("{dropped} log lines were dropped: the program did not take them in time");
+            line("warn", "ztna", &Line { message, fields: Map::new() })
+        });
+        let all: Vec<&str> = lines.iter().chain(&lost).map(|line| &**line).collect();
+        Ok(format!("[{}]", all.join(",")))
+    }
+
+    /// Again is harmless.
+    #[napi(catch_unwind)]
+    pub fn close(&self) -> napi::Result<()> {
+        change(|sinks| {
+            sinks.remove(&self.id);
+            Ok(())
+        })
+    }
+}
+
+impl Drop for NativeLog {
+    fn drop(&mut self) {
+        // It has no way to fail.
+        let _ = self.close();
+    }
+}
+
+fn closed() -> napi::Error {
+    dto::throw(&Error::Closed("the log has been closed".into()))
+}
+
+/// Changes the sinks, and what is collected with them.
+fn change(what: impl FnOnce(&mut BTreeMap<u64, Sink>) -> napi::Result<()>) -> napi::Result<()> {
+    let mut sinks = lock(&SINKS);
+    let result = what(&mut sinks);
+    LEVEL.store(sinks.values().map(|sink| sink.rank).max().unwrap_or(0), Ordering::Relaxed);
+    result
+}
+
+fn rank_named(level: &str) -> napi::Result<u8> {
+    match level {
+        "off" => Ok(0),
+        "error" => Ok(1),
+        "warn" => Ok(2),
+        "info" => Ok(3),
+        "debug" => Ok(4),
+        "trace" => Ok(5),
+        _ => Err(dto::throw(&Error::config("level", "it is none of trace, debug, info, warn, error and off"))),
+    }
+}
 
 fn rank(level: &Level) -> u8 {
     match *level {
@@ -75,6 +170,17 @@ fn rank(level: &Level) -> u8 {
         Level::TRACE => 5,
     }
 }
+
+fn line(level: &str, target: &str, said: &Line) -> Arc<str> {
+    json!({
+        "level": level, "target": target, "message": said.message, "fields": said.fields,
+        "time": ztna_core::metrics::epoch_ms(SystemTime::now()),
+    })
+    .to_string()
+    .into()
+}
+
+struct Collector;
 
 impl Subscriber for Collector {
     fn register_callsite(&self, _: &'static Metadata<'static>) -> tracing::subscriber::Interest {
@@ -93,38 +199,29 @@ impl Subscriber for Collector {
     fn exit(&self, _: &span::Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        let mut line = Line::default();
-        event.record(&mut line);
+        let mut said = Line::default();
+        event.record(&mut said);
         let m = event.metadata();
-        let value = json!({
-            "level": m.level().as_str().to_ascii_lowercase(), "target": m.target(), "message": line.message, "fields": line.fields,
-            "time": ztna_core::metrics::epoch_ms(SystemTime::now()),
-        });
-        let mut sink = lock(&SINK);
-        if sink.lines.len() >= WAITING {
-            sink.dropped += 1;
-            return;
+        let text = line(&m.level().as_str().to_ascii_lowercase(), m.target(), &said);
+        let (home, rank) = (HOME.get(), rank(m.level()));
+        let mut bells = Vec::new();
+        for sink in lock(&SINKS).values_mut() {
+            if rank > sink.rank || (home != Home(0) && home != sink.home) {
+                continue;
+            }
+            if sink.lines.len() >= WAITING {
+                sink.dropped += 1;
+                continue;
+            }
+            sink.lines.push(text.clone());
+            if !sink.rung {
+                sink.rung = true;
+                bells.push(sink.bell.clone());
+            }
         }
-        sink.lines.push(value);
-        if let Some(bell) = sink.bell.clone() {
-            let lines = std::mem::take(&mut sink.lines);
-            let dropped = std::mem::take(&mut sink.dropped);
-            drop(sink);
-            let mut batch = lines;
-            if dropped > 0 {
-                batch.push(json!({ "level": "warn", "target": "ztna", "message": format!("{dropped} log lines were dropped"), "fields": {}, "time": 0 }));
-            }
-            let text = Value::Array(batch).to_string();
-            if bell.call(text.clone(), ThreadsafeFunctionCallMode::NonBlocking) == Status::QueueFull
-                && let Ok(Value::Array(lines)) = serde_json::from_str(&text)
-            {
-                // JavaScript is busy: they go with the next line.
-                let mut sink = lock(&SINK);
-                let mut lines = lines;
-                lines.append(&mut sink.lines);
-                lines.truncate(WAITING);
-                sink.lines = lines;
-            }
+        for bell in bells {
+            // A full queue means that one is on its way already.
+            bell.call((), ThreadsafeFunctionCallMode::NonBlocking);
         }
     }
 }

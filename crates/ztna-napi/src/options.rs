@@ -1,5 +1,7 @@
 //! What callers hand in, as JSON.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use ztna_core::connector::Serve;
 use ztna_core::error::{Error, Result};
@@ -137,7 +139,7 @@ impl ConnectOptions {
         if traceparent.as_ref().is_some_and(|t| !ztna_core::wire::traceparent::is_valid(t)) {
             return Err(Error::config("traceparent", "must be a W3C trace context"));
         }
-        let timeout = std::time::Duration::from_millis(self.timeout_ms);
+        let timeout = timeout(self.timeout_ms);
         Ok(Open { service: self.service, port: self.port, protocol, path, timeout, traceparent })
     }
 }
@@ -195,6 +197,11 @@ impl ServeOptions {
             closing: false,
         })
     }
+}
+
+/// As long as asked for, up to 49 days: added to a time, it must give one.
+pub fn timeout(ms: u64) -> Duration {
+    Duration::from_millis(ms.min(u32::MAX.into()))
 }
 
 pub fn protocol(p: &str) -> Result<Protocol> {

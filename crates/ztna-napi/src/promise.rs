@@ -1,6 +1,6 @@
 //! Promises of JavaScript that are always settled: one that never is keeps its process alive for ever.
 
-use napi::bindgen_prelude::{Object, ToNapiValue};
+use napi::bindgen_prelude::{JsObjectValue, Object, ToNapiValue};
 use napi::{Env, JsDeferred};
 use ztna_core::error::{Error, Result};
 
@@ -34,7 +34,9 @@ impl<T: ToNapiValue + Send + 'static> Promise<T> {
     pub fn settle_with<V: Send + 'static>(mut self, result: Result<V>, make: impl FnOnce(V) -> T + Send + 'static) {
         let Some(deferred) = self.0.take() else { return };
         match result {
-            Ok(value) => deferred.resolve(Box::new(move |_| Ok(make(value)))),
+            Ok(value) => deferred.resolve(Box::new(move |env| {
+                if is_alive(&env) { Ok(make(value)) } else { Err(dto::throw(&Error::Aborted)) }
+            })),
             Err(e) => deferred.reject(dto::throw(&e)),
         }
     }
@@ -46,4 +48,11 @@ impl<T: ToNapiValue + Send + 'static> Drop for Promise<T> {
             deferred.reject(dto::throw(&Error::Closed("the role has ended".into())));
         }
     }
+}
+
+/// Whether JavaScript still runs where this is called, on its thread. A thread that is being terminated calls us, and can be called no
+/// more: what it should own then would have no owner.
+pub fn is_alive(env: &Env) -> bool {
+    // Any call that may run JavaScript tells.
+    Object::new(env).and_then(|mut probe| probe.set_named_property("alive", true)).is_ok()
 }

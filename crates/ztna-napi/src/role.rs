@@ -55,6 +55,10 @@ fn closed() -> napi::Error {
     dto::throw(&Error::Closed("the role is not running".into()))
 }
 
+fn no_flows() -> napi::Error {
+    dto::throw(&Error::config("role", "a relay has no flows of its own"))
+}
+
 fn ok<T>(r: std::result::Result<T, Error>) -> Result<T> {
     r.map_err(|e| dto::throw(&e))
 }
@@ -64,7 +68,7 @@ impl NativeRole {
     #[napi(catch_unwind, constructor)]
     pub fn new(role: String, options_json: String, on_event: Function<'_, String, ()>) -> Result<Self> {
         Ok(NativeRole {
-            role: ok(role.parse())?,
+            role: ok(role.parse().map_err(|_| Error::config("role", "it is none of agent, connector and relay")))?,
             options: parse(&options_json)?,
             bridge: Bridge::new(&on_event)?,
             started: Mutex::new(None),
@@ -77,8 +81,8 @@ impl NativeRole {
     }
 
     fn begin(&self) -> std::result::Result<String, Error> {
-        if lock(&self.started).is_some() && !self.bridge.has_ended() {
-            return Err(Error::Closed("already started".into()));
+        if lock(&self.started).is_some() {
+            return Err(Error::Closed("a role starts once".into()));
         }
         let bridge = self.bridge.clone();
         let adopt: running::Adopt = Arc::new(move |snapshot| bridge.adopt(snapshot));
@@ -117,7 +121,7 @@ impl NativeRole {
     #[napi(catch_unwind)]
     pub fn status(&self) -> Result<String> {
         let started = lock(&self.started);
-        let s = started.as_ref().ok_or_else(closed)?;
+        let s = started.as_ref().filter(|_| !self.bridge.has_ended()).ok_or_else(closed)?;
         let mut value = match &s.running {
             Running::Agent(h) => ok(h.call(|d| dto::node_status(d.machine().node())))?,
             Running::Connector(h) => ok(h.call(|d| dto::node_status(d.machine().node())))?,
@@ -166,9 +170,8 @@ impl NativeRole {
 
     #[napi(catch_unwind)]
     pub fn metrics(&self) -> Result<String> {
-        let started = lock(&self.started);
         let events = ("events", self.bridge.lost.total());
-        match &started.as_ref().ok_or_else(closed)?.running {
+        self.with_running(|running| match running {
             Running::Agent(h) => ok(h.call(move |d| {
                 let local = [("local", d.local_drops()), ("descriptors", d.descriptor_drops()), events];
                 let now = d.now();
@@ -180,18 +183,26 @@ impl NativeRole {
                 ztna_core::metrics::node(d.machine().node(), now, &local)
             })),
             Running::Relay { shared, .. } => Ok(shared.metrics_text(SystemTime::now(), &[events])),
-        }
+        })
     }
 
-    /// The event `turned` follows once every loop has taken a turn. Nothing follows while one hangs, or when one has ended.
+    /// The event `turned` follows once every loop has taken a turn. Nothing follows while one hangs.
     #[napi(catch_unwind)]
-    pub fn turn(&self) {
-        if let Some(s) = lock(&self.started).as_ref() {
-            let bridge = self.bridge.clone();
-            s.running.turn(move || {
+    pub fn turn(&self) -> Result<()> {
+        let bridge = self.bridge.clone();
+        self.with_running(|running| {
+            running.turn(move || {
                 bridge.emit(&json!({ "event": "turned" }));
             });
-        }
+            Ok(())
+        })
+    }
+
+    /// Errors: [`Error::Closed`] where nothing runs.
+    fn with_running<T>(&self, work: impl FnOnce(&Running) -> Result<T>) -> Result<T> {
+        let started = lock(&self.started);
+        let running = started.as_ref().filter(|_| !self.bridge.has_ended()).ok_or_else(closed)?;
+        work(&running.running)
     }
 
     #[napi(catch_unwind, ts_return_type = "Promise<string>")]
@@ -227,7 +238,10 @@ impl NativeRole {
     fn take_files(&self, files: Files) -> std::result::Result<(), Error> {
         let snapshot = running::from_memory(files)?;
         let started = lock(&self.started);
-        let s = started.as_ref().ok_or_else(|| Error::Closed("the role is not running".into()))?;
+        let s = started
+            .as_ref()
+            .filter(|_| !self.bridge.has_ended())
+            .ok_or_else(|| Error::Closed("the role is not running".into()))?;
         self.check_role(&snapshot)?;
         self.bridge.adopt(snapshot.clone())?;
         s.running.apply(&snapshot);
@@ -237,13 +251,12 @@ impl NativeRole {
     // ---- agent
 
     fn agent(&self) -> Result<Handle<Agent>> {
-        match lock(&self.started).as_ref().map(|s| &s.running) {
-            Some(Running::Agent(h)) => Ok(h.clone()),
-            Some(Running::Connector(_) | Running::Relay { .. }) => {
+        self.with_running(|running| match running {
+            Running::Agent(h) => Ok(h.clone()),
+            Running::Connector(_) | Running::Relay { .. } => {
                 Err(dto::throw(&Error::config("role", "only an agent can do this")))
             }
-            None => Err(closed()),
-        }
+        })
     }
 
     /// A promise that `work` settles on the agent's loop. A loop that has ended drops it, which settles it too.
@@ -294,16 +307,15 @@ impl NativeRole {
     }
 
     #[napi(catch_unwind)]
-    pub fn cancel(&self, op: i64) {
-        if let Ok(agent) = self.agent() {
-            agent.post(Box::new(move |d| d.cancel(op as u64)));
-        }
+    pub fn cancel(&self, op: i64) -> Result<()> {
+        self.agent()?.post(Box::new(move |d| d.cancel(op as u64)));
+        Ok(())
     }
 
     #[napi(catch_unwind, ts_return_type = "Promise<string>")]
     pub fn ping<'e>(&self, env: &'e Env, op: i64, json: String) -> Result<Object<'e>> {
         let o: ConnectOptions = parse(&json)?;
-        self.ask(env, op, move |d| d.ping(op as u64, &o.service, Duration::from_millis(o.timeout_ms)))
+        self.ask(env, op, move |d| d.ping(op as u64, &o.service, options::timeout(o.timeout_ms)))
     }
 
     #[napi(catch_unwind, ts_return_type = "Promise<string>")]
@@ -392,13 +404,12 @@ impl NativeRole {
     // ---- connector
 
     fn connector(&self) -> Result<Handle<Connector>> {
-        match lock(&self.started).as_ref().map(|s| &s.running) {
-            Some(Running::Connector(h)) => Ok(h.clone()),
-            Some(Running::Agent(_) | Running::Relay { .. }) => {
+        self.with_running(|running| match running {
+            Running::Connector(h) => Ok(h.clone()),
+            Running::Agent(_) | Running::Relay { .. } => {
                 Err(dto::throw(&Error::config("role", "only a connector can do this")))
             }
-            None => Err(closed()),
-        }
+        })
     }
 
     #[napi(catch_unwind, ts_return_type = "Promise<number>")]
@@ -429,55 +440,63 @@ impl NativeRole {
 
     #[napi(catch_unwind)]
     pub fn take_datagram(&self, flow: i64) -> Result<NativeDatagram> {
-        let datagram = lock(&self.bridge.datagrams).remove(&(flow as u64)).ok_or_else(closed)?;
+        self.connector()?;
+        let gone = || dto::throw(&Error::Closed(format!("flow {flow} has ended, or was taken, or never was")));
+        let datagram = lock(&self.bridge.datagrams).remove(&(flow as u64)).ok_or_else(gone)?;
         let snapshot = self.bridge.snapshot().ok_or_else(closed)?;
         Ok(NativeDatagram::new(datagram, &snapshot))
     }
 
     #[napi(catch_unwind)]
-    pub fn authorize_reply(&self, flow: i64, allow: bool) {
-        if let Ok(h) = self.connector() {
-            h.post(Box::new(move |d| d.authorize_reply(FlowId(flow as u64), allow)));
-        }
+    pub fn authorize_reply(&self, flow: i64, allow: bool) -> Result<()> {
+        self.connector()?.post(Box::new(move |d| d.authorize_reply(FlowId(flow as u64), allow)));
+        Ok(())
     }
 
     // ---- both ends of flows
 
     #[napi(catch_unwind)]
-    pub fn flow_reset(&self, flow: i64) {
+    pub fn flow_reset(&self, flow: i64) -> Result<()> {
         let flow = FlowId(flow as u64);
-        match lock(&self.started).as_ref().map(|s| &s.running) {
-            Some(Running::Agent(h)) => {
-                h.post(Box::new(move |d| d.flow_reset(flow)));
-            }
-            Some(Running::Connector(h)) => {
-                h.post(Box::new(move |d| d.flow_reset(flow)));
-            }
-            Some(Running::Relay { .. }) | None => {}
-        }
+        self.with_running(|running| {
+            match running {
+                Running::Agent(h) => h.post(Box::new(move |d| d.flow_reset(flow))),
+                Running::Connector(h) => h.post(Box::new(move |d| d.flow_reset(flow))),
+                Running::Relay { .. } => return Err(no_flows()),
+            };
+            Ok(())
+        })
     }
 
     #[napi(catch_unwind)]
-    pub fn flow_done(&self, flow: i64) {
+    pub fn flow_done(&self, flow: i64) -> Result<()> {
         let flow = FlowId(flow as u64);
-        match lock(&self.started).as_ref().map(|s| &s.running) {
-            Some(Running::Agent(h)) => {
-                h.post(Box::new(move |d| d.flow_done(flow)));
-            }
-            Some(Running::Connector(h)) => {
-                h.post(Box::new(move |d| d.flow_done(flow)));
-            }
-            Some(Running::Relay { .. }) | None => {}
-        }
+        self.with_running(|running| {
+            match running {
+                Running::Agent(h) => h.post(Box::new(move |d| d.flow_done(flow))),
+                Running::Connector(h) => h.post(Box::new(move |d| d.flow_done(flow))),
+                Running::Relay { .. } => return Err(no_flows()),
+            };
+            Ok(())
+        })
     }
 
+    // ---- relay
+
     #[napi(catch_unwind)]
-    pub fn kick(&self, session: String) {
-        if let (Some(Running::Relay { shared, .. }), Ok(id)) =
-            (lock(&self.started).as_ref().map(|s| &s.running), session.parse())
-        {
-            shared.kick(id);
-        }
+    pub fn kick(&self, session: String) -> Result<()> {
+        self.with_running(|running| match running {
+            Running::Relay { shared, .. } => {
+                let id = session
+                    .parse()
+                    .map_err(|_| dto::throw(&Error::config("session", "it is no number of a session")))?;
+                shared.kick(id);
+                Ok(())
+            }
+            Running::Agent(_) | Running::Connector(_) => {
+                Err(dto::throw(&Error::config("role", "only a relay can do this")))
+            }
+        })
     }
 }
 
@@ -520,7 +539,7 @@ fn forward_spec(o: ForwardOptions, zone: String) -> std::result::Result<ForwardS
         traceparent: None,
     };
     let path = open.open(Protocol::Tcp)?.path;
-    let timeout = o.timeout_ms.map_or(FORWARD_TIMEOUT, Duration::from_millis);
+    let timeout = o.timeout_ms.map_or(FORWARD_TIMEOUT, options::timeout);
     let host = |h: Option<String>| h.unwrap_or_else(|| "127.0.0.1".into());
     if let Some(s) = o.socks5 {
         let credentials = match (s.username, s.password) {

@@ -19,6 +19,7 @@ use ztna_core::role::{MORE_SOCKETS, Machine};
 use ztna_core::trust::Snapshot;
 
 use crate::events::lock;
+use crate::log::Home;
 use crate::options::{self, NetworkSource, RoleOptions};
 use crate::test_network;
 
@@ -124,10 +125,12 @@ pub fn start(
     let (receive_limit, port_mapping, bursts) = (receive_limit(o)?, o.port_mapping, bursts(o)?);
     let host = o.test_place.as_ref().map_or(Ok(Host::System), test_network::host)?;
     let mut warnings = Vec::new();
+    let home = Home::here();
     let (running, listen) = match role {
         Role::Agent => {
             let made = snapshot.clone();
             let make = move || {
+                home.enter();
                 let mut agent = Agent::new(made, Instant::now(), SystemTime::now())?;
                 if let Some(limit) = key_limit {
                     agent.set_key_limit(limit);
@@ -144,6 +147,7 @@ pub fn start(
             let (made, authorize) = (snapshot.clone(), o.authorize);
             let serves = o.services.iter().map(static_serve).collect::<Result<Vec<Serve>>>()?;
             let make = move || {
+                home.enter();
                 let mut connector = Connector::new(made, authorize, Instant::now(), SystemTime::now())?;
                 if let Some(limit) = key_limit {
                     connector.set_key_limit(limit);
@@ -275,10 +279,14 @@ fn start_relay(
     });
     let shared = Shared::new(config, count, wake);
     let epoch = (Instant::now(), SystemTime::now());
+    let home = Home::here();
     let mut loops = Vec::new();
     for (index, set) in sets.into_iter().enumerate() {
         let (shared, snapshot) = (shared.clone(), snapshot.clone());
-        let make = move || Relay::new(shared, index, snapshot, epoch);
+        let make = move || {
+            home.enter();
+            Relay::new(shared, index, snapshot, epoch)
+        };
         loops.push(Driver::spawn_on(host.clone(), &format!("ztna-relay-{index}"), set, make, observer(index))?);
     }
     // Set once, here: nothing has been posted across loops before.

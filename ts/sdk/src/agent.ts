@@ -12,6 +12,7 @@ import { type Forward, type ForwardOptions, openForward } from './forward.js'
 import { TunnelHttp } from './http.js'
 import type { ServiceEntry } from './network-source.js'
 import { type ConnectSpan, connectSpan } from './otel.js'
+import type { NativeRole } from './native.js'
 import { type Asked, callNative, nativeTimeout } from './ops.js'
 import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
 import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
@@ -292,7 +293,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   }
 
   /** @internal */
-  protected override onNative(event: NativeEvent): void {
+  protected override onNative(event: NativeEvent, role: NativeRole): void {
     switch (event.event) {
       case 'path': {
         const next = this.#flows.onPath(Number(event['connection']), event['next'] as NativePath)
@@ -310,7 +311,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
       case 'flow-failed':
         return this.fire('flow-failed', fromNative(event['error']), toFailedFlow(event))
       case 'flow-reset':
-        return this.#flows.onReset(this.running(), event['flow'] as number, event['error'], this.isClosing)
+        return this.#flows.onReset(role, event['flow'] as number, event['error'], this.isClosing)
     }
   }
 

@@ -6,7 +6,7 @@ import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import { type FlowList, listFlows } from './flow-list.js'
 import { FlowTable } from './flows.js'
 import { type Handler, type Sink, toSink } from './handlers.js'
-import type { NativeRole } from './native.js'
+import { type NativeRole, whileRunning } from './native.js'
 import { drainOf, timeoutOf } from './ops.js'
 import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
 import { type ServeSpan, type ServedFlow, inServeSpan } from './otel.js'
@@ -235,8 +235,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   }
 
   /** @internal */
-  protected override onNative(event: NativeEvent): void {
-    const role = this.running()
+  protected override onNative(event: NativeEvent, role: NativeRole): void {
     switch (event.event) {
       case 'flow': {
         const flow = event as unknown as {
@@ -309,10 +308,12 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
 
   #onIncomingDatagram(role: NativeRole, flow: DatagramInfo & { flow: number; serve: number }): void {
     this.#withService(flow.serve, (service) => {
-      if (service?.sink.kind !== 'udp') return role.flowReset(flow.flow)
+      if (service?.sink.kind !== 'udp') return whileRunning(() => role.flowReset(flow.flow))
+      const datagram = whileRunning(() => role.takeDatagram(flow.flow))
+      if (datagram === undefined) return
       const { take } = service.sink
       inServeSpan(servedOf(flow, 'udp'), (span) => {
-        const socket = new ZtnaUdpSocket(role.takeDatagram(flow.flow), this.#flows)
+        const socket = new ZtnaUdpSocket(datagram, this.#flows)
         this.#count(service, socket, span)
         this.#hand(socket, take, span)
       })
@@ -376,11 +377,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     } finally {
       clearTimeout(timer)
     }
-    try {
-      role.authorizeReply(event['flow'] as number, allow)
-    } catch {
-      // The role has closed meanwhile, and the flow with it.
-    }
+    whileRunning(() => role.authorizeReply(event['flow'] as number, allow))
   }
 }
 

@@ -1,6 +1,6 @@
 /** The flows of one role: who hears that native has reset one. */
 import type { ZtnaError } from './errors.js'
-import type { NativeRole } from './native.js'
+import { type NativeRole, whileRunning } from './native.js'
 import { type NativePath, type PathInfo, toPath } from './types.js'
 
 /** A socket of either kind, as its role sees it. */
@@ -70,7 +70,7 @@ export class FlowTable {
   /** The `flow-reset` event. A flow that JavaScript has closed already is acknowledged at once. */
   onReset(role: NativeRole, id: number, error: unknown, ours: boolean): void {
     const flow = this.#flows.get(id)
-    const forget = (): void => role.flowDone(id)
+    const forget = (): void => whileRunning(() => role.flowDone(id))
     const reset = (flow: Flow): void => flow.onFlowReset(this.#failed(error), forget, ours)
     if (flow !== undefined) {
       this.#flows.delete(id)

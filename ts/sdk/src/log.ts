@@ -1,6 +1,6 @@
 /** Native log lines handed to the callers' loggers. */
 import { LOG_LEVELS, type LogLevel, type Logger, say } from './logger.js'
-import { native } from './native.js'
+import { type NativeLog, native } from './native.js'
 
 interface Line {
   readonly level: string
@@ -15,8 +15,9 @@ interface Sink {
   readonly level: LogLevel
 }
 
-// The native sink is one for the process: each logger gets each line once, however many roles share it.
+// The native log is one for the thread: each logger gets each line once, however many roles share it.
 const sinks = new Set<Sink>()
+let log: NativeLog | undefined
 
 /** Starts handing lines of `level` and above to `logger`; the returned function stops it. */
 export function addLogger(logger: Logger, level: LogLevel): () => void {
@@ -24,14 +25,27 @@ export function addLogger(logger: Logger, level: LogLevel): () => void {
   sinks.add(sink)
   refresh()
   return () => {
-    if (sinks.delete(sink)) refresh()
+    if (!sinks.has(sink)) return
+    // What was said last is on its way.
+    drain()
+    sinks.delete(sink)
+    refresh()
   }
 }
 
 function refresh(): void {
   const rank = Math.min(LOG_LEVELS.length - 1, ...[...sinks].map((sink) => LOG_LEVELS.indexOf(sink.level)))
   const level = LOG_LEVELS[rank] ?? 'off'
-  native().setLogSink(level, level === 'off' ? null : (json) => deliver(JSON.parse(json) as Line[]))
+  if (level === 'off') {
+    log?.close()
+    log = undefined
+  } else if (log === undefined) log = new (native().NativeLog)(level, drain)
+  else log.setLevel(level)
+}
+
+// One bell may call for many lines.
+function drain(): void {
+  if (log !== undefined) deliver(JSON.parse(log.take()) as Line[])
 }
 
 function deliver(lines: readonly Line[]): void {

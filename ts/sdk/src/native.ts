@@ -1,6 +1,7 @@
 /** The boundary to `@ztna/native`: what crosses it, and the one place that loads it. DTOs cross as JSON text. */
 import { createRequire } from 'node:module'
 import type * as addon from '@ztna/native'
+import { fromNative } from './errors.js'
 
 /** One role's thread. Its methods throw or reject with an `Error` whose message is JSON (see `fromNative`). */
 export type NativeRole = addon.NativeRole
@@ -8,12 +9,14 @@ export type NativeRole = addon.NativeRole
 export type NativeFlow = addon.NativeFlow
 /** A UDP flow: two rings and a doorbell. */
 export type NativeDatagram = addon.NativeDatagram
+/** Log lines of this thread's roles. */
+export type NativeLog = addon.NativeLog
 /** A network in memory. */
 export type NativeTestNetwork = addon.NativeTestNetwork
 export type PkiCommand = Parameters<typeof addon.pki>[0]
 
 /** What the addon exports. Flows are made by a role alone, and `default` is there only when a CommonJS module is imported. */
-export type NativeModule = Omit<typeof addon, 'NativeFlow' | 'NativeDatagram' | 'default'>
+export type NativeModule = Omit<typeof addon, 'NativeDatagram' | 'default'>
 
 let loaded: NativeModule | undefined
 
@@ -26,4 +29,15 @@ export function native(): NativeModule {
 /** Puts another implementation of the boundary in place of the addon. */
 export function setNative(implementation: NativeModule | undefined): void {
   loaded = implementation
+}
+
+/** What `call` gives; undefined when the role has ended meanwhile, which native knows before JavaScript hears of it. */
+export function whileRunning<T>(call: () => T): T | undefined {
+  try {
+    return call()
+  } catch (error) {
+    const why = fromNative(error)
+    if (why.code === 'ERR_ZTNA_CLOSED') return undefined
+    throw why
+  }
 }

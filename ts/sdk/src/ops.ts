@@ -1,7 +1,7 @@
 /** Cancellable native calls: an AbortSignal becomes `cancel(op)`, and a late result is given back. */
 import { notAccepted, objectOf, optionsOf, show, signalOf } from './arguments.js'
 import { ZtnaError, aborted, configError, fromNative } from './errors.js'
-import type { NativeRole } from './native.js'
+import { type NativeRole, whileRunning } from './native.js'
 import type { Cancel } from './types.js'
 
 /** Time a call may take when the caller names none, milliseconds: the handshake time of the protocol. */
@@ -34,7 +34,7 @@ export function callNative<T>(
     let open = true
     const onAbort = (): void => {
       open = false
-      role.cancel(op)
+      whileRunning(() => role.cancel(op))
       reject(aborted(signal, asked))
     }
     signal?.addEventListener('abort', onAbort, { once: true })

@@ -6,7 +6,7 @@ import { type EventMap, type EventOf, type EventTap, type EventsOptions, eventQu
 import { LOG_LEVELS, type LogLevel, type Logger, bridged } from './logger.js'
 import { journal } from './journal.js'
 import { addLogger } from './log.js'
-import { type NativeRole, native } from './native.js'
+import { type NativeRole, native, whileRunning } from './native.js'
 import { NetworkFeed, type NetworkConfig, type NetworkSource } from './network-source.js'
 import { type RecentEvent, type Recordable, Recorder, entryOf } from './recorder.js'
 import { tracing } from './otel.js'
@@ -117,7 +117,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   /** @internal Options of the native role beyond the network. */
   protected abstract nativeOptions(): Record<string, unknown>
   /** @internal Handles the events that are not every role's. */
-  protected abstract onNative(event: NativeEvent): void
+  protected abstract onNative(event: NativeEvent, role: NativeRole): void
   /** @internal The native thread has ended: let go of everything that lived on it. */
   protected abstract onEnded(why: ZtnaError): void
 
@@ -224,7 +224,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   /** @internal Calls `then` once every packet loop of the role has taken a turn: proof that none hangs. The latest call counts. */
   turn(then: () => void): void {
     this.#onTurned = then
-    this.#native?.turn()
+    whileRunning(() => this.#native?.turn())
   }
 
   /** @internal Where the native side listens, `ip:port`. */
@@ -348,7 +348,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     const role = new (native().NativeRole)(this.#role, options, (json) => {
       if (this.#native !== role) return
       try {
-        this.#handle(JSON.parse(json) as NativeEvent)
+        this.#handle(JSON.parse(json) as NativeEvent, role)
       } catch (error) {
         // An event that comes as the role ends finds nothing left to act on.
         this.warn(fromNative(error))
@@ -387,7 +387,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
       .catch((error: unknown) => this.warn(fromNative(error)))
   }
 
-  #handle(event: NativeEvent): void {
+  #handle(event: NativeEvent, role: NativeRole): void {
     switch (event.event) {
       case 'state':
         return this.#onNativeState(event['next'] as State)
@@ -402,7 +402,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
       case 'closed':
         return this.#onNativeClosed()
       default:
-        return this.onNative(event)
+        return this.onNative(event, role)
     }
   }
 
@@ -481,7 +481,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
 
   /** Why no relay serves this node, in native's words. */
   #outage(): ZtnaError | undefined {
-    const outage = this.#running ? this.nativeStatus()['outage'] : undefined
+    const outage = this.#running ? whileRunning(() => this.nativeStatus()['outage']) : undefined
     return outage ? fromNative(outage) : undefined
   }
 

@@ -3,7 +3,7 @@ import { closeSync } from 'node:fs'
 import { Socket, type SocketConstructorOpts, isIPv6 } from 'node:net'
 import { ZtnaError } from './errors.js'
 import type { Flow, FlowTable } from './flows.js'
-import type { NativeRole } from './native.js'
+import { type NativeRole, whileRunning } from './native.js'
 import { cutOff, notOpened } from './system-error.js'
 import { type Identity, type NativeIdentity, type NativePath, type PathInfo, noPath, toIdentity, toPath } from './types.js'
 
@@ -203,7 +203,8 @@ export class ZtnaSocket extends Socket implements Flow {
     if (this.#resetting || this.#info === undefined || this.closed) return
     this.#resetting = true
     this.#flows?.delete(this.#info.flow)
-    this.#role?.flowReset(this.#info.flow)
+    const { flow } = this.#info
+    whileRunning(() => this.#role?.flowReset(flow))
   }
 }
 
@@ -213,7 +214,7 @@ function listenersOf(socket: Socket): number {
 
 /** Gives back a flow nobody wants any more. */
 export function discard(role: NativeRole, info: { readonly fd: number; readonly flow: number }): void {
-  role.flowReset(info.flow)
+  whileRunning(() => role.flowReset(info.flow))
   closeSync(info.fd)
 }
 

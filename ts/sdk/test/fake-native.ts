@@ -217,6 +217,15 @@ export class FakeDatagram implements NativeDatagram {
   }
 }
 
+/** Has nothing to say. */
+class FakeLog {
+  take(): string {
+    return '[]'
+  }
+  setLevel(): void {}
+  close(): void {}
+}
+
 /** Builds nothing. */
 class FakeTestNetwork {
   readonly id = 1
@@ -236,13 +245,13 @@ export function useFake(prepare: (role: FakeRole) => void = () => {}): void {
   FakeRole.made = 0
   told.length = 0
   const module: NativeModule = {
+    NativeLog: FakeLog,
     NativeRole: FakeRole,
     NativeTestNetwork: FakeTestNetwork,
     pki: () => '{}',
     policyCheck: () => '{"ok":true,"findings":[]}',
     peerUid: () => process.getuid?.() ?? 0,
     sdNotify: (state) => told.push(state) > 0,
-    setLogSink: () => {},
     version: () => '0.1.0',
   }
   setNative(module)
