@@ -71,6 +71,7 @@ const CLASSES = {
     close: { drainMs: milliseconds },
     status: {},
     metrics: {},
+    flows: {},
     turn: {},
     reload: {},
     update: { filesJson: text },

@@ -158,13 +158,12 @@ impl NativeRole {
     /// The flows of an agent or a connector: `{ flows, more }`, where `more` counts those that are left out. A relay sees none.
     #[napi(catch_unwind)]
     pub fn flows(&self) -> Result<String> {
-        let started = lock(&self.started);
         // Only the list is made on the packet loop; the text is not.
-        let listed = match &started.as_ref().ok_or_else(closed)?.running {
-            Running::Agent(h) => ok(h.call(|d| d.machine().node().list_flows(MOST_LISTED)))?,
-            Running::Connector(h) => ok(h.call(|d| d.machine().node().list_flows(MOST_LISTED)))?,
-            Running::Relay { .. } => (Vec::new(), 0),
-        };
+        let listed = self.with_running(|running| match running {
+            Running::Agent(h) => ok(h.call(|d| d.machine().node().list_flows(MOST_LISTED))),
+            Running::Connector(h) => ok(h.call(|d| d.machine().node().list_flows(MOST_LISTED))),
+            Running::Relay { .. } => Ok((Vec::new(), 0)),
+        })?;
         Ok(dto::flows(listed).to_string())
     }
 
