@@ -140,21 +140,20 @@ test('a flow that its agent resets ends its span with the code of a reset', asyn
   })
 })
 
-test('a handler that throws is in its span by the kind of what it threw', async () => {
+test('a handler that fails is in its span by the kind of what it threw', async () => {
   const served = await connector.serve('failing', {
-    socket: () => {
+    socket: async (socket) => {
+      await once(socket, 'data')
       throw new RangeError('secret')
     },
   })
-  // The reset may come before the agent knows that the flow was open.
-  await agent.connect('failing').then(
-    (socket) => once(socket.resume(), 'close').catch(() => {}),
-    () => {},
-  )
+  const socket = await agent.connect('failing')
+  socket.write('x')
+  await expect(once(socket.resume(), 'end')).rejects.toMatchObject({ code: 'ERR_ZTNA_STREAM_RESET' })
   await spans(2)
   expect(named('ztna serve')).toMatchObject({ attributes: { 'error.type': 'RangeError' }, status: { code: SpanStatusCode.ERROR } })
   expect(JSON.stringify(named('ztna serve').attributes)).not.toContain('secret')
-  await served.close()
+  await served.close({ drainMs: 0 })
 })
 
 test('an aborted connect ends its span', async () => {
