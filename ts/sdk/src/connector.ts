@@ -309,11 +309,9 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   #onIncomingDatagram(role: NativeRole, flow: DatagramInfo & { flow: number; serve: number }): void {
     this.#withService(flow.serve, (service) => {
       if (service?.sink.kind !== 'udp') return whileRunning(() => role.flowReset(flow.flow))
-      const datagram = whileRunning(() => role.takeDatagram(flow.flow))
-      if (datagram === undefined) return
       const { take } = service.sink
       inServeSpan(servedOf(flow, 'udp'), (span) => {
-        const socket = new ZtnaUdpSocket(datagram, this.#flows)
+        const socket = new ZtnaUdpSocket(role.takeDatagram(flow.flow), this.#flows)
         this.#count(service, socket, span)
         this.#hand(socket, take, span)
       })
