@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import { connect as h2connect } from 'node:http2'
+import { readFileSync, readdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { ZtnaAgent, ZtnaRelay } from '@ztna/sdk'
@@ -81,4 +82,15 @@ test('all-in-one.mjs has all three roles in one process, which ends by itself', 
   using trust = await Loopback.create({ services: ['web', 'locked'].map((name) => ({ name, tcp: [80] })), policy: WEB_ALONE })
   const { stdout } = await run(null, process.execPath, [example('all-in-one.mjs'), trust.dir, trust.relayAddress], { timeoutMs: 30_000 })
   expect(stdout).toMatch(/^200 hello alice\nERR_ZTNA_UNREACHABLE not-served true\nERR_ZTNA_DENIED by (relay|connector)\n$/)
+})
+
+test('every snippet of the guide is from an example', () => {
+  const lines = (text: string): string[] => text.split('\n').map((line) => line.trim())
+  const known = new Set(
+    readdirSync(example('')).flatMap((name) => (name.endsWith('.mjs') ? lines(readFileSync(example(name), 'utf8')) : [])),
+  )
+  const guide = readFileSync(fileURLToPath(new URL('../../docs/guides/serve.md', import.meta.url)), 'utf8')
+  const snippets = [...guide.matchAll(/```js\n(.*?)```/gs)].map(([, snippet]) => snippet ?? '')
+  expect(snippets.length).toBeGreaterThan(4)
+  for (const line of snippets.flatMap(lines)) expect(known).toContain(line)
 })
