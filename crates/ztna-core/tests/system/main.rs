@@ -29,6 +29,7 @@ mod port_bursts;
 mod port_mapping;
 mod renewed;
 mod replaced;
+mod resets;
 mod restarted;
 mod rng;
 mod schedules;
