@@ -149,6 +149,8 @@ test('fetch, built in, of undici and of the agent, reject as fetch does, with ou
 test('agent.fetch takes no dispatcher but one of its agent, around which interceptors may be composed', async () => {
   const retry = { dispatcher: zone.agent.dispatcher().compose(interceptors.retry({ minTimeout: 1 })) } as unknown as RequestInit
   expect(await (await zone.agent.fetch(`${WEB}/`, retry)).text()).toBe('hello alice')
+  const none = { dispatcher: null } as unknown as RequestInit
+  expect(await (await zone.agent.fetch(`${WEB}/`, none)).text()).toBe('hello alice')
   const { Agent } = await import('undici')
   const other = { dispatcher: new Agent() } as unknown as RequestInit
   const error = await failure<ZtnaError>(zone.agent.fetch(`http://127.0.0.1:${outside.port}/`, other))
@@ -239,6 +241,30 @@ test('a service that never answers the TLS handshake is a timeout after ten seco
   } finally {
     vi.useRealTimers()
   }
+})
+
+test('requests that are aborted at any moment leave no flow once their pools are gone', async () => {
+  await using own = await Zone.create({ web: [80] })
+  const server = createServer((_request, response) => void setTimeout(() => response.end('late'), 4))
+  await own.connector.serve('web', { http: server })
+  const { agent } = own
+  const httpAgent = agent.httpAgent()
+  const dispatcher = agent.dispatcher({})
+  const ends = new Set<string>()
+  const ask = async (round: number): Promise<void> => {
+    const signal = AbortSignal.timeout((round * 7) % 64)
+    const requests = [
+      agent.fetch(`${WEB}/`, { signal }).then((response) => response.text()),
+      request(`${WEB}/`, { dispatcher, signal }).then(({ body }) => body.text()),
+      once(get(`${WEB}/`, { agent: httpAgent, signal }), 'response').then(([response]) => (response as IncomingMessage).toArray()),
+    ]
+    for (const { status } of await Promise.allSettled(requests)) ends.add(status)
+  }
+  for (let round = 0; round < 30; round += 1) await Promise.all([1, 2, 3, 4].map((i) => ask(round * 4 + i)))
+  expect(ends).toContain('rejected')
+  httpAgent.destroy()
+  await Promise.all([dispatcher.destroy(), agent.dispatcher().destroy()])
+  await expect.poll(() => agent.stats().flows.tcp + own.connector.stats().flows.tcp).toBe(0)
 })
 
 test('options of a dispatcher that are not accepted are refused, each by its name', () => {

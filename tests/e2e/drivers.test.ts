@@ -12,6 +12,7 @@ import { selfSigned } from '../lib/zone.ts'
 let t: Topology
 let alice: Netns
 let ca: string
+let dbCa: string
 
 beforeAll(async () => {
   t = await Topology.create({
@@ -30,7 +31,10 @@ beforeAll(async () => {
   const tls = await selfSigned('pages.ztna.internal')
   ca = join(t.lab.dir, 'pages.pem')
   writeFileSync(ca, tls.cert)
-  await Promise.all([postgres(c1, 15432), mariadb(c1, 13306), redis(c1, 16379), nginx(c1, 10443, { tls })])
+  const dbTls = await selfSigned('db.ztna.internal')
+  dbCa = join(t.lab.dir, 'db.pem')
+  writeFileSync(dbCa, dbTls.cert)
+  await Promise.all([postgres(c1, 15432, { tls: dbTls }), mariadb(c1, 13306), redis(c1, 16379), nginx(c1, 10443, { tls })])
   const services = ['db=tcp:5432:127.0.0.1:15432', 'sql=tcp:3306:127.0.0.1:13306', 'cache=tcp:6379:127.0.0.1:16379']
   const r1 = t.relay()
   await r1.online()
@@ -50,6 +54,10 @@ test('a client of pg asks, reads 100,000 rows, hears a notification and cancels 
 
 test('a pool of pg shares its connections, replaces those the server ends, and meets the errors of TCP', async () => {
   expect(await drive('pool')).toEqual({ order: true, backends: 5, seven: 7, lost: true, refused: REFUSED, denied: DENIED })
+})
+
+test('pg speaks TLS with the database itself, by its own CA and name', async () => {
+  expect(await drive('pg-tls', dbCa)).toEqual({ encrypted: true, peer: 'fd', other: 'ERR_TLS_CERT_ALTNAME_INVALID' })
 })
 
 test('a pool of pg whose agent goes away hears ECONNRESET, and its process lives on', async () => {

@@ -55,8 +55,12 @@ http {
   return { root, proc }
 }
 
-/** PostgreSQL with user postgres, trusted over TCP, in a fresh cluster. */
-export async function postgres(netns: Netns, port: number): Promise<{ proc: Proc; bin: string }> {
+/** PostgreSQL with user postgres, trusted over TCP, in a fresh cluster; with a certificate it speaks TLS with those who ask for it. */
+export async function postgres(
+  netns: Netns,
+  port: number,
+  o: { tls?: { readonly cert: string; readonly key: string } } = {},
+): Promise<{ proc: Proc; bin: string }> {
   const versions = existsSync('/usr/lib/postgresql') ? readdirSync('/usr/lib/postgresql').sort((a, b) => Number(a) - Number(b)) : []
   const version = versions.at(-1)
   if (version === undefined) throw new Error('PostgreSQL is missing: apt-get install postgresql')
@@ -69,7 +73,17 @@ export async function postgres(netns: Netns, port: number): Promise<{ proc: Proc
   await run(null, 'runuser', [...as, `${bin}/initdb`, '-D', `${dir}/data`, '-A', 'trust', '--no-sync', '-E', 'UTF8', '--locale', 'C'], {
     cwd: dir,
   })
+  if (o.tls !== undefined) {
+    for (const [name, text] of [
+      ['cert', o.tls.cert],
+      ['key', o.tls.key],
+    ] as const) {
+      writeFileSync(`${dir}/${name}.pem`, text, { mode: 0o600 })
+      chownSync(`${dir}/${name}.pem`, uid, gid)
+    }
+  }
   const settings = {
+    ...(o.tls === undefined ? {} : { ssl: 'on', ssl_cert_file: `${dir}/cert.pem`, ssl_key_file: `${dir}/key.pem` }),
     listen_addresses: HOST,
     port,
     unix_socket_directories: dir,
