@@ -4,6 +4,8 @@ import type { AgentOptions as HttpsAgentOptions, Agent as HttpsAgent } from 'nod
 import type { Dispatcher } from 'undici'
 import { functionOf, isObject, notAccepted } from './arguments.js'
 import { ZtnaDeniedError, type ZtnaError, fromNative } from './errors.js'
+import type { Finding } from './doctor/check.js'
+import { checkReloaded, checkServices } from './doctor/running.js'
 import { type FlowList, listFlows } from './flow-list.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import type { DispatcherOptions } from './dispatcher.js'
@@ -275,6 +277,13 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   /** Relays, connectors and the certificate now. Errors: ERR_ZTNA_CLOSED when not running. */
   status(): AgentStatus {
     return toAgentStatus({ ...this.nativeStatus(), ...listFlows(this.running()) })
+  }
+
+  /** @internal */
+  override async examine(cancel: Cancel, version: number | undefined): Promise<readonly Finding[]> {
+    const { version: inForce, folderUnreadableSince } = this.status()
+    const services = await checkServices(this.services.values(), (target, protocol) => this.check(target, { ...cancel, protocol }))
+    return [...checkReloaded(inForce, version, folderUnreadableSince), ...services]
   }
 
   /** @internal */

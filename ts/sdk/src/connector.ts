@@ -3,6 +3,8 @@ import { type AgentStats, toAgentStats, toRelayStatus } from './agent.js'
 import { countOf, functionOf, isObject, notAccepted, optionsOf, textOf } from './arguments.js'
 import { ZtnaDeniedError, ZtnaError, aborted, configError, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
+import type { Finding } from './doctor/check.js'
+import { checkBound, checkReloaded, checkServed } from './doctor/running.js'
 import { type FlowList, listFlows } from './flow-list.js'
 import { FlowTable } from './flows.js'
 import { type Handler, type Sink, toSink } from './handlers.js'
@@ -145,6 +147,7 @@ export interface ConnectorStatus extends FlowList {
 const AUTHORIZE_MS = 5_000
 
 interface Service {
+  readonly service: string
   readonly sink: Sink
   connections: number
 }
@@ -190,7 +193,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
       target: sink.kind === 'target' ? sink.target : null,
       maxConnections: most ?? null,
     })
-    const entry: Service = { sink, connections: 0 }
+    const entry: Service = { service, sink, connections: 0 }
     const call = role.serve(request).then((id) => {
       this.#services.set(id, entry)
       return id
@@ -222,6 +225,15 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
       certificate: { expiresAt },
       ...listFlows(this.running()),
     })
+  }
+
+  /** @internal */
+  override async examine(_cancel: Cancel, version: number | undefined): Promise<readonly Finding[]> {
+    const { version: inForce, folderUnreadableSince, relays, name } = this.status()
+    const { services } = await this.network()
+    const given = services.filter(({ connectors }) => connectors.includes(name)).map((service) => service.name)
+    const served = new Set([...this.#static, ...this.#services.values()].map(({ service }) => service))
+    return [...checkReloaded(inForce, version, folderUnreadableSince), ...checkBound(relays), ...checkServed(given, served)]
   }
 
   /** @internal */

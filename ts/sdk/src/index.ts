@@ -41,6 +41,7 @@ export {
 export { type RecentEvent, type RecentTarget } from './recorder.js'
 export { ztnaErrorOf, type SystemError } from './system-error.js'
 export { type DispatcherOptions, type ServiceTls } from './dispatcher.js'
+export { type DoctorCheck } from './doctor/check.js'
 export { type FlowList, type FlowStatus } from './flow-list.js'
 export { type FailedFlow } from './failed-flow.js'
 export { type EventMap, type EventOf, type EventsOptions } from './events.js'

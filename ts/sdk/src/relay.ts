@@ -2,8 +2,10 @@
 import type { AddressInfo } from 'node:net'
 import { countOf, isObject, limitsOf, notAccepted, textOf } from './arguments.js'
 import { ZtnaDeniedError, type ZtnaError, configError, fromNative } from './errors.js'
+import type { Finding } from './doctor/check.js'
+import { checkBinds } from './doctor/running.js'
 import { type NativeEvent, type RoleEvents, type RoleOptions, ZtnaRole } from './role.js'
-import { type Identity, type NativeIdentity, type State, deepFreeze, toIdentity } from './types.js'
+import { type Cancel, type Identity, type NativeIdentity, type State, deepFreeze, toIdentity } from './types.js'
 
 /** Events of a relay. */
 export type RelayEvents = RoleEvents & {
@@ -166,6 +168,12 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
   sessions(): IterableIterator<RelaySession> {
     const { sessionList } = this.nativeStatus() as unknown as { sessionList: readonly Counted[] }
     return sessionList.map((json) => this.#session(json)).values()
+  }
+
+  /** @internal */
+  override async examine(_cancel: Cancel, _version: number | undefined): Promise<readonly Finding[]> {
+    const { services } = await this.network()
+    return checkBinds(services, new Set(this.status().connectors.map(({ name }) => name)))
   }
 
   /** @internal */

@@ -2,6 +2,8 @@
 import { EventEmitter } from 'node:events'
 import { countOf, flagOf, functionOf, objectOf, optionsOf, show } from './arguments.js'
 import { ZtnaError, aborted, configError, fromNative } from './errors.js'
+import type { DoctorCheck, Finding } from './doctor/check.js'
+import { examineNode } from './doctor/doctor.js'
 import { type EventMap, type EventOf, type EventTap, type EventsOptions, eventQueue } from './events.js'
 import { LOG_LEVELS, type LogLevel, type Logger, bridged } from './logger.js'
 import { journal } from './journal.js'
@@ -10,7 +12,7 @@ import { type NativeRole, native, whileRunning } from './native.js'
 import { NetworkFeed, type NetworkConfig, type NetworkSource } from './network-source.js'
 import { type RecentEvent, type Recordable, Recorder, entryOf } from './recorder.js'
 import { tracing } from './otel.js'
-import { DRAIN_MS, drainOf, timeoutOf } from './ops.js'
+import { CALL_TIMEOUT_MS, DRAIN_MS, drainOf, timeoutOf } from './ops.js'
 import { StartAttempt } from './start-attempt.js'
 import { type PlacedRole, testPlaceOf } from './test-place.js'
 import { type Cancel, type Identity, type NativeIdentity, type Role, type State, deepFreeze, toIdentity } from './types.js'
@@ -204,6 +206,28 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   async reload(): Promise<ReloadResult> {
     return this.telling(async () => JSON.parse(await this.running().reload()) as ReloadResult)
   }
+
+  /**
+   * Looks this node over: its folder, certificate and key, the relays by UDP, what the running role can reach, and the machine. A role that does not run is
+   * looked at from outside. Each check tells what to do where something is wrong: docs/operations.md lists them. Default `timeoutMs` 10,000, for each
+   * question to the network. Rejects with ERR_ZTNA_ABORTED and ERR_ZTNA_CONFIG (the options) alone: what is wrong is in the checks.
+   */
+  async doctor(cancel: Cancel = {}): Promise<readonly DoctorCheck[]> {
+    return this.telling(async () => {
+      const timeoutMs = timeoutOf(cancel, CALL_TIMEOUT_MS)
+      if (cancel.signal?.aborted) throw aborted(cancel.signal)
+      const bounded = { ...cancel, timeoutMs }
+      const running = this.#running ? { running: (version?: number) => this.examine(bounded, version) } : {}
+      // Relays of a network in memory are not on this machine's.
+      const probe = testPlaceOf(this.#options.network) === undefined
+      const checks = await examineNode({ source: await this.#feed.open(), probe, ...running }, bounded)
+      if (cancel.signal?.aborted) throw aborted(cancel.signal)
+      return Object.freeze(checks)
+    })
+  }
+
+  /** @internal What the running role can reach. `version`: of its folder. */
+  abstract examine(cancel: Cancel, version: number | undefined): Promise<readonly Finding[]>
 
   /**
    * The last 256 decisions, path changes and warnings of this role, oldest first: what `details.recent` of its errors is taken from. Names and IDs

@@ -26,6 +26,8 @@ export async function answer(role: AnyRole, request: Request): Promise<unknown> 
   switch (request.cmd) {
     case 'status':
       return role.status()
+    case 'doctor':
+      return role.doctor({ timeoutMs })
     case 'top':
       return top(role)
     case 'ping':
@@ -40,7 +42,7 @@ export async function answer(role: AnyRole, request: Request): Promise<unknown> 
         protocol: (request['protocol'] ?? 'tcp') as 'tcp' | 'udp',
       })
     default:
-      throw notAccepted(request.cmd, 'cmd', 'status, top, ping, explain, check')
+      throw notAccepted(request.cmd, 'cmd', 'status, top, doctor, ping, explain, check')
   }
 }
 

@@ -9,6 +9,7 @@ import { EXIT, UsageError, exitCodeOf } from './exit.js'
 import { SETTINGS, attributeOf, flagOf, isSwitchedOff } from './options.js'
 import { addPkiCommands } from './pki.js'
 import { runRole } from './run.js'
+import { addDoctor } from './doctor.js'
 import { addTop } from './top.js'
 
 const EXAMPLES: Record<Role, readonly string[]> = {
@@ -61,6 +62,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   addPkiCommands(program, done)
   addClientCommands(program, done)
   addTop(program)
+  addDoctor(program, done)
   try {
     await program.parseAsync([...argv])
     return code
