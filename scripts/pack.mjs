@@ -1,33 +1,42 @@
-// Packs the npm packages as they would be published, into dist/packages: @ztna/sdk, @ztna/native and the addon of this machine.
+// Packs the npm packages as they would be published, into dist/packages: @ztna/sdk, @ztna/native and the addons.
 //
-//   npm run pack                  what is built now, as tests use it
-//   npm run pack -- --release     as published: thin LTO and no symbols
+//   npm run pack                       what is built now, as tests use it, with the addon of this machine
+//   npm run pack -- --release          as published: thin LTO and no symbols
+//   npm run pack -- --addons FOLDER    with the addons of every target, ztna.<target>.node in that folder; none may be missing
+//   … --repository URL                 where the source is, as the packages shall say
+import { existsSync } from 'node:fs'
 import { copyFile, cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { ensure } from './ensure.mjs'
-import { isMain, main, must, root, say } from './lib/process.mjs'
-import { addonFile, hostTarget } from './lib/target.mjs'
+import { Failure, isMain, main, must, root, say } from './lib/process.mjs'
+import { addonFile, hostTarget, targetsOf } from './lib/target.mjs'
 
-/** Packs what is built now. Returns the tarballs' paths, the addon first. */
-export async function pack(destination) {
+/**
+ * Packs what is built now. Returns the tarballs' paths in the order in which they can be published: addons, then who needs them.
+ * `addons` is a folder with those of every target; without it there is this machine's alone. `repository` is the source's URL.
+ */
+export async function pack(destination, { addons, repository } = {}) {
+  const native = await manifestOf('crates/ztna-napi')
+  const packed = addons === undefined ? [{ target: hostTarget(), file: join(root, addonFile()) }] : addonsOf(native, addons)
   await mkdir(destination, { recursive: true })
   const stage = await mkdtemp(join(tmpdir(), 'ztna-pack-'))
   try {
-    const native = await manifestOf('crates/ztna-napi')
-    const addon = addonManifest(native)
+    const addonPackages = packed.map(({ target, file }) => ({ manifest: addonManifest(native, target), files: [file] }))
+    const optionalDependencies = Object.fromEntries(addonPackages.map(({ manifest }) => [manifest.name, manifest.version]))
     const packages = [
-      { manifest: addon, files: [addonFile()] },
+      ...addonPackages,
       {
-        // In the repository the addons are not dependencies: they have no version to resolve to before they are published.
-        manifest: { ...native, optionalDependencies: { [addon.name]: addon.version } },
-        files: native.files.map((file) => `crates/ztna-napi/${file}`),
+        // In the repository the addons are not dependencies: they have no version to resolve to before they are published. For the
+        // same reason only those that are packed are named: npm would ask elsewhere for the others.
+        manifest: { ...native, optionalDependencies },
+        files: native.files.map((file) => join(root, 'crates/ztna-napi', file)),
       },
-      { manifest: await manifestOf('ts/sdk'), files: ['ts/sdk/dist'] },
+      { manifest: await manifestOf('ts/sdk'), files: [join(root, 'ts/sdk/dist')] },
     ]
     const tarballs = []
-    for (const { manifest, files } of packages) tarballs.push(await packOne(stage, destination, manifest, files))
+    for (const { manifest, files } of packages) tarballs.push(await packOne(stage, destination, sourced(manifest, repository), files))
     return tarballs
   } finally {
     await rm(stage, { recursive: true, force: true })
@@ -41,15 +50,27 @@ async function packOne(stage, destination, manifest, files) {
   const { devDependencies: _, scripts: __, ...published } = manifest
   await writeFile(join(folder, 'package.json'), `${JSON.stringify(published, null, 2)}\n`)
   for (const file of ['LICENSE', 'README.md']) await copyFile(join(root, file), join(folder, file))
-  for (const file of files) await cp(join(root, file), join(folder, basename(file)), { recursive: true })
+  for (const file of files) await cp(file, join(folder, basename(file)), { recursive: true })
   const { output } = await must('npm', ['pack', '--json', '--pack-destination', destination], { cwd: folder, stdoutOnly: true })
   return join(destination, JSON.parse(output)[0].filename)
 }
 
-function addonManifest(native) {
-  const target = hostTarget()
+/** The addons of all targets in a folder. One that is missing fails the lot: its users would get a release that can't load. */
+function addonsOf(native, folder) {
+  const found = targetsOf(native).map((target) => ({ target, file: resolve(folder, `ztna.${target}.node`) }))
+  const missing = found.filter(({ file }) => !existsSync(file))
+  if (missing.length > 0) throw new Failure(`${folder} lacks ${missing.map(({ file }) => basename(file)).join(', ')}`)
+  return found
+}
+
+/** npm's provenance wants the packages to name the repository that they were built from. */
+function sourced(manifest, repository) {
+  return repository === undefined ? manifest : { ...manifest, repository: { type: 'git', url: repository } }
+}
+
+function addonManifest(native, target) {
   const [os, cpu, libc] = target.split('-')
-  const file = basename(addonFile())
+  const file = `ztna.${target}.node`
   return {
     name: `${native.name}-${target}`,
     version: native.version,
@@ -70,8 +91,10 @@ async function manifestOf(folder) {
 
 if (isMain(import.meta.url)) {
   await main(async () => {
-    const { release } = parseArgs({ options: { release: { type: 'boolean', default: false } } }).values
-    await ensure([], { release })
-    for (const tarball of await pack(join(root, 'dist', 'packages'))) say(tarball)
+    const options = { release: { type: 'boolean', default: false }, addons: { type: 'string' }, repository: { type: 'string' } }
+    const { release, addons, repository } = parseArgs({ options }).values
+    if (addons === undefined) await ensure([], { release })
+    else if (!existsSync(join(root, 'ts/sdk/dist/cli.js'))) throw new Failure('ts/sdk/dist is missing: `npm run build -w ts/sdk` makes it')
+    for (const tarball of await pack(join(root, 'dist', 'packages'), { addons, repository })) say(tarball)
   })
 }

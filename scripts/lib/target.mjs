@@ -14,3 +14,14 @@ export function hostTarget() {
 export function addonFile() {
   return `crates/ztna-napi/ztna.${hostTarget()}.node`
 }
+
+const processors = { x86_64: 'x64', aarch64: 'arm64' }
+
+/** The targets that there are addons for: the Rust triples of @ztna/native's manifest, spelled as `hostTarget` does. */
+export function targetsOf(manifest) {
+  return manifest.napi.targets.map((triple) => {
+    const [processor, , ...system] = triple.split('-')
+    const [os, libc] = system[0] === 'darwin' ? ['darwin'] : system
+    return [os, processors[processor], libc].filter((part) => part !== undefined).join('-')
+  })
+}

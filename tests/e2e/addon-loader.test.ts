@@ -1,4 +1,4 @@
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -55,6 +55,15 @@ test('a platform without an addon names those with one', async () => {
   expect(message).toBe(
     'there is no addon for win32-x64; there is one for linux-x64-gnu, linux-x64-musl, linux-arm64-gnu, linux-arm64-musl, darwin-x64, darwin-arm64',
   )
+})
+
+test('the loader looks for those targets that are built and packed', async () => {
+  const manifest = JSON.parse(readFileSync(join(addon, 'package.json'), 'utf8')) as { napi: { targets: string[] } }
+  const spelled = manifest.napi.targets.map((triple) =>
+    triple.replace(/^x86_64-(?:unknown|apple)-(linux|darwin)/, '$1-x64').replace(/^aarch64-(?:unknown|apple)-(linux|darwin)/, '$1-arm64'),
+  )
+  const { message } = await refusal(machine('win32', 'x64', 'undefined'))
+  expect(message.split('there is one for ')[1]?.split(', ').toSorted()).toEqual(spelled.toSorted())
 })
 
 test('an addon that is there and does not load says why, not that it is missing', async () => {
