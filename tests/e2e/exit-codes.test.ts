@@ -58,6 +58,15 @@ const USAGE: readonly Row[] = [
   [64, 'pki', /Usage: ztna pki/],
   [64, 'pki bogus', /unknown command 'bogus'/],
   [0, 'pki issue --help', /Examples/],
+  [0, 'top --help', /Examples/],
+  [0, 'doctor --help', /Examples/],
+  [0, 'completion --help', /Examples/],
+  [0, 'completion bash', /complete -F _ztna ztna/],
+  [64, 'completion', /missing required argument 'SHELL'/],
+  [64, 'completion tcsh', /Allowed choices are bash, zsh, fish/],
+  [64, 'top --once --count 2', /--once and --count exclude one another/],
+  [64, 'doctor --timeout 0', /--timeout 0: accepted: seconds/],
+  [78, 'doctor --network @nowhere', /there is no such folder/],
 ]
 const PKI: readonly Row[] = [
   [64, 'pki init @new', /required option '--trust-domain/],

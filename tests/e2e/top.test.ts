@@ -17,28 +17,20 @@ const control = (name: string): string => `${lab.dir}/${name}.sock`
 let client: Socket
 let echo: Server
 
+async function start(role: string, name: string, socket: string, ...args: string[]): Promise<Record<string, unknown>> {
+  const [file, ...first] = ztnaCommand()
+  const proc = new Proc(null, file, [...first, role, '--network', `${lab.dir}/${role}-${name}`, '--control', socket, '--json', ...args])
+  roles.push(proc)
+  return JSON.parse((await proc.waitFor(/^\{"event":"online".*/))[0]) as Record<string, unknown>
+}
+
 beforeAll(async () => {
   lab = await Loopback.create({ services: [{ name: 'web', tcp: [80] }] })
   echo = createServer((socket) => void socket.on('error', () => undefined).pipe(socket)).listen(0, '127.0.0.1')
   await once(echo, 'listening')
-  const start = async (role: string, name: string, ...args: string[]): Promise<Record<string, unknown>> => {
-    const [file, ...first] = ztnaCommand()
-    const proc = new Proc(null, file, [
-      ...first,
-      role,
-      '--network',
-      `${lab.dir}/${role}-${name}`,
-      '--control',
-      control(name),
-      '--json',
-      ...args,
-    ])
-    roles.push(proc)
-    return JSON.parse((await proc.waitFor(/^\{"event":"online".*/))[0]) as Record<string, unknown>
-  }
-  await start('relay', 'r1', '--listen', lab.relayAddress)
-  await start('connector', 'c1', '--service', `web=tcp:80:127.0.0.1:${(echo.address() as AddressInfo).port}`)
-  const { listen } = await start('agent', 'alice', '--forward', 'tcp:127.0.0.1:0=web:80')
+  await start('relay', 'r1', control('r1'), '--listen', lab.relayAddress)
+  await start('connector', 'c1', control('c1'), '--service', `web=tcp:80:127.0.0.1:${(echo.address() as AddressInfo).port}`)
+  const { listen } = await start('agent', 'alice', control('alice'), '--forward', 'tcp:127.0.0.1:0=web:80')
   const [address = ''] = listen as string[]
   client = connect(Number(address.split(':')[1]), '127.0.0.1')
   client.on('error', () => undefined)
@@ -94,6 +86,16 @@ test('top fits a terminal that becomes narrow and low', async () => {
   expect(Math.max(...lines.map((line) => line.length))).toBeLessThanOrEqual(30)
   expect(lines.join('\n')).toContain('web:80')
   expect(lines.join('\n')).not.toContain('AGE')
+})
+
+test('a role that ends takes top with it, which gives the terminal back and says why', async () => {
+  await start('agent', 'alice', control('second'))
+  await using terminal = new Terminal(top('second', '--interval', '0.2'))
+  await terminal.until(/no flows/)
+  await roles.pop()?.stop('SIGTERM')
+  expect(await terminal.ended).toEqual({ code: 75, cooked: true })
+  const [, after = ''] = terminal.output.split(LEAVE)
+  expect(after).toMatch(/^ztna: control socket .*second\.sock/)
 })
 
 test('where no role answers, top leaves the terminal alone and says so', async () => {

@@ -3,6 +3,7 @@ import { type Command, Option } from 'commander'
 import { type Request, ask, findControl } from './control.js'
 import { UsageError } from './exit.js'
 import { checkNodeName } from './grammar.js'
+import { withProgress } from './progress.js'
 
 /** Which role, and how its answer is printed. */
 export interface Where {
@@ -40,7 +41,7 @@ export function ofAgent<T extends Where>(where: T): T {
 /** What the role that is meant answers. */
 export async function request(where: Where, question: Request): Promise<unknown> {
   if (where.name !== undefined) checkNodeName(where.name)
-  return ask(await findControl(where), question)
+  return withProgress(`waiting for the answer to ${question.cmd}`, ask(await findControl(where), question))
 }
 
 /** Milliseconds of `--timeout`. Errors: UsageError. */

@@ -30,7 +30,7 @@ export function addDoctor(program: Command, done: (code: number) => void): void 
     .option('--trust <DIR>', 'trust folder: looked at, and compared with --network')
     .action(async (flags: DoctorFlags) => {
       const timeoutMs = parseTimeout(flags.timeout)
-      const checks = await withProgress('looking', look(flags, timeoutMs))
+      const checks = await look(flags, timeoutMs)
       const text = flags.json === true ? JSON.stringify(checks) : describeChecks(checks, paintFor(process.stdout))
       process.stdout.write(`${text}\n`)
       done(exitCodeOfChecks(checks))
@@ -56,7 +56,7 @@ const TONES: Readonly<Record<DoctorCheck['status'], Tone>> = { ok: 'good', warn:
 export function exitCodeOfChecks(checks: readonly DoctorCheck[]): number {
   const failed = checks.filter(({ status }) => status === 'fail')
   if (failed.length === 0) return EXIT.ok
-  return failed.every(({ check }) => /^(relay|service|bound|start)\b/.test(check)) ? EXIT.unreachable : EXIT.config
+  return failed.every(({ check }) => /^((relay|service|bound) |start$)/.test(check)) ? EXIT.unreachable : EXIT.config
 }
 
 async function look(flags: DoctorFlags, timeoutMs: number): Promise<readonly DoctorCheck[]> {
@@ -66,14 +66,14 @@ async function look(flags: DoctorFlags, timeoutMs: number): Promise<readonly Doc
     if (control !== undefined || role !== undefined || name !== undefined) {
       throw new UsageError('--network and --trust look at folders; --control, --role and --name ask a running role')
     }
-    return atFolders(network, trust, timeoutMs)
+    return withProgress('looking', atFolders(network, trust, timeoutMs))
   }
   try {
     return (await request(flags, { cmd: 'doctor', timeoutMs })) as readonly DoctorCheck[]
   } catch (error) {
     const configured = process.env['ZTNA_NETWORK']
     const none = error instanceof ZtnaError && error.code === 'ERR_ZTNA_UNREACHABLE' && control === undefined
-    if (none && configured) return atFolders(configured, undefined, timeoutMs)
+    if (none && configured) return withProgress('looking', atFolders(configured, undefined, timeoutMs))
     if (none) throw new ZtnaError(error.code, `${error.message}; --network DIR looks at the folder of a node that does not run`)
     throw error
   }

@@ -5,7 +5,11 @@ import { type PkiCommand, native } from '../native.js'
 import { EXIT, UsageError } from './exit.js'
 import { checkNodeName, parseTarget } from './grammar.js'
 import { describe } from './human.js'
+import { withNotice } from './progress.js'
 import { withExamples } from './examples.js'
+
+/** Folders that take longer than a second to be written: a few milliseconds each. */
+const MANY = 200
 
 const collect = (text: string, before: string[] | undefined): string[] => [...(before ?? []), text]
 
@@ -36,7 +40,8 @@ export function addPkiCommands(program: Command, done: (code: number) => void): 
       run('issue', { dir, role, name, out, groups: group, urls: url, ttlSeconds: parseTtl(ttl) }, flags)
     })
   add('publish <DIR> <OUT...>', 'write the network as it is now to node folders', ['ztna pki publish /etc/ztna r1 c1 alice']).action(
-    (dir: string, outs: string[], flags: JsonFlag) => run('publish', { dir, outs }, flags),
+    (dir: string, outs: string[], flags: JsonFlag) =>
+      run('publish', { dir, outs }, flags, outs.length < MANY ? undefined : `publishing to ${outs.length} folders`),
   )
   add('renew <DIR> <NAME>', 'issue a new certificate for a node', ['ztna pki renew /etc/ztna alice --out alice'])
     .requiredOption('--out <OUT>', 'folder of the node')
@@ -82,9 +87,11 @@ export function parseTtl(text: string): number {
   throw new UsageError(`--ttl ${text}: accepted: a number with s, m, h or d, such as 24h`)
 }
 
-function run(command: PkiCommand, request: object, flags: JsonFlag): void {
+/** `notice`: what a person at a terminal reads while it takes long. */
+function run(command: PkiCommand, request: object, flags: JsonFlag, notice?: string): void {
   const json = flags.json === true
-  const report = asked(() => native().pki(command, JSON.stringify(request))) as Record<string, unknown>
+  const work = (): unknown => asked(() => native().pki(command, JSON.stringify(request)))
+  const report = (notice === undefined ? work() : withNotice(notice, work)) as Record<string, unknown>
   const { warnings, ...rest } = report
   if (Array.isArray(warnings)) for (const warning of warnings) process.stderr.write(`ztna: warning: ${String(warning)}\n`)
   print(json ? report : rest, json)

@@ -9,6 +9,7 @@ import { EXIT, UsageError, exitCodeOf } from './exit.js'
 import { SETTINGS, attributeOf, flagOf, isSwitchedOff } from './options.js'
 import { addPkiCommands } from './pki.js'
 import { runRole } from './run.js'
+import { addCompletion } from './completion.js'
 import { addDoctor } from './doctor.js'
 import { addTop } from './top.js'
 
@@ -63,6 +64,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   addClientCommands(program, done)
   addTop(program)
   addDoctor(program, done)
+  addCompletion(program)
   try {
     await program.parseAsync([...argv])
     return code

@@ -13,6 +13,17 @@ export interface ProgressOutput {
   write(text: string): unknown
 }
 
+/** What `work` gives, which keeps this process from turning anything: on a terminal `text` stands there meanwhile. */
+export function withNotice<T>(text: string, work: () => T, output: ProgressOutput = process.stderr): T {
+  if (output.isTTY !== true || process.env['TERM'] === 'dumb') return work()
+  output.write(text)
+  try {
+    return work()
+  } finally {
+    output.write(CLEAR)
+  }
+}
+
 /** What `work` gives, with `text` shown meanwhile. */
 export async function withProgress<T>(text: string, work: Promise<T>, output: ProgressOutput = process.stderr): Promise<T> {
   if (output.isTTY !== true || process.env['TERM'] === 'dumb') return work
