@@ -10,6 +10,9 @@ import { tmpdir } from 'node:os'
 import { basename, join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { ensure } from './ensure.mjs'
+import { glibc, glibcOf, publishedFloor } from './glibc.mjs'
+import { size } from './size.mjs'
+import { symbols } from './symbols.mjs'
 import { Failure, isMain, main, must, root, say } from './lib/process.mjs'
 import { addonFile, hostTarget, targetsOf } from './lib/target.mjs'
 
@@ -23,7 +26,8 @@ export async function pack(destination, { addons, repository } = {}) {
   await mkdir(destination, { recursive: true })
   const stage = await mkdtemp(join(tmpdir(), 'ztna-pack-'))
   try {
-    const addonPackages = packed.map(({ target, file }) => ({ manifest: addonManifest(native, target), files: [file] }))
+    const addonPackages = []
+    for (const { target, file } of packed) addonPackages.push({ manifest: await addonManifest(native, target, file), files: [file] })
     const optionalDependencies = Object.fromEntries(addonPackages.map(({ manifest }) => [manifest.name, manifest.version]))
     const packages = [
       ...addonPackages,
@@ -68,13 +72,14 @@ function sourced(manifest, repository) {
   return repository === undefined ? manifest : { ...manifest, repository: { type: 'git', url: repository } }
 }
 
-function addonManifest(native, target) {
+async function addonManifest(native, target, path) {
   const [os, cpu, libc] = target.split('-')
-  const file = `ztna.${target}.node`
+  const file = basename(path)
+  const floor = await glibcOf(path)
   return {
     name: `${native.name}-${target}`,
     version: native.version,
-    description: `The addon of ${native.name} for ${target}`,
+    description: `The addon of ${native.name} for ${target}${floor === undefined ? '' : `, glibc ${floor} or newer`}`,
     license: native.license,
     main: file,
     files: [file],
@@ -89,12 +94,23 @@ async function manifestOf(folder) {
   return JSON.parse(await readFile(join(root, folder, 'package.json'), 'utf8'))
 }
 
+/** What must hold of an addon before anybody gets it. symbols.mjs reads this machine's alone, and has run where the others were built. */
+async function gates(release, addons) {
+  if (addons !== undefined) {
+    const files = addonsOf(await manifestOf('crates/ztna-napi'), addons).map(({ file }) => file)
+    return [...(await size(files)), ...(await glibc({ floor: publishedFloor, files }))]
+  }
+  return release ? [...(await size()), ...(await glibc()), ...(await symbols())] : []
+}
+
 if (isMain(import.meta.url)) {
   await main(async () => {
     const options = { release: { type: 'boolean', default: false }, addons: { type: 'string' }, repository: { type: 'string' } }
     const { release, addons, repository } = parseArgs({ options }).values
     if (addons === undefined) await ensure([], { release })
     else if (!existsSync(join(root, 'ts/sdk/dist/cli.js'))) throw new Failure('ts/sdk/dist is missing: `npm run build -w ts/sdk` makes it')
+    const findings = await gates(release, addons)
+    if (findings.length > 0) throw new Failure(findings.join('\n'))
     for (const tarball of await pack(join(root, 'dist', 'packages'), { addons, repository })) say(tarball)
   })
 }

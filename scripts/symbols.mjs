@@ -1,13 +1,14 @@
 // The addon lives in one process with Node's own OpenSSL. It must therefore show nothing but its entry point, and take
 // nothing of TLS from the process: either would mix BoringSSL's functions with OpenSSL's of the same name.
+//
+//   node scripts/symbols.mjs [FILE]     the addon of this machine, unless a file of this machine's system is named
 import { isMain, main, must } from './lib/process.mjs'
 import { addonFile } from './lib/target.mjs'
 
 const foreign = /^(SSL|EVP|CRYPTO|RAND|X509|ERR|BIO|RSA|EC|BN|ASN1|PEM)_/
 
 /** Returns one sentence for each symbol that should not be there. */
-export async function symbols() {
-  const file = addonFile()
+export async function symbols(file = addonFile()) {
   // macOS has no dynamic table apart; -g lists what is global, with a leading underscore.
   const table = process.platform === 'darwin' ? ['-g'] : ['-D']
   const defined = await names(file, [...table, process.platform === 'darwin' ? '-U' : '--defined-only'])
@@ -33,7 +34,7 @@ async function names(file, flags) {
 
 if (isMain(import.meta.url)) {
   await main(async () => {
-    const findings = await symbols()
+    const findings = await symbols(process.argv[2])
     for (const finding of findings) console.log(finding)
     return findings.length === 0 ? 0 : 1
   })

@@ -27,7 +27,10 @@ try {
   const connector = await new ZtnaConnector(net.connector('c1')).start()
   const agent = await new ZtnaAgent(net.agent('alice')).start()
 
-  const server = createServer(async (request, response) => response.end(`${identityOf(request).name} ${await text(request)}`))
+  const server = createServer((request, response) => {
+    response.write(`${identityOf(request).name} `)
+    request.pipe(response)
+  })
   await connector.serve('web', { http: server })
   const body = 'x'.repeat(300_000)
   const answer = await agent.fetch('http://web.ztna.internal/', { method: 'POST', body })
