@@ -115,6 +115,10 @@ test('every role has one life, its events twice, and lets go of itself', () => {
   expectTypeOf<Any['metrics']>().toEqualTypeOf<() => string>()
   expectTypeOf<Any['recent']>().toEqualTypeOf<() => readonly sdk.RecentEvent[]>()
   expectTypeOf<Any['reload']>().toEqualTypeOf<() => Promise<sdk.ReloadResult>>()
+  expectTypeOf<Any['doctor']>().toEqualTypeOf<(cancel?: sdk.Cancel) => Promise<readonly sdk.DoctorCheck[]>>()
+  expectTypeOf<sdk.DoctorCheck>().toEqualTypeOf<
+    Seen<{ check: string; status: 'ok' | 'warn' | 'fail'; detail: string; remedy?: string; ms: number }>
+  >()
   expectTypeOf<Any['events']>().toEqualTypeOf<(options?: sdk.EventsOptions) => AsyncIterableIterator<sdk.EventOf<sdk.RoleEvents>>>()
   expectTypeOf<sdk.EventsOptions>().toEqualTypeOf<{ signal?: AbortSignal; highWaterMark?: number }>()
   expectTypeOf<sdk.RoleEvents>().toExtend<sdk.EventMap<sdk.RoleEvents>>()
