@@ -37,7 +37,7 @@ test('embed.mjs answers with what it got, says what may be asked again, and ends
   expect(await get('/')).toEqual([200, 'hello\n'])
   await served.close({ drainMs: 0 })
   expect(await get('/')).toEqual([503, 'ERR_ZTNA_UNREACHABLE\n'])
-  await lab.trust.setPolicy('forbid(principal, action, resource);\n')
+  lab.trust.setPolicy('forbid(principal, action, resource);\n')
   await lab.trust.publish()
   await expect.poll(() => get('/'), { timeout: 10_000 }).toEqual([502, 'ERR_ZTNA_DENIED\n'])
   expect(await program.stop('SIGTERM')).toEqual({ code: 0, signal: null })
