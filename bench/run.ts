@@ -10,12 +10,14 @@ import { beside } from './rows/beside.ts'
 import { bulk, wan } from './rows/bulk.ts'
 import { direct, roundTrip } from './rows/direct.ts'
 import { cold, connect, firstByte, request } from './rows/latency.ts'
+import { iroh } from './rows/iroh.ts'
 import { idleFlows } from './rows/memory.ts'
 import { idle, near, ping } from './rows/long-paths.ts'
 import { node } from './rows/node.ts'
 import { died, file, first, guessed, moved, promotion, rebound } from './rows/paths.ts'
 import { flooded, handshakes, idleNodes } from './rows/relay.ts'
 import { switched, switchedWan } from './rows/switch.ts'
+import { undici } from './rows/undici.ts'
 
 const MEASUREMENTS: Readonly<Record<string, Measurement>> = {
   beside,
@@ -25,6 +27,9 @@ const MEASUREMENTS: Readonly<Record<string, Measurement>> = {
   direct,
   'direct-node': () => node('direct'),
   'direct-rtt': roundTrip,
+  undici: () => undici('forwarded'),
+  'direct-undici': () => undici('direct'),
+  iroh,
   switch: switched,
   'switch-wan': switchedWan,
   connect,

@@ -60,7 +60,8 @@ export async function node(path: Way): Promise<Row[]> {
   return rows
 }
 
-async function nodeTransfer(from: Netns, way: 'up' | 'down', folder: string, path: Way): Promise<Figures> {
+/** Bulk between two Node processes for five seconds. */
+export async function nodeTransfer(from: Netns, way: 'up' | 'down', folder: string, path: Way): Promise<Figures> {
   const proc = background(from, 'bulk.mjs', [way, folder, String(SECONDS * 1000), ...(path === 'direct' ? ['direct'] : [])])
   await proc.waitFor(/"ready"/)
   const busy = busySeconds()
