@@ -1,13 +1,17 @@
-/** A UDP flow: messages by event or by iteration, read from native only while somebody wants them. */
+/** A UDP flow: messages by event or by iteration, one by one or in batches, read from native only while somebody wants them. */
+import type { Socket as DgramSocket } from 'node:dgram'
 import { EventEmitter } from 'node:events'
 import { notAccepted } from './arguments.js'
+import { DgramAdapter } from './dgram-adapter.js'
 import { ZtnaError, fromNative } from './errors.js'
 import type { Flow, FlowTable } from './flows.js'
 import type { NativeDatagram } from './native.js'
 import { type Identity, type NativeIdentity, type NativePath, type PathInfo, toIdentity, toPath } from './types.js'
 
-/** One drain of native's ring. */
+/** One drain of native's ring, bytes, of which each message takes two more than it has: the largest batch. */
 const RECV_BYTES = 65_536
+/** One for all sockets of a thread, as each drain copies at once what it got. */
+const drained = Buffer.allocUnsafeSlow(RECV_BYTES)
 /** Drains in one turn of the event loop before others get theirs. */
 const DRAINS_PER_TURN = 32
 
@@ -26,15 +30,29 @@ export interface DatagramInfo {
 export type UdpEvents = {
   /** One datagram. */
   message: [message: Uint8Array]
+  /** All datagrams that waited, up to 64 KB of them: at high rates several times cheaper than `message`. They share one ArrayBuffer. */
+  messages: [batch: readonly Uint8Array[]]
   /** The flow has ended; nothing follows. */
   close: []
   /** The flow was reset; `close` follows. */
   error: [error: ZtnaError]
 }
 
+/** Messages lost on our side, by cause. */
+export interface UdpDrops {
+  /** Larger than `maxDatagramSize` when they were sent, and what stood behind such a one in the same call. */
+  readonly tooLarge: number
+  /** Found the queue of what is to be sent full. */
+  readonly sendQueue: number
+  /** Later, in queues: read too slowly here, or taken by `send` and more than the connection or its path could carry. */
+  readonly underway: number
+}
+
+/** Somebody who awaits the next message, or the next batch. */
 interface Reader {
-  resolve(result: IteratorResult<Uint8Array, undefined>): void
-  reject(error: ZtnaError): void
+  /** Takes it from what is pending. */
+  give(): void
+  end(error: ZtnaError | undefined): void
 }
 
 /** Datagrams to a service's port, or from an agent. Unreliable and unordered, as UDP is. */
@@ -43,7 +61,6 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
   readonly #flows: FlowTable
   readonly #peer: Identity
   readonly #info: DatagramInfo
-  readonly #buffer = Buffer.allocUnsafeSlow(RECV_BYTES)
   readonly #pending: Uint8Array[] = []
   readonly #readers: Reader[] = []
   readonly #keepAlive: NodeJS.Timeout
@@ -51,6 +68,9 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
   #closed = false
   #error: ZtnaError | undefined
   #scheduled = false
+  #tooLarge = 0
+  #sendQueue = 0
+  #dgram: DgramAdapter | undefined
 
   /** @internal Made by `datagram()` and `serve()`. */
   constructor(datagram: NativeDatagram, flows: FlowTable) {
@@ -64,7 +84,7 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
     flows.add(datagram.flow, this)
     datagram.onReadable(() => this.#drain())
     ;(this as NodeJS.EventEmitter).on('newListener', (name) => {
-      if (name === 'message') this.#schedule()
+      if (name === 'message' || name === 'messages') this.#schedule()
     })
   }
 
@@ -108,14 +128,22 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
     return this.#closed ? 0 : this.#native.maxDatagramSize
   }
 
-  /** Messages lost on our side: to full queues, or because they were too large. */
+  /** Messages lost on our side, the sum of `drops`. What the network loses, nobody can count here. */
   get dropped(): number {
-    return this.#native.dropped()
+    const { tooLarge, sendQueue, underway } = this.drops
+    return tooLarge + sendQueue + underway
+  }
+
+  /** Messages lost on our side, by cause. */
+  get drops(): UdpDrops {
+    // Native counts all of them together; those that `send` was refused are told apart there.
+    const underway = Math.max(0, this.#native.dropped() - this.#tooLarge - this.#sendQueue)
+    return { tooLarge: this.#tooLarge, sendQueue: this.#sendQueue, underway }
   }
 
   /**
-   * Queues messages up to the first that does not fit, because it is larger than `maxDatagramSize` or the queue is full; returns
-   * how many. The rest counts as `dropped`. Errors: ERR_ZTNA_CLOSED.
+   * Queues messages up to the first that does not fit, because it is larger than `maxDatagramSize` or the queue (1,024 messages) is full;
+   * returns how many. The rest counts in `drops`. An array costs one call into native code, however long it is. Errors: ERR_ZTNA_CLOSED.
    */
   send(messages: Uint8Array | readonly Uint8Array[]): number {
     if (this.#closed) throw this.#error ?? new ZtnaError('ERR_ZTNA_CLOSED', 'the UDP socket is closed')
@@ -123,10 +151,21 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
     const wrong = list.findIndex((message) => !(message instanceof Uint8Array))
     if (wrong >= 0) throw notAccepted(list[wrong], 'message', 'a Uint8Array (Buffer), or an array of them')
     try {
-      return this.#native.send(list as Uint8Array[])
+      const taken = this.#native.send(list as Uint8Array[])
+      if (taken < list.length) this.#refused(list.length - taken, list[taken] as Uint8Array)
+      return taken
     } catch (error) {
       throw fromNative(error)
     }
+  }
+
+  /**
+   * This flow as a socket of `node:dgram`, for libraries that take one; the same at every call. It is bound already, has one peer, and refuses
+   * to send to any other address. docs/guides/udp.md says what differs from Node's.
+   */
+  asDgramSocket(): DgramSocket {
+    this.#dgram ??= new DgramAdapter(this)
+    return this.#dgram
   }
 
   /** Ends the flow. Rejects nothing. */
@@ -154,13 +193,15 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
 
   /** Messages until the socket closes; throws when it was reset. Leaving the loop closes the socket. */
   [Symbol.asyncIterator](): AsyncIterator<Uint8Array, undefined> {
-    return {
-      next: () => this.#next(),
-      return: async () => {
-        await this.close()
-        return { done: true, value: undefined }
-      },
-    }
+    return this.#iterator(() => this.#takeOne())
+  }
+
+  /**
+   * As iterating the socket, and each step takes all that has arrived, up to 64 KB. The messages of a batch share one ArrayBuffer: copy the
+   * one (`slice()`) that you keep for long. Leaving the loop closes the socket.
+   */
+  batches(): AsyncIterable<readonly Uint8Array[]> {
+    return { [Symbol.asyncIterator]: () => this.#iterator(() => this.#pending.splice(0)) }
   }
 
   /** @internal An async listener has rejected, which Node would end the process for: this flow has failed, and no other. */
@@ -194,13 +235,36 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
     this.#path = path
   }
 
-  #next(): Promise<IteratorResult<Uint8Array, undefined>> {
+  #refused(count: number, first: Uint8Array): void {
+    if (first.length > this.#native.maxDatagramSize) this.#tooLarge += count
+    else this.#sendQueue += count
+  }
+
+  #iterator<T>(take: () => T): AsyncIterator<T, undefined> {
+    return {
+      next: () => this.#next(take),
+      return: async () => {
+        await this.close()
+        return { done: true, value: undefined }
+      },
+    }
+  }
+
+  #next<T>(take: () => T): Promise<IteratorResult<T, undefined>> {
     if (this.#pending.length === 0 && !this.#closed) this.#pull()
-    const value = this.#pending.shift()
-    if (value !== undefined) return Promise.resolve({ done: false, value })
+    if (this.#pending.length > 0) return Promise.resolve({ done: false, value: take() })
     if (this.#error !== undefined) return Promise.reject(this.#error)
     if (this.#closed) return Promise.resolve({ done: true, value: undefined })
-    return new Promise((resolve, reject) => this.#readers.push({ resolve, reject }))
+    return new Promise((resolve, reject) => {
+      const end = (error: ZtnaError | undefined): void => (error === undefined ? resolve({ done: true, value: undefined }) : reject(error))
+      this.#readers.push({ give: () => resolve({ done: false, value: take() }), end })
+    })
+  }
+
+  /** In memory of its own: one message that is kept must not keep a batch. */
+  #takeOne(): Uint8Array {
+    const message = this.#pending.shift() ?? new Uint8Array(0)
+    return message.byteLength === message.buffer.byteLength ? message : message.slice()
   }
 
   #schedule(): void {
@@ -212,32 +276,58 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
     })
   }
 
-  // Nobody listening leaves messages in native's bounded ring, where the oldest go first.
+  get #listening(): boolean {
+    return this.listenerCount('message') > 0 || this.listenerCount('messages') > 0
+  }
+
+  // Nobody listening leaves messages in native's bounded ring, which then takes no more.
   #drain(): void {
-    for (let turn = 0; turn < DRAINS_PER_TURN; turn++) {
-      if (this.#closed || (this.listenerCount('message') === 0 && this.#readers.length === 0)) return
-      if (this.#pending.length === 0 && this.#pull() === 0) return
-      this.#deliver()
+    let fair = false
+    try {
+      for (let turn = 0; turn < DRAINS_PER_TURN; turn++) {
+        if (this.#closed || (!this.#listening && this.#readers.length === 0) || (this.#pending.length === 0 && this.#pull() === 0)) {
+          fair = true
+          return
+        }
+        this.#deliver()
+      }
+    } finally {
+      // Also when a listener threw: what is left must not wait for the next bell.
+      if (!fair) this.#schedule()
     }
-    this.#schedule()
   }
 
   #deliver(): void {
-    for (let next = this.#pending.shift(); next !== undefined; next = this.#pending.shift()) {
+    while (this.#pending.length > 0) {
       const reader = this.#readers.shift()
-      if (reader !== undefined) reader.resolve({ done: false, value: next })
-      else if (this.listenerCount('message') > 0) this.emit('message', next)
-      else return void this.#pending.unshift(next)
+      if (reader !== undefined) reader.give()
+      else if (this.#closed || !this.#listening) return
+      else if (this.listenerCount('messages') > 0) this.#emitBatch(this.#pending.splice(0))
+      else this.emit('message', this.#takeOne())
     }
   }
 
+  #emitBatch(batch: readonly Uint8Array[]): void {
+    this.emit('messages', batch)
+    for (const message of batch) {
+      if (this.#closed || this.listenerCount('message') === 0) return
+      this.emit('message', message.slice())
+    }
+  }
+
+  // One copy for the whole drain, as the next one overwrites it; a message that came alone gets memory of its own size.
   #pull(): number {
-    const filled = this.#native.recv(this.#buffer)
+    const filled = this.#native.recv(drained)
+    if (filled === 0) return 0
+    if (2 + drained.readUInt16LE(0) === filled) {
+      this.#pending.push(new Uint8Array(drained.subarray(2, filled)))
+      return filled
+    }
+    const { buffer } = new Uint8Array(drained.subarray(0, filled))
     for (let at = 0; at + 2 <= filled;) {
-      const end = at + 2 + this.#buffer.readUInt16LE(at)
-      // A copy: the buffer is reused by the next drain.
-      this.#pending.push(new Uint8Array(this.#buffer.subarray(at + 2, end)))
-      at = end
+      const length = drained.readUInt16LE(at)
+      this.#pending.push(new Uint8Array(buffer, at + 2, length))
+      at += 2 + length
     }
     return filled
   }
@@ -249,10 +339,7 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
     clearInterval(this.#keepAlive)
     this.#flows.delete(this.#native.flow)
     this.#native.close()
-    for (const reader of this.#readers.splice(0)) {
-      if (error === undefined) reader.resolve({ done: true, value: undefined })
-      else reader.reject(error)
-    }
+    for (const reader of this.#readers.splice(0)) reader.end(error)
     // Later, as sockets of Node do: a listener that throws must not keep the role from ending its other flows.
     process.nextTick(() => {
       try {

@@ -23,7 +23,7 @@ export {
 export { type NodeLimits, type NodeOptions } from './node-options.js'
 export { ZtnaRole, type ReloadResult, type RoleEvents, type RoleOptions } from './role.js'
 export { ZtnaSocket } from './socket.js'
-export { ZtnaUdpSocket, type UdpEvents } from './datagram.js'
+export { ZtnaUdpSocket, type UdpDrops, type UdpEvents } from './datagram.js'
 export { type Forward, type ForwardOptions, type ListenAt, type SocksOptions } from './forward.js'
 export { type Handler } from './handlers.js'
 export { type FetchEnv, type FetchHandler } from './fetch-handler.js'

@@ -180,26 +180,44 @@ export class FakeRole implements NativeRole {
 
 /** A UDP flow whose messages the test puts in. */
 export class FakeDatagram implements NativeDatagram {
-  constructor(readonly flow = 5) {}
-  readonly infoJson = JSON.stringify(INFO)
+  readonly infoJson: string
   readonly maxDatagramSize = 1200
   readonly queue: Uint8Array[] = []
   readonly sent: Uint8Array[] = []
+  /** Calls of `send`, and how many more messages it has room for. */
+  sends = 0
+  room = Infinity
+  lost = 0
   closed = false
   #ring: () => void = () => {}
 
-  put(message: string): void {
-    this.queue.push(Buffer.from(message))
+  constructor(
+    readonly flow = 5,
+    info: object = {},
+  ) {
+    this.infoJson = JSON.stringify({ ...INFO, ...info })
+  }
+
+  /** What arrives before JavaScript is told of it. */
+  put(...messages: readonly string[]): void {
+    this.queue.push(...messages.map((message) => Buffer.from(message)))
     this.#ring()
   }
   send(buffers: Uint8Array[]): number {
-    this.sent.push(...buffers)
-    return buffers.length
+    this.sends += 1
+    const wrong = buffers.findIndex(({ length }, n) => length > this.maxDatagramSize || n >= this.room)
+    const taken = wrong < 0 ? buffers.length : wrong
+    // As native does, which sends long after the caller has used its buffers for something else.
+    this.sent.push(...buffers.slice(0, taken).map((each) => Buffer.from(each)))
+    this.room -= taken
+    this.lost += buffers.length - taken
+    return taken
   }
   recv(into: Uint8Array): number {
     const view = Buffer.from(into.buffer, into.byteOffset, into.byteLength)
     let at = 0
-    for (let next = this.queue.shift(); next !== undefined; next = this.queue.shift()) {
+    for (let next = this.queue[0]; next !== undefined && at + 2 + next.length <= view.length; next = this.queue[0]) {
+      this.queue.shift()
       at = view.writeUInt16LE(next.length, at)
       view.set(next, at)
       at += next.length
@@ -207,7 +225,7 @@ export class FakeDatagram implements NativeDatagram {
     return at
   }
   dropped(): number {
-    return 0
+    return this.lost
   }
   close(): void {
     this.closed = true

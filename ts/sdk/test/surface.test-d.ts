@@ -1,5 +1,6 @@
 // What programs may rely on, name by name. A change here is one that they notice: CHANGELOG.md, and docs/decisions/0021 where it departs from what was
 // first sketched.
+import type { Socket as DgramSocket } from 'node:dgram'
 import type { EventEmitter } from 'node:events'
 import type { Agent as HttpAgent, IncomingMessage, RequestListener, Server as HttpServer, ServerResponse } from 'node:http'
 import type { AgentOptions as HttpsAgentOptions } from 'node:https'
@@ -171,6 +172,11 @@ test('a socket is one of Node and knows its peer', () => {
   expectTypeOf<sdk.ZtnaSocket['reset']>().toEqualTypeOf<() => void>()
   expectTypeOf<sdk.ZtnaUdpSocket>().toExtend<EventEmitter<sdk.UdpEvents> & AsyncDisposable & AsyncIterable<Uint8Array>>()
   expectTypeOf<sdk.UdpEvents>().toExtend<{ message: [message: Uint8Array]; close: []; error: [error: sdk.ZtnaError] }>()
+  expectTypeOf<sdk.UdpEvents['messages']>().toEqualTypeOf<[batch: readonly Uint8Array[]]>()
+  expectTypeOf<sdk.ZtnaUdpSocket['batches']>().toEqualTypeOf<() => AsyncIterable<readonly Uint8Array[]>>()
+  expectTypeOf<sdk.ZtnaUdpSocket['asDgramSocket']>().toEqualTypeOf<() => DgramSocket>()
+  expectTypeOf<sdk.UdpDrops>().toEqualTypeOf<Seen<{ tooLarge: number; sendQueue: number; underway: number }>>()
+  expectTypeOf<sdk.ZtnaUdpSocket>().toExtend<Seen<{ drops: sdk.UdpDrops }>>()
   expectTypeOf<sdk.ZtnaUdpSocket['send']>().toEqualTypeOf<(messages: Uint8Array | readonly Uint8Array[]) => number>()
   expectTypeOf<sdk.ZtnaUdpSocket>().toExtend<Seen<{ maxDatagramSize: number; dropped: number; traceparent: string | undefined }>>()
 })
