@@ -25,6 +25,8 @@ export class DgramAdapter extends Emitter {
   readonly #messages = (batch: readonly Uint8Array[]): void => this.#onMessages(batch)
   readonly #peer: AddressInfo
   #bound = false
+  /** A listener of the program has failed. */
+  #failed = false
   #connected = false
   /** Who has ended it: the program, which must not go on using it, or the flow, of which the program knows nothing yet. */
   #closed: 'program' | 'flow' | undefined
@@ -185,6 +187,7 @@ export class DgramAdapter extends Emitter {
 
   /** An async listener has rejected: the flow has failed, and no other. */
   override [EventEmitter.captureRejectionSymbol](thrown: unknown, event: unknown, ...args: unknown[]): void {
+    this.#failed = true
     this.#udp[EventEmitter.captureRejectionSymbol](thrown, event, ...args)
   }
 
@@ -229,8 +232,10 @@ export class DgramAdapter extends Emitter {
     }
   }
 
+  // As with the kernel's, a socket that is not connected hears nothing of a peer that went: many a library ends its process by an `error` of a
+  // server's socket, and a caller must not have that in its hands.
   #onError(error: ZtnaError): void {
-    if (this.listenerCount('error') > 0) this.emit('error', cutOff(error))
+    if ((this.#connected || this.#failed) && this.listenerCount('error') > 0) this.emit('error', cutOff(error))
   }
 
   #onClose(): void {

@@ -166,22 +166,32 @@ test('close ends the flow and tells so; what comes after throws as in node:dgram
   await socket[Symbol.asyncDispose]()
 })
 
-test('a reset of the flow is an error of the system and a close, after which neither send nor close throws', async () => {
+const reset = (): void => FakeRole.last.emit({ event: 'flow-reset', flow: 5, error: { code: 'ERR_ZTNA_STREAM_RESET', message: 'reset' } })
+
+test('a reset of the flow is for a connected socket an error of the system and a close, after which neither send nor close throws', async () => {
   const heard: unknown[] = []
   socket.on('error', (error) => heard.push(error)).on('close', () => heard.push('close'))
-  FakeRole.last.emit({ event: 'flow-reset', flow: 5, error: { code: 'ERR_ZTNA_STREAM_RESET', message: 'reset' } })
-  expect(await result('x', 5432)).toMatchObject([{ code: 'ECONNRESET' }, 0])
+  socket.connect(5432)
+  reset()
+  expect(await result('x')).toMatchObject([{ code: 'ECONNRESET' }, 0])
   expect(heard).toMatchObject([{ code: 'ECONNRESET', cause: { code: 'ERR_ZTNA_STREAM_RESET' } }, 'close'])
-  expect(await result('x', 5432)).toMatchObject([{ code: 'ECONNRESET' }, 0])
-  socket.send('x', 5432)
+  expect(await result('x')).toMatchObject([{ code: 'ECONNRESET' }, 0])
+  socket.send('x')
   await new Promise<void>((resolve) => socket.close(resolve))
 })
 
-test('a reset that nobody listens for is a close alone', async () => {
-  const heard: string[] = []
-  socket.once('close', () => heard.push('close'))
-  FakeRole.last.emit({ event: 'flow-reset', flow: 5, error: { code: 'ERR_ZTNA_STREAM_RESET', message: 'reset' } })
+test('a reset is a close alone for a socket that is not connected, whoever listens, and for one where nobody does', async () => {
+  const heard: unknown[] = []
+  socket.on('error', (error) => heard.push(error)).on('close', () => heard.push('close'))
+  reset()
   await expect.poll(() => heard).toEqual(['close'])
+
+  FakeRole.last.nextDatagram = new FakeDatagram()
+  const other = (await agent.datagram('db')).asDgramSocket()
+  other.connect(5432)
+  other.on('close', () => heard.push('close of the other'))
+  reset()
+  await expect.poll(() => heard).toEqual(['close', 'close of the other'])
 })
 
 test('an async listener that rejects ends its flow alone', async () => {
