@@ -1,4 +1,5 @@
 /** A UDP flow: messages by event or by iteration, one by one or in batches, read from native only while somebody wants them. */
+import { AsyncResource } from 'node:async_hooks'
 import type { Socket as DgramSocket } from 'node:dgram'
 import { EventEmitter } from 'node:events'
 import { notAccepted } from './arguments.js'
@@ -82,7 +83,8 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
     this.#path = toPath(this.#info.path)
     this.#keepAlive = setInterval(() => {}, 0x7fff_ffff)
     flows.add(datagram.flow, this)
-    datagram.onReadable(() => this.#drain())
+    // In the context that the flow was made in: from Node 24 on, a call that comes from native has none of its own.
+    datagram.onReadable(AsyncResource.bind(() => this.#drain()))
     ;(this as NodeJS.EventEmitter).on('newListener', (name) => {
       if (name === 'message' || name === 'messages') this.#schedule()
     })
