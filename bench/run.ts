@@ -17,6 +17,7 @@ import { node } from './rows/node.ts'
 import { died, file, first, guessed, moved, promotion, rebound } from './rows/paths.ts'
 import { flooded, handshakes, idleNodes } from './rows/relay.ts'
 import { switched, switchedWan } from './rows/switch.ts'
+import { udpNode } from './rows/udp-node.ts'
 import { undici } from './rows/undici.ts'
 
 const MEASUREMENTS: Readonly<Record<string, Measurement>> = {
@@ -29,6 +30,7 @@ const MEASUREMENTS: Readonly<Record<string, Measurement>> = {
   'direct-rtt': roundTrip,
   undici: () => undici('forwarded'),
   'direct-undici': () => undici('direct'),
+  'udp-node': udpNode,
   iroh,
   switch: switched,
   'switch-wan': switchedWan,
