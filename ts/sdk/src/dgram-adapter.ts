@@ -84,6 +84,16 @@ export class DgramAdapter extends Emitter {
     process.nextTick(() => this.emit('connect'))
   }
 
+  /** @internal Of Node 24 and later, whose types are not those this is built with. */
+  bindSync(): AddressInfo {
+    return this.bind().address()
+  }
+
+  /** @internal Of Node 24 and later. */
+  connectSync(port: number, address?: unknown): void {
+    this.connect(port, address)
+  }
+
   override disconnect(): void {
     if (!this.#connected) throw notConnected()
     this.#connected = false

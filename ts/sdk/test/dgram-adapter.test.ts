@@ -48,6 +48,14 @@ test('no method of node:dgram is left to work on a socket of the kernel', () => 
   expect(missing).toEqual([])
 })
 
+test('binds and connects at once, as sockets of Node 24 can', () => {
+  const newer = socket as unknown as { bindSync(): unknown; connectSync(port: number, address: string): void }
+  expect(newer.bindSync()).toEqual(socket.address())
+  newer.connectSync(5432, 'fd00::7')
+  expect(socket.remoteAddress()).toMatchObject({ address: 'fd00::7', port: 5432 })
+  expect(() => newer.bindSync()).toThrow('bound')
+})
+
 test('messages come as Buffers, with the service and its port as sender', () => {
   const seen: [string, RemoteInfo][] = []
   socket.on('message', (message, from) => seen.push([message.toString(), from]))
