@@ -1,5 +1,5 @@
 // npm run bench [-- NAME...]: agent, relay and connector in three namespaces, and Debian's stunnel and ssh -L in the same three beside
-// them. Prints a table and writes bench/results/<date>.json. No figure fails anything: only what can't be measured ends with 1.
+// them; --release names the build that is in place. Prints a table and writes bench/results/<date>.json. No figure fails anything: only what can't be measured ends with 1.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -56,7 +56,11 @@ const MEASUREMENTS: Readonly<Record<string, Measurement>> = {
   'path-near': near,
 }
 
-async function main(wanted: readonly string[]): Promise<number> {
+/** Which build of the addon was put in place (scripts/bench.mjs). */
+const RELEASE = '--release'
+
+async function main(args: readonly string[]): Promise<number> {
+  const wanted = args.filter((arg) => arg !== RELEASE)
   const unknown = wanted.filter((name) => MEASUREMENTS[name] === undefined)
   if (unknown.length > 0) {
     console.error(`bench: ${unknown.join(', ')} is not one of ${Object.keys(MEASUREMENTS).join(', ')}`)
@@ -80,12 +84,13 @@ async function main(wanted: readonly string[]): Promise<number> {
     }
   }
   const { stdout: commit } = await run(null, 'git', ['rev-parse', '--short', 'HEAD'], { codes: 'any' })
-  const result = { date: new Date().toISOString(), commit: commit.trim(), machine: machine(), loadBefore, rows, failures }
+  const build = args.includes(RELEASE) ? 'release' : 'dev'
+  const result = { date: new Date().toISOString(), commit: commit.trim(), build, machine: machine(), loadBefore, rows, failures }
   const dir = fileURLToPath(new URL('results', import.meta.url))
   mkdirSync(dir, { recursive: true })
   const file = join(dir, `${result.date.slice(0, 19).replaceAll(':', '-')}.json`)
   writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)
-  console.log(`${JSON.stringify(result.machine)}, load before ${loadBefore}\n\n${table(rows)}`)
+  console.log(`${JSON.stringify(result.machine)}, ${build} build, load before ${loadBefore}\n\n${table(rows)}`)
   for (const failure of failures) console.error(`could not be measured: ${failure}`)
   return failures.length === 0 ? 0 : 1
 }

@@ -1,7 +1,7 @@
 // Builds the addon (and, on Linux, the network lab and the load generator), puts it where Node looks for it, and builds the SDK when
 // its sources changed.
 //
-// Called by ensure.mjs. With `release`: thin LTO and no symbols, as published; tests, demo and bench use the dev profile.
+// Called by ensure.mjs. With `release`: LTO and no symbols, as published; tests, demo and bench use the dev profile.
 import { copyFile, rename, rm, stat } from 'node:fs/promises'
 import { join, resolve } from 'node:path'
 import { must, root, say } from './lib/process.mjs'

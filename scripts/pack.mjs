@@ -1,7 +1,7 @@
 // Packs the npm packages as they would be published, into dist/packages: @ztna/sdk, @ztna/native and the addons.
 //
 //   npm run pack                       what is built now, as tests use it, with the addon of this machine
-//   npm run pack -- --release          as published: thin LTO and no symbols
+//   npm run pack -- --release          as published: LTO and no symbols
 //   npm run pack -- --addons FOLDER    with the addons of every target, ztna.<target>.node in that folder; none may be missing
 //   … --repository URL                 where the source is, as the packages shall say
 import { existsSync } from 'node:fs'

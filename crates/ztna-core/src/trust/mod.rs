@@ -6,6 +6,7 @@
 mod anchors;
 mod credentials;
 pub mod identity;
+mod key;
 pub mod network;
 mod network_file;
 pub mod pki;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use boring::rand::rand_bytes;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyUsagePurpose, SanType, SerialNumber,
 };
 use time::OffsetDateTime;
@@ -13,6 +13,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use crate::error::Error;
 use crate::id::{Role, SpiffeId, check_trust_domain};
 use crate::trust::credentials::Secret;
+use crate::trust::key::Key;
 use crate::trust::text::{hex, plain_hex, unix_seconds};
 
 /// Life of a CA. Rotation is by command, not by expiry, so this only has to be longer than anyone waits.
@@ -86,23 +87,22 @@ impl Ca {
     pub fn generate(trust_domain: &str, now: SystemTime) -> Result<Ca, Error> {
         check_trust_domain(trust_domain)?;
         let serial = random_serial()?;
-        let key = KeyPair::generate().map_err(internal)?;
-        let mut params = ca_params(&format!("ZTNA CA {}", plain_hex(serial.get(..4).unwrap_or_default())));
+        let key = Key::generate()?;
+        let mut params = ca_params(&format!("ZTNA CA {}", plain_hex(serial.get(..4).unwrap_or_default())), &key);
         params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.not_before = date(now.checked_sub(BACKDATE).unwrap_or(now))?;
         params.not_after = date(now.checked_add(CA_LIFE).unwrap_or(now))?;
         let cert = params.self_signed(&key).map_err(internal)?;
-        Ok(Ca { cert_pem: cert.pem(), key_pem: Secret::new(key.serialize_pem()) })
+        Ok(Ca { cert_pem: cert.pem(), key_pem: key.to_pem()? })
     }
 
     /// Signs a leaf with a key of its own.
     ///
     /// Errors: [`Error::Config`] when this CA was not made by [`Ca::generate`] or its key can't be read.
     pub fn issue(&self, spec: &LeafSpec) -> Result<Issued, Error> {
-        let params = self.own_params()?;
-        let ca_key = KeyPair::from_pem(self.key_pem.expose())
-            .map_err(|_| Error::config("CA key", "not a PKCS #8 PEM private key"))?;
+        let ca_key = Key::from_pem(self.key_pem.expose().as_bytes())?;
+        let params = self.own_params(&ca_key)?;
         let issuer = Issuer::from_params(&params, &ca_key);
 
         let serial = match &spec.serial {
@@ -134,14 +134,10 @@ impl Ca {
         if spec.server_auth {
             leaf.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
         }
-        let key = KeyPair::generate().map_err(internal)?;
+        let key = Key::generate()?;
+        leaf.key_identifier_method = key.id();
         let cert = leaf.signed_by(&key, &issuer).map_err(internal)?;
-        Ok(Issued {
-            cert_pem: cert.pem(),
-            key_pem: Secret::new(key.serialize_pem()),
-            serial: hex(&serial),
-            not_after: spec.not_after,
-        })
+        Ok(Issued { cert_pem: cert.pem(), key_pem: key.to_pem()?, serial: hex(&serial), not_after: spec.not_after })
     }
 
     /// End of this CA's life.
@@ -150,11 +146,11 @@ impl Ca {
     }
 
     /// What an issuer needs to know of its own certificate: the subject, and that key identifiers are our usual ones.
-    fn own_params(&self) -> Result<CertificateParams, Error> {
+    fn own_params(&self, key: &Key) -> Result<CertificateParams, Error> {
         self.parsed(|cert| {
             let mut names = cert.subject().iter_attributes();
             match (names.next(), names.next(), cert.subject().iter_common_name().next().and_then(|n| n.as_str().ok())) {
-                (Some(_), None, Some(name)) => Ok(ca_params(name)),
+                (Some(_), None, Some(name)) => Ok(ca_params(name, key)),
                 _ => {
                     Err(Error::config("CA certificate", "not made by `ztna pki`: its subject must be one common name"))
                 }
@@ -193,8 +189,9 @@ fn parsed<T>(cert_pem: &str, f: impl FnOnce(&X509Certificate<'_>) -> Result<T, E
     f(&cert)
 }
 
-fn ca_params(name: &str) -> CertificateParams {
+fn ca_params(name: &str, key: &Key) -> CertificateParams {
     let mut params = CertificateParams::default();
+    params.key_identifier_method = key.id();
     params.distinguished_name = common_name(name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];

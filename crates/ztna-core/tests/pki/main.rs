@@ -9,17 +9,20 @@
     reason = "a test says what it expects, and is its own host and clock"
 )]
 
+mod questions;
+mod trust;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use ztna_core::error::Error;
 use ztna_core::io::folder::{FolderWatch, read_folder};
 use ztna_core::io::pki_folder::run;
 use ztna_core::trust::{Refusal, Snapshot};
+
+use trust::{Trust, mode};
 
 #[test]
 fn a_fresh_folder_allows_nothing_and_every_role_can_be_issued() {
@@ -352,73 +355,6 @@ fn an_expired_certificate_stops_its_node_with_the_remedy() {
 }
 
 #[test]
-fn a_policy_question_is_answered_without_a_running_node() {
-    let t = Trust::with_nodes();
-    let ask = |options: Value| t.run("policy-check", options).unwrap();
-    let denied = ask(json!({"agent": "alice", "to": "web:80", "protocol": "tcp"}));
-    assert_eq!((&denied["ok"], &denied["decision"]["allowed"]), (&json!(true), &json!(false)));
-    t.permit();
-    let allowed = ask(json!({"agent": "alice", "to": "web:80"}));
-    assert_eq!((&allowed["decision"]["allowed"], &allowed["decision"]["policyId"]), (&json!(true), &json!("eng-web")));
-    assert_eq!(ask(json!({"agent": "alice", "to": "web"}))["decision"]["allowed"], json!(true));
-    assert_eq!(ask(json!({}))["decision"], json!(null));
-    fs::write(t.dir().join("policy.cedar"), "permit(").unwrap();
-    let broken = ask(json!({}));
-    assert_eq!((&broken["ok"], &broken["findings"][0]["severity"]), (&json!(false), &json!("error")));
-}
-
-#[test]
-fn a_policy_question_about_a_revoked_agent_is_answered_with_the_revocation() {
-    let t = Trust::with_nodes();
-    t.permit();
-    let ask = || t.run("policy-check", json!({"agent": "alice", "to": "web:80"})).unwrap()["decision"].clone();
-    assert_eq!(ask()["allowed"], json!(true));
-    t.run("revoke", json!({"name": "alice"})).unwrap();
-    assert_eq!((&ask()["allowed"], &ask()["policyId"]), (&json!(false), &json!(null)));
-    assert!(ask()["reason"].as_str().unwrap().starts_with("revoked: "), "{}", ask());
-    // By the serial of the certificate it has, too.
-    let revoked = t.dir().join("revoked.toml");
-    let text = fs::read_to_string(&revoked).unwrap().replace("\"agent/alice\"", "");
-    fs::write(&revoked, text).unwrap();
-    assert!(ask()["reason"].as_str().unwrap().starts_with("revoked: "), "{}", ask());
-    t.run("renew", json!({"name": "alice", "out": t.out("alice")})).unwrap();
-    assert_eq!(ask()["allowed"], json!(true));
-}
-
-#[test]
-fn a_policy_that_reads_the_path_can_be_asked_about_either() {
-    let t = Trust::with_nodes();
-    let policy = r#"@id("web-direct") permit(principal, action == Action::"connect", resource == Service::"web") when { context.path == "direct" };"#;
-    fs::write(t.dir().join("policy.cedar"), policy).unwrap();
-    let ask = |path: Value| {
-        t.run("policy-check", json!({"agent": "alice", "to": "web:80", "path": path})).map(|r| r["decision"].clone())
-    };
-    let direct = ask(json!("direct")).unwrap();
-    assert_eq!(
-        (&direct["allowed"], &direct["policyId"], &direct["path"]),
-        (&json!(true), &json!("web-direct"), &json!(null))
-    );
-    assert_eq!(ask(json!("relay")).unwrap()["allowed"], json!(false));
-    let any = ask(json!(null)).unwrap();
-    assert_eq!((&any["allowed"], &any["path"]), (&json!(true), &json!("direct")));
-    assert_eq!(any["reason"], json!("policy `web-direct` permits it on a direct path only"));
-    let wrong = ask(json!("sideways")).unwrap_err().to_string();
-    assert_eq!(wrong, "path `sideways`: must be direct or relay");
-}
-
-#[test]
-fn a_policy_question_with_a_name_that_is_not_in_the_network_is_a_mistake_and_no_denial() {
-    let t = Trust::with_nodes();
-    for (agent, to, says) in [
-        ("alcie", "web:80", "agent `alcie`: not in network.toml; known: alice"),
-        ("alice", "wbe:80", "service `wbe`: not in network.toml; known: web"),
-    ] {
-        let error = t.run("policy-check", json!({"agent": agent, "to": to})).unwrap_err();
-        assert_eq!((error.code(), error.to_string().as_str()), ("ERR_ZTNA_CONFIG", says));
-    }
-}
-
-#[test]
 fn a_service_on_a_connector_that_was_never_issued_is_published_with_a_warning_that_names_the_command() {
     let t = Trust::with_nodes();
     let network = t.dir().join("network.toml");
@@ -524,101 +460,4 @@ fn openssl_accepts_what_was_issued_for_its_purpose_only() {
         .unwrap();
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(text.contains("URI:spiffe://example.test/relay/r1, DNS:r1.relay.example.test"), "{text}");
-}
-
-#[test]
-fn an_examination_tells_of_each_part_of_a_nodes_folder() {
-    let t = Trust::with_nodes();
-    let sound = t.examine("c1", false);
-    assert_eq!(sound["node"]["faults"], json!([]));
-    assert_eq!(sound["node"]["id"], "spiffe://example.test/connector/c1");
-    assert_eq!(sound["node"]["policy"]["barred"], json!(["web"]));
-    assert_eq!(t.examine("alice", false)["node"]["policy"], Value::Null);
-
-    let expired = SystemTime::now() + Duration::from_secs(3 * 86_400);
-    let late = run("examine", &json!({"node": t.out("c1")}).to_string(), expired).unwrap();
-    let late: Value = serde_json::from_str(&late).unwrap();
-    assert_eq!((late["node"]["faults"][0]["part"].as_str(), late["node"]["id"].as_str()), (Some("identity"), None));
-    assert_eq!(late["node"]["policy"]["barred"], json!(["web"]));
-
-    fs::write(t.out("c1").join("ca.pem"), "").unwrap();
-    let torn = &t.examine("c1", false)["node"]["faults"];
-    assert_eq!((torn[0]["part"].as_str(), torn.as_array().unwrap().len()), (Some("files"), 1));
-}
-
-#[test]
-fn an_examination_names_the_files_that_were_not_published_and_the_services_that_nobody_may_reach() {
-    let t = Trust::with_nodes();
-    assert_eq!(t.examine("c1", true)["publication"], json!({"name": "connector/c1", "stale": []}));
-    t.permit();
-    let found = t.examine("c1", true);
-    assert_eq!(found["publication"]["stale"], json!(["policy.cedar"]));
-    assert_eq!(
-        (&found["trust"]["policy"]["barred"], &found["node"]["policy"]["barred"]),
-        (&json!([]), &json!(["web"]))
-    );
-    assert_eq!(t.examine("alice", true)["publication"]["stale"], json!([]));
-    t.publish(&["c1"]);
-    assert_eq!(t.examine("c1", true)["publication"]["stale"], json!([]));
-    fs::write(t.dir().join("policy.cedar"), "permit(").unwrap();
-    let broken = t.examine("c1", true);
-    assert!(broken["trust"]["faults"][0]["message"].as_str().unwrap().contains("policy.cedar:1"), "{broken}");
-    assert_eq!(broken["publication"], Value::Null);
-}
-
-/// A trust folder `trust` with the nodes alice, c1 and r1 beside it.
-struct Trust {
-    root: tempfile::TempDir,
-    now: SystemTime,
-}
-
-impl Trust {
-    fn with_nodes() -> Trust {
-        // Certificates hold whole seconds.
-        let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        let t =
-            Trust { root: tempfile::tempdir().unwrap(), now: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) };
-        t.run("init", json!({"trustDomain": "example.test"})).unwrap();
-        let network = t.dir().join("network.toml");
-        let service = "\n[[service]]\nname = \"web\"\nconnectors = [\"c1\"]\ntcp = [80]\n";
-        fs::write(&network, fs::read_to_string(&network).unwrap() + service).unwrap();
-        t.run("issue", json!({"role": "relay", "name": "r1", "out": t.out("r1"), "urls": ["https://192.0.2.1:4433"]}))
-            .unwrap();
-        t.run("issue", json!({"role": "connector", "name": "c1", "out": t.out("c1")})).unwrap();
-        t.run("issue", json!({"role": "agent", "name": "alice", "out": t.out("alice"), "groups": ["eng"]})).unwrap();
-        t.publish(&["alice", "c1", "r1"]);
-        t
-    }
-    fn dir(&self) -> PathBuf {
-        self.root.path().join("trust")
-    }
-    fn out(&self, node: &str) -> PathBuf {
-        self.root.path().join("nodes").join(node)
-    }
-    fn run(&self, command: &str, mut options: Value) -> Result<Value, Error> {
-        options["dir"] = json!(self.dir());
-        run(command, &options.to_string(), self.now).map(|report| serde_json::from_str(&report).unwrap())
-    }
-    fn publish(&self, nodes: &[&str]) -> Value {
-        let outs: Vec<PathBuf> = nodes.iter().map(|n| self.out(n)).collect();
-        self.run("publish", json!({ "outs": outs })).unwrap()
-    }
-    fn examine(&self, node: &str, with_trust: bool) -> Value {
-        let mut options = json!({"node": self.out(node)});
-        if with_trust {
-            options["trust"] = json!(self.dir());
-        }
-        serde_json::from_str(&run("examine", &options.to_string(), self.now).unwrap()).unwrap()
-    }
-    fn permit(&self) {
-        let text = "@id(\"eng-web\")\npermit(principal in Group::\"eng\", action == Action::\"connect\", resource == Service::\"web\");\n";
-        fs::write(self.dir().join("policy.cedar"), text).unwrap();
-    }
-    fn snapshot(&self, node: &str) -> Result<Snapshot, Error> {
-        Snapshot::from_files(&read_folder(&self.out(node))?, self.now)
-    }
-}
-
-fn mode(path: &Path) -> u32 {
-    fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
