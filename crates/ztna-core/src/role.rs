@@ -167,6 +167,8 @@ pub enum Action {
     Writable(FlowId),
     /// The flow was reset by the peer or cut here. The local side must see a reset, never a clean end. The flow is gone.
     Reset { flow: FlowId, error: Error },
+    /// The peer has ended a UDP flow: no failure. The flow is gone.
+    Ended(FlowId),
     /// A datagram for the local side of a UDP flow.
     Datagram { flow: FlowId, payload: Vec<u8> },
     /// An answer to `ping`, `explain` or `check`, by the operation's ID.

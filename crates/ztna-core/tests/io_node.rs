@@ -309,3 +309,44 @@ fn an_end_resets_streams_and_answers_all_who_wait() {
     assert_eq!(stream_of(near.fd).read(&mut [0; 1]).unwrap(), 0);
     drop(far);
 }
+
+#[test]
+fn what_the_program_waits_for_is_asked_by_the_loop_itself_until_it_has_come() {
+    let rig = Rig::new(&[]);
+    let (tx, rx) = channel();
+    rig.handle.post(Box::new(move |d| {
+        let mut asked = 0;
+        let waiter = move |_: &mut Driver<Loopback>, over: bool| {
+            asked += 1;
+            tx.send((std::thread::current().id(), over)).unwrap();
+            asked == 3
+        };
+        d.wait_for(d.now() + PATIENCE, Box::new(waiter));
+    }));
+    let seen: Vec<_> = (0..3).map(|_| rx.recv_timeout(PATIENCE).unwrap()).collect();
+    let thread = rig.handle.call(|_| std::thread::current().id()).unwrap();
+    assert_eq!(seen, [(thread, false); 3]);
+    assert!(rx.recv_timeout(PATIENCE).is_err(), "it is asked no more, and let go");
+}
+
+#[test]
+fn what_the_program_waits_for_is_given_up_when_its_time_is_over_and_when_the_loop_ends() {
+    let rig = Rig::new(&[]);
+    let (tx, rx) = channel();
+    for wait in [Duration::ZERO, Duration::from_millis(120), PATIENCE * 10] {
+        let tx = tx.clone();
+        rig.handle.post(Box::new(move |d| {
+            let waiter = move |_: &mut Driver<Loopback>, over: bool| {
+                if over {
+                    tx.send(wait).unwrap();
+                }
+                false
+            };
+            d.wait_for(d.now() + wait, Box::new(waiter));
+        }));
+    }
+    let next = || rx.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((next(), next()), (Duration::ZERO, Duration::from_millis(120)));
+    drop(rig);
+    assert_eq!(next(), PATIENCE * 10);
+}

@@ -179,6 +179,9 @@ impl Bridge {
             LocalEvent::FlowReset { flow, error } => {
                 self.emit(&json!({ "event": "flow-reset", "flow": flow.0, "error": dto::error(&error) }));
             }
+            LocalEvent::FlowEnded { flow } => {
+                self.emit(&json!({ "event": "flow-end", "flow": flow.0 }));
+            }
             LocalEvent::Incoming { flow, serve, info, fd } => {
                 let more = json!({ "event": "incoming", "flow": flow.0, "serve": serve, "fd": fd.as_raw_fd() });
                 self.emit_with(&dto::join(dto::flow(&info, flow.0, &snapshot), more), Some(fd));

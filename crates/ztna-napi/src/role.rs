@@ -507,24 +507,19 @@ impl Drop for NativeRole {
     }
 }
 
-/// Waits on the loop for the serve's flows, 50 ms at a time, then cuts what is left.
+/// Lets the serve's flows end until then, and cuts what is left.
 fn unserve(h: &Handle<Connector>, id: u64, until: Instant, promise: Promise<()>) {
-    let again = h.clone();
+    let mut promise = Some(promise);
     h.post(Box::new(move |d| {
-        let left = d.machine().unserve(id);
-        if left == 0 || d.now() >= until {
-            d.machine().cut_serve(id);
-            promise.settle(Ok(()));
-            return;
-        }
-        std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(50));
-            if again.is_running() {
-                unserve(&again, id, until, promise);
-            } else {
+        let waiter = move |d: &mut Driver<Connector>, over: bool| {
+            let done = d.machine().unserve(id) == 0 || over;
+            if done && let Some(promise) = promise.take() {
+                d.machine().cut_serve(id);
                 promise.settle(Ok(()));
             }
-        });
+            done
+        };
+        d.wait_for(until, Box::new(waiter));
     }));
 }
 

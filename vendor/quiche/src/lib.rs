@@ -1479,6 +1479,10 @@ where
     /// Draining timeout expiration time.
     draining_timer: Option<Instant>,
 
+    /// Packet number spaces in which CONNECTION_CLOSE has been sent before the
+    /// handshake was confirmed.
+    close_sent: [bool; 3],
+
     /// List of raw packets that were received before they could be decrypted.
     undecryptable_pkts: VecDeque<(Vec<u8>, RecvInfo)>,
 
@@ -2151,6 +2155,8 @@ impl<F: BufFactory> Connection<F> {
             idle_timer: None,
 
             draining_timer: None,
+
+            close_sent: [false; 3],
 
             undecryptable_pkts: VecDeque::new(),
 
@@ -3983,7 +3989,9 @@ impl<F: BufFactory> Connection<F> {
             return Err(Error::BufferTooShort);
         }
 
-        if self.is_closed() || self.is_draining() {
+        if self.is_closed() ||
+            (self.is_draining() && self.next_close_epoch().is_none())
+        {
             return Err(Error::Done);
         }
 
@@ -4084,6 +4092,12 @@ impl<F: BufFactory> Connection<F> {
                 }
             }
 
+            // A receiver that lacks the keys of the first packet drops what is
+            // coalesced with it.
+            if self.is_draining() {
+                break;
+            }
+
             // Don't coalesce packets that must go on different paths.
             if !(from.is_some() && to.is_some()) &&
                 self.get_send_path_id(from, to)? != send_pid
@@ -4128,7 +4142,7 @@ impl<F: BufFactory> Connection<F> {
             return Err(Error::BufferTooShort);
         }
 
-        if self.is_draining() {
+        if self.is_draining() && self.next_close_epoch().is_none() {
             return Err(Error::Done);
         }
 
@@ -5016,6 +5030,23 @@ impl<F: BufFactory> Connection<F> {
                         if push_frame_to_pkt!(b, frames, frame, left) {
                             let pto = path.recovery.pto();
                             self.draining_timer = Some(now + (pto * 3));
+                            self.close_sent[epoch as usize] = true;
+
+                            ack_eliciting = true;
+                            in_flight = true;
+                        }
+                    } else {
+                        // What the application says is for 1-RTT packets only.
+                        let frame = frame::Frame::ConnectionClose {
+                            error_code: 0x0c,
+                            frame_type: 0,
+                            reason: vec![],
+                        };
+
+                        if push_frame_to_pkt!(b, frames, frame, left) {
+                            let pto = path.recovery.pto();
+                            self.draining_timer = Some(now + (pto * 3));
+                            self.close_sent[epoch as usize] = true;
 
                             ack_eliciting = true;
                             in_flight = true;
@@ -5032,6 +5063,7 @@ impl<F: BufFactory> Connection<F> {
                     if push_frame_to_pkt!(b, frames, frame, left) {
                         let pto = path.recovery.pto();
                         self.draining_timer = Some(now + (pto * 3));
+                        self.close_sent[epoch as usize] = true;
 
                         ack_eliciting = true;
                         in_flight = true;
@@ -7633,8 +7665,9 @@ impl<F: BufFactory> Connection<F> {
             });
         }
 
-        // Close immediately if no packet was processed successfully.
-        if self.recv_count == 0 {
+        // Close immediately if no packet was processed successfully, and the
+        // peer knows nothing of the connection.
+        if self.recv_count == 0 && (self.is_server || self.sent_count == 0) {
             self.mark_closed();
         }
 
@@ -8222,10 +8255,52 @@ impl<F: BufFactory> Connection<F> {
         Ok(())
     }
 
+    /// Whether a CONNECTION_CLOSE is to be sent by the next [`send()`].
+    ///
+    /// [`send()`]: struct.Connection.html#method.send
+    pub fn is_close_pending(&self) -> bool {
+        self.local_error.is_some() &&
+            !self.is_closed() &&
+            (!self.is_draining() || self.next_close_epoch().is_some())
+    }
+
+    /// The first packet number space in which a CONNECTION_CLOSE of ours is
+    /// still to be sent while the handshake is not confirmed: each of which we
+    /// have the keys (RFC 9000 section 10.2.3).
+    fn next_close_epoch(&self) -> Option<packet::Epoch> {
+        if self.local_error.is_none() ||
+            self.peer_error.is_some() ||
+            self.handshake_confirmed
+        {
+            return None;
+        }
+
+        packet::Epoch::epochs(
+            packet::Epoch::Initial..=packet::Epoch::Application,
+        )
+        .iter()
+        .copied()
+        .find(|&epoch| {
+            let usable =
+                epoch != packet::Epoch::Application || self.is_established();
+
+            usable &&
+                !self.close_sent[epoch as usize] &&
+                self.crypto_ctx[epoch].crypto_seal.is_some()
+        })
+    }
+
     /// Selects the packet type for the next outgoing packet.
     fn write_pkt_type(&self, send_pid: usize) -> Result<Type> {
-        // On error send packet in the latest epoch available, but only send
-        // 1-RTT ones when the handshake is completed.
+        // Until the handshake is confirmed the peer may not have the keys of a
+        // packet number space yet, or not any more.
+        if self.local_error.is_some() && !self.handshake_confirmed {
+            let epoch = self.next_close_epoch().ok_or(Error::Done)?;
+
+            return Ok(Type::from_epoch(epoch));
+        }
+
+        // On error send packet in the latest epoch available.
         if self
             .local_error
             .as_ref()
@@ -8237,22 +8312,6 @@ impl<F: BufFactory> Connection<F> {
                 crypto::Level::Handshake => packet::Epoch::Handshake,
                 crypto::Level::OneRTT => packet::Epoch::Application,
             };
-
-            if !self.handshake_confirmed {
-                match epoch {
-                    // Downgrade the epoch to Handshake as the handshake is not
-                    // completed yet.
-                    packet::Epoch::Application => return Ok(Type::Handshake),
-
-                    // Downgrade the epoch to Initial as the remote peer might
-                    // not be able to decrypt handshake packets yet.
-                    packet::Epoch::Handshake
-                        if self.crypto_ctx[packet::Epoch::Initial].has_keys() =>
-                        return Ok(Type::Initial),
-
-                    _ => (),
-                };
-            }
 
             return Ok(Type::from_epoch(epoch));
         }

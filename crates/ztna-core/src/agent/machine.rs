@@ -29,6 +29,9 @@ impl Machine for Agent {
     fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
         self.node.handle_timeout(now);
+        if self.node.is_leaving() {
+            return;
+        }
         self.seek_again(now);
         self.place_all(now);
         self.warned_expiry = self.node.warn_expiry(now, self.warned_expiry);
@@ -342,7 +345,7 @@ impl Agent {
         let Some(link) = self.node.links.get(flow.link) else { return Error::Aborted };
         let (peer, service) = (&link.peer, &flow.service);
         if let Some(error) = tried::relay_silence(&self.node, self.now, flow.link) {
-            let message = format!("service `{service}`: {}; {}", error.detail(), tried::CHECK_UDP);
+            let message = format!("service `{service}`: {}; {}", error.detail(), tried::check_udp());
             return Error::Unreachable { message, reason: Some(UDP_BLOCKED), tried: vec![error.detail()] };
         }
         if !link.can_ask() {
@@ -391,6 +394,7 @@ impl Agent {
                 let code = if let Event::Reset { code, .. } = event { code } else { 0x10e };
                 let error = self.reset_error(id, link, code);
                 match self.node.flows.get(&id).map(|f| f.phase.clone()) {
+                    Some(Phase::Open) if self.node.is_end(id, code) => self.node.datagram_ended(id),
                     Some(Phase::Open) => self.cut(id, error),
                     Some(_) => self.refuse(id, error),
                     None => {}

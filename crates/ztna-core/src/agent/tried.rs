@@ -1,11 +1,12 @@
 //! What a request has tried in vain, in words for whoever has to mend it.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use super::explain::evidence;
 use crate::error::Error;
 use crate::node::Node;
-use crate::node::outage::UDP_BLOCKED;
+use crate::node::outage::{CHECK_UDP, UDP_BLOCKED};
 use crate::path::demand::Demand;
 use crate::role::PathPolicy;
 use crate::trust::PathClass;
@@ -110,23 +111,23 @@ impl Tried {
             let message = format!("service `{service}`: {why}, and there is {}; {remedy}", said(&self.lines));
             return Error::Unreachable { message, reason: Some(reason), tried };
         }
-        let (reason, advice) = match &self.last {
+        let (reason, advice): (_, Cow<'static, str>) = match &self.last {
             Some(Error::Limit(_)) => {
                 let text = format!("service `{service}`: {}; try again later, or raise the limit", said(&self.lines));
                 return Error::Limit(text);
             }
             Some(Error::Unreachable { reason: Some(NOT_BOUND), .. }) => {
-                (Some(NOT_BOUND), "start `ztna connector` for it, or see its log for why it is not online")
+                (Some(NOT_BOUND), "start `ztna connector` for it, or see its log for why it is not online".into())
             }
-            Some(Error::Unreachable { reason: Some(UDP_BLOCKED), .. }) => (Some(UDP_BLOCKED), CHECK_UDP),
+            Some(Error::Unreachable { reason: Some(UDP_BLOCKED), .. }) => (Some(UDP_BLOCKED), check_udp().into()),
             Some(Error::Unreachable { reason: Some(SILENT), .. }) => {
-                (Some(SILENT), "see whether its process hangs or its host has lost the network")
+                (Some(SILENT), "see whether its process hangs or its host has lost the network".into())
             }
             Some(Error::Unreachable { reason: Some(cause), .. }) => {
-                (Some(*cause), "`ztna status` shows what is connected")
+                (Some(*cause), "`ztna status` shows what is connected".into())
             }
-            Some(_) => (None, "`ztna status` shows what is connected"),
-            None => (None, "it may only need more time; `ztna status` shows what is connected"),
+            Some(_) => (None, "`ztna status` shows what is connected".into()),
+            None => (None, "it may only need more time; `ztna status` shows what is connected".into()),
         };
         let causes = if self.lines.is_empty() { "nothing answered in time".to_owned() } else { said(&self.lines) };
         Error::Unreachable { message: format!("service `{service}`: {causes}; {advice}"), reason, tried }
@@ -136,7 +137,9 @@ impl Tried {
 /// The connector is not at the relay that was asked.
 pub(super) const NOT_BOUND: &str = crate::node::outer::NOT_BOUND;
 /// What to do where a relay has fallen silent.
-pub(super) const CHECK_UDP: &str = "check that the relay runs and that no firewall drops UDP to it (udp-blocked)";
+pub(super) fn check_udp() -> String {
+    format!("{CHECK_UDP} ({UDP_BLOCKED})")
+}
 /// It is there, and gives no sign.
 pub(super) const SILENT: &str = "silent";
 

@@ -246,7 +246,11 @@ impl Connector {
             }
             Event::Reset { stream, code } => {
                 if let Some(id) = self.node.flow_at(link, stream) {
-                    self.node.flow_reset_by_peer(id, code);
+                    if self.node.is_end(id, code) {
+                        self.node.datagram_ended(id);
+                    } else {
+                        self.node.flow_reset_by_peer(id, code);
+                    }
                 } else if let Some(l) = self.node.links.get_mut(link) {
                     l.conn.reset(stream, code);
                 }

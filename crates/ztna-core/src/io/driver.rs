@@ -23,6 +23,7 @@ use super::resolve::Asker;
 use super::ring::NodeDatagram;
 use super::timers::Timer;
 use super::udp::{Socket, SocketSet, UdpCounters};
+use super::waiters::Waiters;
 use crate::error::Error;
 use crate::id::FlowId;
 use crate::role::{Machine, Notice, Open};
@@ -48,7 +49,8 @@ pub type Watch = Box<dyn FnMut(Instant) -> Option<Error> + Send>;
 pub struct Driver<M: Machine> {
     machine: M,
     sockets: SocketSet,
-    local: Local,
+    pub(super) local: Local,
+    pub(super) waiters: Waiters<M>,
     watch: Option<Watch>,
     monitor: Option<Monitor>,
     now: Instant,
@@ -99,7 +101,15 @@ impl<M: Machine + 'static> Driver<M> {
                 }
             };
             let _ = started.send(Ok(()));
-            let mut driver = Driver { machine, sockets, local, watch: None, monitor: None, now: Instant::now() };
+            let mut driver = Driver {
+                machine,
+                sockets,
+                local,
+                waiters: Vec::new(),
+                watch: None,
+                monitor: None,
+                now: Instant::now(),
+            };
             driver.watch_network();
             let mut poll = poll;
             let result = catch_unwind(AssertUnwindSafe(|| driver.run(&mut poll, &posts, &wake)))
@@ -336,6 +346,7 @@ impl<M: Machine + 'static> Driver<M> {
                 Timer::Sweep(port) => local.sweep_port(machine, now, port),
                 Timer::NodeReset(flow) => local.reset_seen(flow),
                 Timer::Accept(forward) => local.want_accept(forward),
+                Timer::Waiters => self.ask_waiters(false),
                 Timer::Watch => self.run_watch(),
                 Timer::Network => self.network_timer(),
             }
@@ -431,6 +442,7 @@ impl<M: Machine + 'static> Driver<M> {
         }
         queue.close();
         while self.run_posts(posts) {}
+        self.ask_waiters(true);
     }
 }
 

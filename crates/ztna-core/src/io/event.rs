@@ -24,6 +24,10 @@ pub enum LocalEvent {
         flow: FlowId,
         error: Error,
     },
+    /// The peer has ended a UDP flow that the program holds the ring of. What has arrived can still be received.
+    FlowEnded {
+        flow: FlowId,
+    },
     /// Connector: a TCP flow for the program's handler `serve`.
     Incoming {
         flow: FlowId,

@@ -272,6 +272,7 @@ impl Local {
                 }
             }
             Action::Reset { flow, error } => self.reset(machine, now, flow, error),
+            Action::Ended(flow) => self.ended_by_peer(machine, now, flow),
             Action::Datagram { flow, payload } => self.deliver(now, flow, payload),
             Action::Answer { op, result } => {
                 // An answer to a question that was given up has no asker.
@@ -361,6 +362,24 @@ impl Local {
             }
         }
         self.uncount(entry.forward);
+    }
+
+    /// The peer has ended a UDP flow.
+    fn ended_by_peer(&mut self, machine: &mut dyn Machine, now: Instant, flow: FlowId) {
+        match self.flows.get(&flow).map(|e| &e.flow) {
+            Some(Flow::Ring(ring)) => {
+                // First the program hears that it is no failure, then that there is an end.
+                let ring = ring.clone();
+                (self.observer)(LocalEvent::FlowEnded { flow });
+                ring.end();
+                self.forget(flow);
+            }
+            Some(Flow::Dialing(_) | Flow::Udp(_) | Flow::Port(_)) => self.forget(flow),
+            Some(Flow::Opening(_) | Flow::Stream(..) | Flow::Reset(..)) => {
+                self.reset(machine, now, flow, Error::Closed("the peer has closed the flow".into()));
+            }
+            None => {}
+        }
     }
 
     /// Lets go of a flow that ended cleanly.

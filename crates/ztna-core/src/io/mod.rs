@@ -37,6 +37,7 @@ mod timers;
 mod udp;
 mod udp_flow;
 mod udp_local;
+mod waiters;
 
 pub use driver::{Driver, Watch};
 pub use event::{LocalEvent, Observer};
@@ -47,3 +48,4 @@ pub use listener::{Destination, ForwardId, ForwardSpec, Listen, LocalAddress};
 pub use node_flow::NodeStream;
 pub use ring::NodeDatagram;
 pub use udp::{Socket, UdpCounters};
+pub use waiters::Waiter;

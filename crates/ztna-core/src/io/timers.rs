@@ -21,6 +21,8 @@ pub(super) enum Timer {
     NodeReset(FlowId),
     /// Accepting had to pause.
     Accept(ForwardId),
+    /// Ask those who wait for something.
+    Waiters,
     /// Ask after the trust folder.
     Watch,
     /// The host's addresses have been quiet long enough, or are due for a look.

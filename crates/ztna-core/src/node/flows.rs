@@ -402,10 +402,19 @@ impl Node {
             return;
         }
         if ended {
-            let by = if self.is_agent { DeniedBy::Connector } else { DeniedBy::Agent };
-            self.datagram_close(id);
-            self.actions.push_back(Action::Reset { flow: id, error: Error::StreamReset { by, code: H3_NO_ERROR } });
+            self.datagram_ended(id);
         }
+    }
+
+    /// The peer has ended a UDP or echo flow.
+    pub fn datagram_ended(&mut self, id: FlowId) {
+        self.datagram_close(id);
+        self.actions.push_back(Action::Ended(id));
+    }
+
+    /// Whether a reset with this code is the end of a UDP flow whose FIN found no room ([`datagram_close`](Self::datagram_close)).
+    pub fn is_end(&self, id: FlowId, code: u64) -> bool {
+        code == H3_NO_ERROR && self.flows.get(&id).is_some_and(|f| f.protocol != Protocol::Tcp)
     }
 
     pub fn datagram_close(&mut self, id: FlowId) {

@@ -243,6 +243,11 @@ impl Leg {
         taken
     }
 
+    /// Datagrams or capsules wait for the window.
+    pub fn has_unsent(&self) -> bool {
+        self.conn.as_ref().is_some_and(|c| c.dgram_queued() > 0) || self.streams.values().any(|s| !s.out.is_empty())
+    }
+
     pub fn flush_capsules(&mut self, stream: StreamId) {
         if let (Some(conn), Some(capsules)) = (self.conn.as_mut(), self.streams.get_mut(&stream)) {
             capsules.flush(conn, stream);

@@ -3,10 +3,17 @@
 use std::time::{Duration, Instant};
 
 use super::leg::LegState;
+use super::link::Link;
 use super::{Node, backoff};
 use crate::error::Error;
 use crate::quic::connection::H3_NO_ERROR;
 use crate::role::{Action, State};
+
+/// How long a role that ends waits for room for its last packets: one that can't send for a second has lost its relay, or the relay
+/// its way. A peer that is not told keeps the connection until its idle timeout.
+const LEAVE: Duration = Duration::from_secs(1);
+/// How often it looks whether they have left.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 impl Node {
     /// Stops taking new work; `Action::End` follows once flows have ended, at the latest after `within`.
@@ -26,22 +33,32 @@ impl Node {
         }
     }
 
-    /// Ends the role once its drain is over. `true` while draining.
+    /// Ends the role once its drain is over and peers have been told. `true` while draining.
     pub fn settle_drain(&mut self, now: Instant) -> bool {
         let Some(until) = self.draining else { return false };
-        if self.state == State::Closed || (now < until && !self.is_quiet(now)) {
+        if self.state == State::Closed {
             return true;
         }
-        let links: Vec<usize> = self.links.iter().map(|(k, _)| k).collect();
-        for key in links {
-            self.close_link(key, H3_NO_ERROR, "closing");
+        if self.leaving.is_none() {
+            if now < until && !self.is_quiet(now) {
+                return true;
+            }
+            self.take_leave(now);
         }
-        self.process(now);
-        self.queue_transmits();
-        self.close_legs_after_links(now);
-        self.set_state(State::Closed, "closed");
-        self.actions.push_back(Action::End(Ok(())));
+        if self.leaving.is_some_and(|by| now >= by) || self.has_taken_leave() {
+            let legs: Vec<usize> = self.legs.iter().map(|(k, _)| k).collect();
+            for key in legs {
+                self.drop_leg(now, key, "closing", false);
+            }
+            self.set_state(State::Closed, "closed");
+            self.actions.push_back(Action::End(Ok(())));
+        }
         true
+    }
+
+    /// The drain is over: nothing that happens is acted on any more.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
     }
 
     /// Ends with an error instead.
@@ -51,25 +68,33 @@ impl Node {
         }
     }
 
-    /// The links' last packets go into their tunnels before the legs close over them.
-    fn close_legs_after_links(&mut self, now: Instant) {
-        /// Bursts kept for the end: a close is one packet a connection, and data may be in front of it.
-        const LAST_WORDS: usize = 256;
+    /// Closes all inner connections. What goes at once leaves before this role's next packets do.
+    fn take_leave(&mut self, now: Instant) {
+        /// Bursts made ahead: a close is a packet or two a connection, and data may be in front of it.
+        const AHEAD: usize = 256;
+        self.leaving = Some(now + LEAVE);
+        let links: Vec<usize> = self.links.iter().map(|(k, _)| k).collect();
+        for key in links {
+            self.close_link(key, H3_NO_ERROR, "closing");
+        }
+        self.process(now);
+        self.queue_transmits();
         let mut last = Vec::new();
         let mut out = Vec::new();
-        while let Some(t) = self.poll_transmit(now, &mut out) {
+        while last.len() < AHEAD
+            && let Some(t) = self.poll_transmit(now, &mut out)
+        {
             last.push((std::mem::take(&mut out), t));
-            if last.len() > LAST_WORDS {
-                break;
-            }
         }
         for (bytes, t) in last {
-            self.transmit.push_closing(bytes, t.segment, t.to);
+            self.transmit.push_closing(bytes, t);
         }
-        let legs: Vec<usize> = self.legs.iter().map(|(k, _)| k).collect();
-        for key in legs {
-            self.drop_leg(now, key, "closing", false);
-        }
+    }
+
+    /// Every inner connection's last packet has left, through the tunnel where it goes that way.
+    fn has_taken_leave(&self) -> bool {
+        let said = |l: &Link| l.conn.has_said_close() || l.path.active().is_none();
+        self.links.iter().all(|(_, l)| said(l)) && !self.legs.iter().any(|(_, l)| l.is_alive() && l.has_unsent())
     }
 
     /// Warns once when a third of our certificate's life is left (contract.md). Gives whether that has been said.

@@ -106,7 +106,7 @@ impl Link {
             (PathPolicy::DirectOnly, _) => self.path.kinds().is_only_direct(),
             (PathPolicy::Auto | PathPolicy::RelayOnly, active) => active.is_some(),
         };
-        path && !self.conn.is_closed() && !self.retiring && !self.path.is_stalled() && !self.path.is_doubtful()
+        path && !self.conn.is_ending() && !self.retiring && !self.path.is_stalled() && !self.path.is_doubtful()
     }
 
     /// Its peer has not shown a certificate yet.

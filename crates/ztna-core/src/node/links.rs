@@ -73,6 +73,7 @@ impl Node {
         let mut signalling = Vec::new();
         let mut signals = Vec::new();
         let mut ready = false;
+        let mut behind = Vec::new();
         while let Some(event) = link.conn.poll_event() {
             if link.is_signalling(&event) {
                 signalling.push(event);
@@ -109,12 +110,13 @@ impl Node {
                 Event::GoAway => link.retiring = true,
                 Event::Migrated(_) => {}
                 Event::Closed(why) => closed = Some(why),
-                Event::Headers { .. }
-                | Event::Malformed { .. }
-                | Event::Data { .. }
-                | Event::Finished { .. }
-                | Event::Reset { .. }
-                | Event::Writable { .. } => self.events.push_back(NodeEvent::Stream { link: key, event }),
+                // What ends a UDP flow comes behind the datagrams that arrived with it.
+                Event::Malformed { .. } | Event::Data { .. } | Event::Finished { .. } | Event::Reset { .. } => {
+                    behind.push(NodeEvent::Stream { link: key, event });
+                }
+                Event::Headers { .. } | Event::Writable { .. } => {
+                    self.events.push_back(NodeEvent::Stream { link: key, event })
+                }
             }
         }
         while let Some(mut frame) = link.conn.dgram_recv() {
@@ -126,6 +128,7 @@ impl Node {
             }
             self.events.push_back(NodeEvent::LinkDatagram { link: key, stream, payload: frame });
         }
+        self.events.extend(behind);
         if self.is_agent && link.conn.packets() >= self.key_limit.successor {
             link.retiring = true;
             if link.conn.packets() >= self.key_limit.cut {
@@ -152,7 +155,9 @@ impl Node {
             link.conn.close(connection::H3_NO_ERROR, "a successor has taken over");
         }
         let told = link.cut && link.conn.is_draining();
-        if closed.is_none() && (told || link.path.sessions().next().is_none()) {
+        // A connector that has never answered is not told, but for the last time.
+        let strange = link.conn.received() == 0 && self.leaving.is_none();
+        if closed.is_none() && (told || strange || link.path.sessions().next().is_none()) {
             // Nobody is left to be told: a close that can't be sent would keep its flows until the idle timeout.
             closed = link.conn.local_close().map(connection::Closed::Local);
         }
@@ -267,7 +272,8 @@ impl Node {
     pub(super) fn remove_link(&mut self, now: Instant, key: usize, why: connection::Closed) {
         let sessions: Vec<usize> = self.sessions.iter().filter(|(_, s)| s.link == Some(key)).map(|(k, _)| k).collect();
         for session in sessions {
-            if self.is_agent {
+            // A role that leaves ends its sessions with their relays: the reset of a stream would overtake what waits to go by it.
+            if self.is_agent && self.leaving.is_none() {
                 self.end_session(now, session);
             } else if let Some(s) = self.sessions.get_mut(session) {
                 // The agent may open another inner connection on the same session.

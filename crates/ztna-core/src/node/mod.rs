@@ -153,6 +153,8 @@ pub struct Node {
     resolve: VecDeque<String>,
     pub state: State,
     pub draining: Option<Instant>,
+    /// The drain is over and peers are being told so; by when that ends.
+    leaving: Option<Instant>,
     pub counters: Counters,
     path_stats: path_stats::PathStats,
     transmit: transmit::Queue,
@@ -228,6 +230,7 @@ impl Node {
             resolve: VecDeque::new(),
             state: State::Starting,
             draining: None,
+            leaving: None,
             path_stats: path_stats::PathStats::default(),
             counters: Counters::default(),
             transmit: transmit::Queue::default(),
@@ -253,7 +256,11 @@ impl Node {
         self.wall.1 + now.saturating_duration_since(self.wall.0)
     }
 
+    /// What there is to act on; nothing any more once the role [leaves](Self::is_leaving).
     pub fn poll_event(&mut self) -> Option<NodeEvent> {
+        if self.is_leaving() {
+            self.events.clear();
+        }
         self.events.pop_front()
     }
 
@@ -289,13 +296,21 @@ impl Node {
     // ---- time
 
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let leaving = self.leaving.map(|by| by.min(now + lifecycle::LOOK_AGAIN));
         let legs = self.legs.iter().filter_map(|(_, l)| l.poll_timeout(now));
         let links = self.links.iter().filter_map(|(_, l)| l.poll_timeout(self.is_agent));
         let dirty = (!self.dirty_legs.is_empty() || !self.dirty_links.is_empty()).then_some(now);
         let expiry = self.snapshot.identity().not_after.duration_since(self.wall(now)).ok().map(|d| now + d);
         let tails = self.tails.poll_timeout();
         let probes = self.reflexive.poll_timeout();
-        legs.chain(links).chain(probes).chain(dirty).chain(expiry).chain(tails).chain([self.next_expiry_check]).min()
+        legs.chain(links)
+            .chain(probes)
+            .chain(dirty)
+            .chain(expiry)
+            .chain(tails)
+            .chain(leaving)
+            .chain([self.next_expiry_check])
+            .min()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {

@@ -13,6 +13,7 @@ use crate::quic::connection::{Closed, H3_NO_ERROR, H3_REQUEST_CANCELLED};
 use crate::quic::endpoint::random_cid;
 use crate::quic::{Connection, Event, Fields, StreamId, field};
 use crate::relay::{H3_REQUEST_REJECTED, REPLACED};
+use crate::role::Transmit;
 use crate::wire::capsule::Capsule;
 use crate::wire::connect_udp;
 use crate::wire::decision::DecisionId;
@@ -39,7 +40,7 @@ impl Node {
         let Some(leg) = self.legs.get_mut(key) else { return };
         if let LegState::Waiting { until } = leg.state {
             // What it carried is to be told of our end, too.
-            if now >= until && (self.draining.is_none() || leg.replacing) {
+            if now >= until && self.leaving.is_none() && (self.draining.is_none() || leg.replacing) {
                 self.connect_leg(now, key);
             }
             return;
@@ -140,7 +141,7 @@ impl Node {
             for _ in 0..LAST_BURSTS {
                 let mut bytes = Vec::new();
                 let (Some((_, segment)), Some(to)) = (conn.send_burst(&mut bytes, 4), address) else { break };
-                self.transmit.push_closing(bytes, segment, to);
+                self.transmit.push_closing(bytes, Transmit { socket: None, to, from: None, segment });
             }
             self.router.remove(&scid);
         }

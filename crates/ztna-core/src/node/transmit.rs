@@ -1,7 +1,6 @@
 //! Outbound packets: inner ones raw to the forwarding relay or into its tunnel, outer ones to the relay. Whole bursts.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::Node;
@@ -23,7 +22,7 @@ pub(super) struct Queue {
     queued_links: BTreeSet<usize>,
     queued_legs: BTreeSet<usize>,
     /// Last words of connections that are gone.
-    closing: VecDeque<(Vec<u8>, usize, SocketAddr)>,
+    closing: VecDeque<(Vec<u8>, Transmit)>,
     turns: usize,
 }
 
@@ -38,8 +37,8 @@ impl Queue {
             self.legs.push_back(key);
         }
     }
-    pub(super) fn push_closing(&mut self, bytes: Vec<u8>, segment: usize, to: SocketAddr) {
-        self.closing.push_back((bytes, segment, to));
+    pub(super) fn push_closing(&mut self, bytes: Vec<u8>, transmit: Transmit) {
+        self.closing.push_back((bytes, transmit));
     }
     pub(super) fn forget(&mut self, link: usize) {
         if self.queued_links.remove(&link) {
@@ -62,9 +61,9 @@ impl Node {
     }
 
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
-        if let Some((bytes, segment, to)) = self.transmit.closing.pop_front() {
+        if let Some((bytes, transmit)) = self.transmit.closing.pop_front() {
             out.extend_from_slice(&bytes);
-            return Some(Transmit { socket: None, to, from: None, segment });
+            return Some(transmit);
         }
         if let Some(transmit) = self.send_check(now, out) {
             return Some(transmit);

@@ -477,6 +477,10 @@ impl Connection {
     pub fn is_closed(&self) -> bool {
         self.closed || self.q.is_closed()
     }
+    /// Closed, or about to be by our own wish.
+    pub fn is_ending(&self) -> bool {
+        self.is_closed() || self.q.local_error().is_some()
+    }
     /// Why we closed it, from the call of [`close`](Self::close) on.
     pub fn local_close(&self) -> Option<String> {
         self.q
@@ -537,15 +541,14 @@ impl Connection {
         let _ = self.q.send_ack_eliciting();
     }
 
-    /// Closes with an application error (RFC 9114 §8.1 code).
-    ///
-    /// A client that has not heard 1-RTT packets yet says APPLICATION_ERROR in a Handshake packet instead (RFC 9000 §10.2.3):
-    /// quiche would wait with the 1-RTT close for its own handshake flight, which it no longer sends either, until the idle
-    /// timeout.
+    /// Closes with an application error (RFC 9114 §8.1 code). Until the handshake is confirmed that takes a packet for each kind of
+    /// keys, for the peer may lack some yet and have dropped others; all but the 1-RTT one say APPLICATION_ERROR (RFC 9000 §10.2.3).
     pub fn close(&mut self, code: u64, reason: &str) {
-        const APPLICATION_ERROR: u64 = 0x0c;
-        let early = !self.kind.is_server() && !self.ready;
         self.closing.get_or_insert_with(|| reason.to_owned());
-        let _ = self.q.close(!early, if early { APPLICATION_ERROR } else { code }, reason.as_bytes());
+        let _ = self.q.close(true, code, reason.as_bytes());
+    }
+    /// Nothing of a [`close`](Self::close) is left to be sent.
+    pub fn has_said_close(&self) -> bool {
+        !self.q.is_close_pending() && self.stash_to.is_none()
     }
 }

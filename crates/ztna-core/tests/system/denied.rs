@@ -198,7 +198,7 @@ fn an_agent_without_a_relay_tells_which_were_tried_and_what_to_check() {
     let outage = w.agent(node_at(ALICE)).node().outage();
     let Some(Error::Unreachable { message, reason: Some("udp-blocked"), tried }) = outage else { panic!("{outage:?}") };
     assert_eq!(tried, ["relay r1 (192.0.2.1:4433): no answer yet", "relay r2 (192.0.2.2:4433): no answer yet"]);
-    assert!(message.ends_with("check that the relay runs there and that no firewall drops UDP to it"), "{message}");
+    assert!(message.ends_with("check that the relay runs and that no firewall drops UDP to it"), "{message}");
     w.start_relay(1);
     assert!(w.has(relay_at(1)));
     assert!(w.until(|w| w.agent(node_at(ALICE)).node().outage().is_none()));

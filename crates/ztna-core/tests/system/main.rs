@@ -11,6 +11,7 @@ mod bounds;
 mod budget;
 mod bursts;
 mod chaos;
+mod closed_at_once;
 mod crowd;
 mod demanded;
 mod denied;
@@ -34,6 +35,7 @@ mod restarted;
 mod rng;
 mod schedules;
 mod traffic;
+mod udp_ends;
 mod unreachable;
 mod world;
 

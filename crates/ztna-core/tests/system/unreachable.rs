@@ -43,7 +43,7 @@ fn a_relay_that_is_down_is_named_with_its_address_and_what_to_check() {
     assert_eq!(
         message,
         "service `web`: no relay answers: relay r1 (192.0.2.1:4433): no answer yet; nothing ever came back (udp-blocked): check that the \
-         relay runs there and that no firewall drops UDP to it"
+         relay runs and that no firewall drops UDP to it"
     );
     assert_eq!(tried, ["relay r1 (192.0.2.1:4433): no answer yet"]);
 }

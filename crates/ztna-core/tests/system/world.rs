@@ -86,6 +86,8 @@ pub struct World {
     pub outcomes: BTreeMap<FlowId, Outcome>,
     /// Bytes that an agent's flow has received.
     pub received: BTreeMap<FlowId, Vec<u8>>,
+    /// Connectors' UDP flows that their agents have ended.
+    pub ended: BTreeSet<(SocketAddr, FlowId)>,
     /// Agents' flows whose stream has come to its clean end.
     pub finished: BTreeSet<FlowId>,
     /// Bytes that a connector's flow has received, in the order in which flows were dialled.
@@ -158,6 +160,7 @@ impl World {
             relays: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             received: BTreeMap::new(),
+            ended: BTreeSet::new(),
             finished: BTreeSet::new(),
             arrived: Vec::new(),
             answers: BTreeMap::new(),
@@ -542,6 +545,8 @@ impl World {
                 Action::Failed { flow, error } => drop(self.outcomes.insert(flow, Outcome::Failed(error))),
                 Action::Reset { flow, error } if is_agent => drop(self.outcomes.insert(flow, Outcome::Reset(error))),
                 Action::Reset { flow, .. } => drop(self.echo.remove(&(at, flow))),
+                Action::Ended(flow) if is_agent => drop(self.finished.insert(flow)),
+                Action::Ended(flow) => drop(self.ended.insert((at, flow))),
                 Action::Datagram { flow, payload } if is_agent => {
                     self.received.entry(flow).or_default().extend(payload)
                 }
