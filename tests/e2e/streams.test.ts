@@ -79,16 +79,14 @@ test('await using destroys a socket, and its flow ends', async () => {
 })
 
 test('TLS runs over a connected socket and over one that connects, and knows the address of its peer', async () => {
-  const connected = await zone.agent.connect('secure')
-  const address = connected.remoteAddress
-  expect(address).toMatch(/^fd/)
-  for (const socket of [connected, zone.agent.createConnection('secure')]) {
+  for (const connecting of [false, true]) {
+    const socket = connecting ? zone.agent.createConnection('secure') : await zone.agent.connect('secure')
+    expect(socket.connecting).toBe(connecting)
     const session = trusting(socket)
     await once(session, 'secureConnect')
     expect(session.authorized).toBe(true)
-    if (socket === connected) {
-      expect(session).toMatchObject({ remoteAddress: address, remotePort: connected.remotePort, remoteFamily: 'IPv6' })
-    }
+    expect(session.remoteAddress).toMatch(/^fd/)
+    expect(session).toMatchObject({ remoteAddress: socket.remoteAddress, remotePort: socket.remotePort, remoteFamily: 'IPv6' })
     session.write('GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n')
     // The server knows the caller's address likewise.
     expect(await text(session)).toMatch(/\r\n\r\nfd[0-9a-f:]+$/)
@@ -109,7 +107,8 @@ test('a reset under TLS is an error of the TLS socket, never a clean end, and en
     ['ERR_ZTNA_STREAM_RESET', () => own.agent.connect('secure')],
     ['ECONNRESET', () => own.agent.createConnection('secure')],
   ] as const) {
-    const session = trusting(await open())
+    const socket = open()
+    const session = trusting(socket instanceof Promise ? await socket : socket)
     await once(session, 'secureConnect')
     session.write('x')
     await once(session, 'data')
@@ -120,7 +119,9 @@ test('a reset under TLS is an error of the TLS socket, never a clean end, and en
 })
 
 test('HTTP/2 is agreed on by ALPN in TLS over a socket, connected or connecting', async () => {
-  for (const socket of [await zone.agent.connect('h2'), zone.agent.createConnection('h2')]) {
+  for (const connecting of [false, true]) {
+    const socket = connecting ? zone.agent.createConnection('h2') : await zone.agent.connect('h2')
+    expect(socket.connecting).toBe(connecting)
     const session = h2connect('https://secure.ztna.internal', { createConnection: () => trusting(socket, ['h2']) })
     const stream = session.request({ ':path': '/' })
     expect(await text(stream)).toBe('h2')

@@ -104,9 +104,8 @@ test('a service that never reads holds its sender back, costs bounded memory and
   const taken = Number((await flood.waitFor(/"taken":(\d+)/, { timeoutMs: 60_000 }))[1])
   expect(taken).toBeLessThan(64 * MB)
   expect(memory() - before).toBeLessThan(64 * MB)
-  const started = performance.now()
   expect((await curl(alice, 'http://127.0.0.1:8080/hello')).body).toBe('hello\n')
-  expect(performance.now() - started).toBeLessThan(5_000)
+  expect(flood.exit).toBeUndefined()
   flood.endInput()
   await flood.exited
 })

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { Loopback } from '../lib/loopback.ts'
 import { Proc } from '../lib/proc.ts'
-import { Terminal } from '../lib/terminal.ts'
+import { plain, Terminal } from '../lib/terminal.ts'
 import { ztna, ztnaCommand } from '../lib/ztna.ts'
 
 // `ztna top` and `ztna status` as a person meets them, on a terminal, and as a script does, through a pipe.
@@ -46,10 +46,8 @@ afterAll(async () => {
 })
 
 const top = (name: string, ...args: string[]): readonly string[] => [...ztnaCommand(), 'top', '--control', control(name), ...args]
-// eslint-disable-next-line no-control-regex
+// eslint-disable-next-line no-control-regex -- a picture begins with one control sequence and ends with another
 const frame = /\u001b\[H.*\u001b\[J/s
-// eslint-disable-next-line no-control-regex
-const plain = (text: string): string => text.replace(/\u001b\[[0-9;?]*[a-zA-Z]/g, '')
 
 test('top takes the whole terminal, shows the flow with its rates, and gives the terminal back at q', async () => {
   await using terminal = new Terminal(top('alice', '--interval', '0.2'))

@@ -1,7 +1,21 @@
 import { once } from 'node:events'
 import { readFileSync, readdirSync, readlinkSync } from 'node:fs'
 import { type Handler, type Served, type ServeOptions, ZtnaAgent, ZtnaConnector, type ZtnaError } from '@ztna/sdk'
-import { createTestNetwork, type TestNetwork } from '@ztna/sdk/testing'
+import { createTestNetwork, type TestNetwork, type TestNetworkOptions } from '@ztna/sdk/testing'
+
+/** A network in memory in this process, with its connector c1 and its agent alice started. Whoever closes the network closes them. */
+export async function inMemory(
+  options: TestNetworkOptions,
+): Promise<{ readonly network: TestNetwork; readonly connector: ZtnaConnector; readonly agent: ZtnaAgent }> {
+  const network = await createTestNetwork(options)
+  try {
+    const connector = await new ZtnaConnector(network.connector('c1')).start()
+    return { network, connector, agent: await new ZtnaAgent(network.agent('alice')).start() }
+  } catch (error) {
+    await network.close()
+    throw error
+  }
+}
 
 /** Relay, connector c1 and the agents alice (group eng) and bob (no group) on a network in memory, all in this process. */
 export class Memory implements AsyncDisposable {
@@ -19,13 +33,11 @@ export class Memory implements AsyncDisposable {
   }
 
   static async create(): Promise<Memory> {
-    const net = await createTestNetwork({
+    const { network, connector, agent } = await inMemory({
       agents: { alice: { groups: ['eng'] }, bob: {} },
       services: { web: { tcp: ['7000-7999'], udp: ['7000-7999'] } },
     })
-    const connector = await new ZtnaConnector(net.connector('c1')).start()
-    const agent = await new ZtnaAgent(net.agent('alice')).start()
-    return new Memory(net, connector, agent)
+    return new Memory(network, connector, agent)
   }
 
   /** Serves a handler at a port of `web` of its own. */

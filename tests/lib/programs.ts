@@ -241,6 +241,15 @@ export async function until(what: string, ask: () => boolean | Promise<boolean>,
   }
 }
 
+/** What `ended` gives; fails where a timer of `ms` fires first, which starts now. `ms`: a limit of the product that it must not have waited for. */
+export async function sooner<T>(ms: number, ended: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`it did not end before the limit of ${ms} ms`)), ms)
+  })
+  return Promise.race([ended, late]).finally(() => clearTimeout(timer))
+}
+
 /** A file of pseudo-random bytes (AES-CTR of zeroes), the same for the same name and size; returns its SHA-256. */
 export async function bigFile(path: string, bytes: number): Promise<string> {
   await run(

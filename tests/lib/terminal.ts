@@ -3,6 +3,14 @@ import { fileURLToPath } from 'node:url'
 
 const fixture = fileURLToPath(new URL('../fixtures/terminal.py', import.meta.url))
 
+// eslint-disable-next-line no-control-regex -- how a terminal is told what to do is a control character and more (ECMA-48 §5.4)
+const SEQUENCES = /\u001b\[[0-9;?]*[a-zA-Z]/g
+
+/** Text without what tells a terminal to move or to colour. */
+export function plain(text: string): string {
+  return text.replace(SEQUENCES, '')
+}
+
 export interface TerminalEnd {
   readonly code: number
   /** Whether the terminal echoes and waits for Enter again, as before. */

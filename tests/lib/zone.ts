@@ -3,8 +3,9 @@ import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { ZtnaAgent, ZtnaConnector } from '@ztna/sdk'
-import { createTestNetwork, type TestNetwork } from '@ztna/sdk/testing'
+import type { ZtnaAgent, ZtnaConnector } from '@ztna/sdk'
+import type { TestNetwork } from '@ztna/sdk/testing'
+import { inMemory } from './memory.ts'
 import { run } from './proc.ts'
 
 /** The agent alice and the connector c1 on a network in memory. Alice may reach every service but `locked`; `refused` has nobody behind it. */
@@ -18,15 +19,14 @@ export class Zone implements AsyncDisposable {
   /** `services`: names and TCP ports. */
   static async create(services: Readonly<Record<string, readonly number[]>>): Promise<Zone> {
     const all = { ...services, locked: [80, 443], refused: [80, 443] }
-    const network = await createTestNetwork({
+    const { network, connector, agent } = await inMemory({
       services: Object.fromEntries(Object.entries(all).map(([name, tcp]) => [name, { tcp: [...tcp] }])),
       policy: 'permit(principal, action, resource) unless { resource == Service::"locked" };\n',
     })
     try {
-      const connector = await new ZtnaConnector(network.connector('c1')).start()
       const closed = await unusedPort()
       for (const port of [80, 443]) await connector.serve('refused', { target: `tcp://127.0.0.1:${closed}` }, { port })
-      return new Zone(network, connector, await new ZtnaAgent(network.agent('alice')).start())
+      return new Zone(network, connector, agent)
     } catch (error) {
       await network.close()
       throw error

@@ -6,6 +6,9 @@ const target = process.argv[2] ?? 'cache:6379'
 const agent = await new ZtnaAgent().start()
 
 class Tunnel extends AbstractConnector {
+  constructor() {
+    super(2_000) // milliseconds until a disconnect is forced, as ioredis has it
+  }
   // Not `await agent.connect()`: when that rejects ioredis gives up, where a socket that fails has it try again.
   async connect() {
     return (this.stream = agent.createConnection(target))

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { run } from '../../lib/proc.ts'
 import { background, tcpClient, udpClient, udpEcho } from '../../lib/peers.ts'
-import { until } from '../../lib/programs.ts'
+import { sooner, until } from '../../lib/programs.ts'
 import { Topology } from '../../lib/topology.ts'
 import { startRole } from '../../lib/ztna.ts'
 
@@ -54,9 +54,9 @@ test.each([
   ['a service nobody serves', 10],
   ['a dead port', 9],
 ])('%s resets the client at once', async (_, port) => {
-  const started = performance.now()
-  expect(await tcpClient(t.place('alice'), 'events', `127.0.0.1:${port}`)).toEqual({ events: ['ECONNRESET'], closed: true })
-  expect(performance.now() - started).toBeLessThan(8_000)
+  // 10 s: what a connect may take.
+  const seen = await sooner(10_000, tcpClient(t.place('alice'), 'events', `127.0.0.1:${port}`))
+  expect(seen).toEqual({ events: ['ECONNRESET'], closed: true })
 })
 
 test('an unknown service is refused when the agent starts', async () => {

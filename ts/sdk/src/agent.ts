@@ -321,6 +321,8 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
         return this.fire('flow-failed', fromNative(event['error']), toFailedFlow(event))
       case 'flow-reset':
         return this.#flows.onReset(role, event['flow'] as number, event['error'], this.isClosing)
+      case 'flow-end':
+        return this.#flows.onEnd(event['flow'] as number)
     }
   }
 

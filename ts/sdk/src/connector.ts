@@ -279,6 +279,8 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
         return void this.#onAuthorize(role, event)
       case 'flow-reset':
         return this.#flows.onReset(role, event['flow'] as number, event['error'], this.isClosing)
+      case 'flow-end':
+        return this.#flows.onEnd(event['flow'] as number)
     }
   }
 
@@ -308,9 +310,9 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   #onIncoming(role: NativeRole, flow: FlowInfo & { serve: number }): void {
     this.#withService(flow.serve, (service) => {
       if (service?.sink.kind !== 'tcp') return discard(role, flow)
-      const { allowHalfOpen, take } = service.sink
+      const { allowHalfOpen, forLibrary, take } = service.sink
       inServeSpan(servedOf(flow, 'tcp'), (span) => {
-        const socket = new ZtnaSocket(flow.service, allowHalfOpen)
+        const socket = new ZtnaSocket(flow.service, allowHalfOpen, forLibrary)
         this.#count(service, socket, span)
         socket.attach(role, this.#flows, flow)
         this.#hand(socket, take, span)

@@ -33,9 +33,9 @@ export type UdpEvents = {
   message: [message: Uint8Array]
   /** All datagrams that waited, up to 64 KB of them: at high rates several times cheaper than `message`. They share one ArrayBuffer. */
   messages: [batch: readonly Uint8Array[]]
-  /** The flow has ended; nothing follows. */
+  /** The flow has ended: either end has closed it, or `error` came first. Nothing follows. */
   close: []
-  /** The flow was reset; `close` follows. */
+  /** The flow was cut, by an end that failed or one that no longer permits it; `close` follows. */
   error: [error: ZtnaError]
 }
 
@@ -67,6 +67,7 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
   readonly #keepAlive: NodeJS.Timeout
   #path: PathInfo
   #closed = false
+  #ended = 'the UDP socket is closed'
   #error: ZtnaError | undefined
   #scheduled = false
   #tooLarge = 0
@@ -148,7 +149,7 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
    * returns how many. The rest counts in `drops`. An array costs one call into native code, however long it is. Errors: ERR_ZTNA_CLOSED.
    */
   send(messages: Uint8Array | readonly Uint8Array[]): number {
-    if (this.#closed) throw this.#error ?? new ZtnaError('ERR_ZTNA_CLOSED', 'the UDP socket is closed')
+    if (this.#closed) throw this.#error ?? new ZtnaError('ERR_ZTNA_CLOSED', this.#ended)
     const list: readonly unknown[] = Array.isArray(messages) ? messages : [messages]
     const wrong = list.findIndex((message) => !(message instanceof Uint8Array))
     if (wrong >= 0) throw notAccepted(list[wrong], 'message', 'a Uint8Array (Buffer), or an array of them')
@@ -220,6 +221,18 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
   onFlowReset(error: ZtnaError, done: () => void): void {
     this.#finish(error)
     done()
+  }
+
+  /** @internal The peer has closed the flow: what arrived before is still handed out. */
+  onFlowEnd(): void {
+    try {
+      this.#deliver()
+      // A listener may close the socket.
+      while (!this.#closed && this.#pull() > 0) this.#deliver()
+    } finally {
+      this.#ended = 'the peer has closed the UDP flow'
+      this.#finish(undefined)
+    }
   }
 
   /** @internal */

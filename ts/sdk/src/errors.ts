@@ -1,6 +1,7 @@
 /** The errors a caller meets, and the one function that makes them from native ones. */
 import type { PathReason } from './explain.js'
 import { type RecentEvent, recentOf } from './recorder.js'
+import { DENIAL, ERROR } from './shared.js'
 
 /** `cause.code` of each of our codes. */
 export const SYSTEM_CODES: Readonly<Record<ZtnaErrorCode, string>> = {
@@ -69,6 +70,10 @@ export interface ErrorDetails {
 
 /** Anything the SDK rejects or emits. `cause.code` is a system code. What reaches a library through a hook is a {@link SystemError} where it may pass. */
 export class ZtnaError extends Error {
+  static {
+    sharedClass(this, ERROR)
+  }
+
   /** What went wrong, by a stable name. */
   readonly code: ZtnaErrorCode
   /** Whether the same call may work later without a change of configuration or policy. */
@@ -96,6 +101,10 @@ export class ZtnaError extends Error {
 
 /** Policy, or the lack of one, said no. Never retryable. */
 export class ZtnaDeniedError extends ZtnaError {
+  static {
+    sharedClass(this, DENIAL)
+  }
+
   /** Joins this refusal with the log line of the end that made it. */
   readonly decisionId?: string
   /** The policy that decided; absent when none permitted. */
@@ -149,6 +158,16 @@ export function aborted(signal?: AbortSignal, details: Readonly<Record<string, u
 /** Shorthand for a wrong option. */
 export function configError(message: string, details: Readonly<Record<string, unknown>> = {}): ZtnaError {
   return new ZtnaError('ERR_ZTNA_CONFIG', message, { details })
+}
+
+// So that `instanceof` holds for what another copy of the SDK threw. Classes that a program derives are known by their prototypes, as any.
+function sharedClass(ours: typeof ZtnaError, mark: symbol): void {
+  Object.defineProperty(ours.prototype, mark, { value: true })
+  const hasInstance = function (this: typeof ZtnaError, value: unknown): boolean {
+    if (typeof value !== 'object' || value === null) return false
+    return this === ours ? Reflect.get(value, mark) === true : Object.prototype.isPrototypeOf.call(this.prototype, value)
+  }
+  Object.defineProperty(ours, Symbol.hasInstance, { value: hasInstance })
 }
 
 function systemError(code: ZtnaErrorCode, message: string): Error {

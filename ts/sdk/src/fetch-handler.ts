@@ -3,6 +3,7 @@ import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { show } from './arguments.js'
+import { failPlainly } from './http-service.js'
 import { bindRequest, identityOf } from './identity-of.js'
 
 /** What a fetch handler gets beside the request: what Node knows of it. Hono has it as `c.env`. */
@@ -27,11 +28,9 @@ export function fetchListener(handler: FetchHandler, report: (error: unknown) =>
       // A handler that stops because the caller has gone has not failed.
       if (gone.signal.aborted) return
       report(error)
-      if (outgoing.headersSent) return void outgoing.destroy()
-      // The reason stays here: a stranger to the service learns nothing from it.
-      for (const name of outgoing.getHeaderNames()) outgoing.removeHeader(name)
-      outgoing.statusMessage = ''
-      outgoing.writeHead(500).end()
+      // With an error, so that what has gone out is not taken for whole.
+      if (outgoing.headersSent) return void outgoing.destroy(error instanceof Error ? error : new Error(show(error)))
+      failPlainly(outgoing)
     })
   }
 }

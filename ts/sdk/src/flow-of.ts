@@ -1,8 +1,9 @@
 /** Which flow of the tunnel lies under what a server hands to its handlers. */
 import type { Socket } from 'node:net'
-import { SELF, type ZtnaSocket, peerOf } from './socket.js'
+import { SELF, callers } from './shared.js'
+import type { ZtnaSocket } from './socket.js'
 
-/** The flow that a request, an HTTP/2 stream or session, or a socket came by. TLS that ends in this process may lie between. */
+/** The flow that a request, an HTTP/2 stream or session, or a socket came by, also one of another copy of the SDK. TLS that ends in this process may lie between. */
 export function flowOf(from: unknown): ZtnaSocket | undefined {
   return underSocket(from) ?? underSocket(socketOf(from))
 }
@@ -30,7 +31,7 @@ interface Holder {
 function underSocket(socket: unknown): ZtnaSocket | undefined {
   for (let at = socket; typeof at === 'object' && at !== null; at = (at as { _parent?: unknown })._parent) {
     const self = (at as { [SELF]?: ZtnaSocket })[SELF]
-    if (self !== undefined && peerOf(self) !== undefined) return self
+    if (self !== undefined && callers.has(self)) return self
   }
   return undefined
 }

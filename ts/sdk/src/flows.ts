@@ -9,6 +9,8 @@ export interface Flow {
   readonly connection: number | undefined
   /** Native has reset the flow: destroy with `error`, then call `done`. `ours`: because the program closed its role. */
   onFlowReset(error: ZtnaError, done: () => void, ours: boolean): void
+  /** The peer has ended a UDP flow. A stream's end comes by its descriptor. */
+  onFlowEnd?(): void
   /** The role drains, because of `why`: a flow that nobody can be using is let go. */
   onDraining(why: ZtnaError): void
   /** The role has ended, because of `why`, and native has not reset the flow. `ours`: because the program closed its role. */
@@ -17,16 +19,22 @@ export interface Flow {
 }
 
 /**
- * Resets kept of flows that are not in the table yet. More than one turn of the event loop brings; one that is dropped is acknowledged, and its flow
+ * Resets and ends kept of flows that are not in the table yet. More than one turn of the event loop brings; one that is dropped is acknowledged, and its flow
  * then ends without the error.
  */
 const MAX_EARLY = 1_024
 
+/** What to do with a reset or an end when its flow comes, and when it never does. */
+interface Early {
+  readonly end: (flow: Flow) => void
+  readonly forget: () => void
+}
+
 /** Flow numbers to sockets. */
 export class FlowTable {
   readonly #flows = new Map<number, Flow>()
-  /** What to do with the reset of a flow whose opening is still on its way to us, by another queue of native's. */
-  readonly #early = new Map<number, { readonly reset: (flow: Flow) => void; readonly forget: () => void }>()
+  /** What to do with the reset or end of a flow whose opening is still on its way to us, by another queue of native's. */
+  readonly #early = new Map<number, Early>()
   #opening = 0
   readonly #failed: (error: unknown) => ZtnaError
 
@@ -55,7 +63,7 @@ export class FlowTable {
     setImmediate(() => {
       if (this.#flows.get(id) !== flow) return early.forget()
       this.#flows.delete(id)
-      early.reset(flow)
+      early.end(flow)
     })
   }
 
@@ -63,21 +71,26 @@ export class FlowTable {
     this.#flows.delete(id)
   }
 
-  get size(): number {
-    return this.#flows.size
-  }
-
   /** The `flow-reset` event. A flow that JavaScript has closed already is acknowledged at once. */
   onReset(role: NativeRole, id: number, error: unknown, ours: boolean): void {
-    const flow = this.#flows.get(id)
     const forget = (): void => whileRunning(() => role.flowDone(id))
-    const reset = (flow: Flow): void => flow.onFlowReset(this.#failed(error), forget, ours)
+    this.#settle(id, { end: (flow) => flow.onFlowReset(this.#failed(error), forget, ours), forget })
+  }
+
+  /** The `flow-end` event. */
+  onEnd(id: number): void {
+    this.#settle(id, { end: (flow) => flow.onFlowEnd?.(), forget: () => {} })
+  }
+
+  /** Tells the flow now, or once it is known here: an end may overtake the promise that opens its flow. */
+  #settle(id: number, early: Early): void {
+    const flow = this.#flows.get(id)
     if (flow !== undefined) {
       this.#flows.delete(id)
-      return reset(flow)
+      return early.end(flow)
     }
-    if (this.#opening === 0 || this.#early.size >= MAX_EARLY) return forget()
-    this.#early.set(id, { reset, forget })
+    if (this.#opening === 0 || this.#early.size >= MAX_EARLY) return early.forget()
+    this.#early.set(id, early)
   }
 
   /** The `path` event, for every flow of that inner connection: a peer may have several, on paths of their own. */

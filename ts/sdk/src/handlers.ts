@@ -44,6 +44,8 @@ export type Sink =
   | {
       readonly kind: 'tcp'
       readonly allowHalfOpen: boolean
+      /** It is a server that knows sockets and not us: what it hears of their ends is what TCP would have said (decision 0020). */
+      readonly forLibrary: boolean
       readonly take: (socket: ZtnaSocket) => unknown
       /** No more flows are to come: lets go of those that are idle. */
       readonly drain: () => void
@@ -64,7 +66,7 @@ export function toSink(handler: Handler, report: Report): Sink {
   if ('socket' in handler) {
     const take = functionOf(handler.socket, 'handler.socket', 'a function')
     const allowHalfOpen = flagOf(handler.allowHalfOpen, 'handler.allowHalfOpen') ?? false
-    return { kind: 'tcp', allowHalfOpen, take, drain: () => {}, close: () => {} }
+    return { kind: 'tcp', allowHalfOpen, forLibrary: false, take, drain: () => {}, close: () => {} }
   }
   if ('fetch' in handler) return ownServer(fetchListener(functionOf(handler.fetch, 'handler.fetch', 'a function'), report), report)
   if (typeof handler.http === 'function') return ownServer(handler.http, report)
@@ -81,7 +83,14 @@ function ownServer(listener: RequestListener, report: Report): Sink {
 function served(server: EventEmitter & { readonly listening: boolean }, report: Report, close: () => void): Sink {
   const service = new HttpService(server, report)
   if (!server.listening) startTimers(server)
-  return { kind: 'tcp', allowHalfOpen: true, take: (socket) => service.take(socket), drain: () => service.drain(), close }
+  return {
+    kind: 'tcp',
+    allowHalfOpen: true,
+    forLibrary: true,
+    take: (socket) => service.take(socket),
+    drain: () => service.drain(),
+    close,
+  }
 }
 
 /** Node ends slow headers and requests (`headersTimeout`, `requestTimeout`) by a timer that it starts when a server listens. Ours never do. */

@@ -166,13 +166,18 @@ function onFailure(flow: HttpFlow, event: string | symbol, [first, second]: read
   const response = second as Answer
   if (!isResponse(response)) return flow.reset()
   if (response.writableEnded) return
-  if (!response.headersSent) {
-    // What was meant for another answer.
-    for (const name of response.getHeaderNames()) response.removeHeader(name)
-    response.statusCode = 500
-    response.end()
-  } else if ('stream' in response) failStream(response.stream)
+  if (!response.headersSent) failPlainly(response)
+  else if ('stream' in response) failStream(response.stream)
   else flow.reset()
+}
+
+/** Answers 500 and nothing else: what the handler had prepared was for another answer, and why it failed stays here. */
+export function failPlainly(response: ServerResponse | Http2ServerResponse): void {
+  for (const name of response.getHeaderNames()) response.removeHeader(name)
+  // HTTP/2 has no such words, and its setter warns.
+  if (!('stream' in response)) response.statusMessage = ''
+  response.statusCode = 500
+  response.end()
 }
 
 function failStream(stream: ServerHttp2Stream): void {

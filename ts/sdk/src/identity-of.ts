@@ -4,14 +4,12 @@ import type { Http2ServerRequest } from 'node:http2'
 import type { Socket } from 'node:net'
 import { ZtnaError } from './errors.js'
 import { flowOf } from './flow-of.js'
-import { peerOf } from './socket.js'
+import { callers } from './shared.js'
 import type { Identity } from './types.js'
-
-const requests = new WeakMap<Request, Identity>()
 
 /** Remembers who a fetch-style request came from. */
 export function bindRequest(request: Request, peer: Identity): void {
-  requests.set(request, peer)
+  callers.set(request, peer)
 }
 
 /**
@@ -19,7 +17,7 @@ export function bindRequest(request: Request, peer: Identity): void {
  * the first one's. Errors: ERR_ZTNA_IDENTITY when it did not come through the tunnel.
  */
 export function identityOf(from: IncomingMessage | Http2ServerRequest | Request | Socket): Identity {
-  const identity = from instanceof Request ? requests.get(from) : peerOf(flowOf(from) ?? {})
+  const identity = callers.get(from) ?? callers.get(flowOf(from) ?? {})
   if (identity !== undefined) return identity
   throw new ZtnaError('ERR_ZTNA_IDENTITY', 'this request or socket did not come through the tunnel')
 }

@@ -6,6 +6,7 @@ import { createRequire } from 'node:module'
 import type * as api from '@opentelemetry/api'
 import type { ZtnaError } from './errors.js'
 import type { Asked } from './ops.js'
+import { ztnaErrorOf } from './system-error.js'
 import type { PathKind } from './types.js'
 
 /** Scope of the spans. */
@@ -112,7 +113,12 @@ const DENIAL = { decisionId: 'ztna.decision_id', policyId: 'ztna.policy_id', by:
 // The code says what happened; the message stays here, as it may name addresses that are nobody's business where traces go.
 function end(otel: typeof api, span: api.Span, failure: unknown): void {
   if (failure !== undefined) {
-    const { code, name, details } = failure as { code?: unknown; name?: unknown; details?: Readonly<Record<string, unknown>> }
+    // What a served library heard has ours as its cause.
+    const { code, name, details } = (ztnaErrorOf(failure) ?? failure) as {
+      code?: unknown
+      name?: unknown
+      details?: Readonly<Record<string, unknown>>
+    }
     span.setAttribute('error.type', String(code ?? name))
     span.setStatus({ code: otel.SpanStatusCode.ERROR })
     for (const [of, attribute] of code === 'ERR_ZTNA_DENIED' ? Object.entries(DENIAL) : []) {

@@ -1,9 +1,13 @@
 /** A TCP flow as a real `net.Socket` on native's file descriptor. */
 import { closeSync } from 'node:fs'
 import { Socket, type SocketConstructorOpts, isIPv6 } from 'node:net'
+import { constants } from 'node:os'
+import { TLSSocket, type TLSSocketOptions, createSecureContext } from 'node:tls'
+import { getSystemErrorName } from 'node:util'
 import { ZtnaError } from './errors.js'
 import type { Flow, FlowTable } from './flows.js'
 import { type NativeRole, whileRunning } from './native.js'
+import { SELF, callers } from './shared.js'
 import { cutOff, notOpened } from './system-error.js'
 import { type Identity, type NativeIdentity, type NativePath, type PathInfo, noPath, toIdentity, toPath } from './types.js'
 
@@ -21,26 +25,16 @@ export interface FlowInfo {
   readonly traceparent?: string | null
 }
 
-/** Reads itself through an http2 session's proxy, which hides the socket. */
-export const SELF = Symbol('ztna.socket')
-
-const identities = new WeakMap<object, Identity>()
-
-/** The verified peer of a socket, where it is one of ours. */
-export function peerOf(socket: object): Identity | undefined {
-  return identities.get(socket)
-}
-
+/** Node's handle of a stream socket. */
 interface Handle {
-  reading?: boolean
-  readStop?(): number
+  /** Takes a descriptor; a negative errno where it can't. */
+  open(fd: number): number
   getpeername?(out: Record<string, unknown>): number
-  readonly [symbol: symbol]: unknown
 }
 
 /** The internal fields of `net.Socket` that a late descriptor needs. */
 interface Internals {
-  _handle: Handle | null
+  readonly _handle: Handle | null
   connecting: boolean
 }
 
@@ -66,7 +60,7 @@ export class ZtnaSocket extends Socket implements Flow {
   /** @internal Made by `connect()`, `createConnection()` and `serve()`. `forLibrary`: its errors are those of a TCP socket (decision 0020). */
   constructor(service: string, allowHalfOpen: boolean, forLibrary = false) {
     // An async listener that rejects fails this flow, as a throw in a stream does, and not the process.
-    super({ allowHalfOpen, captureRejections: true } as SocketConstructorOpts)
+    super({ handle: newHandle(), manualStart: true, allowHalfOpen, captureRejections: true } as SocketConstructorOpts)
     this.#service = service
     this.#forLibrary = forLibrary
     this.#ownListeners = listenersOf(this)
@@ -150,9 +144,9 @@ export class ZtnaSocket extends Socket implements Flow {
     this.#service = info.service
     this.#peer = toIdentity(info.peer)
     this.#path = toPath(info.path)
-    identities.set(this, this.#peer)
+    callers.set(this, this.#peer)
     const remote = remoteOf(info)
-    adopt(this, info.fd, remote)
+    open(this, info.fd, remote)
     flows.add(info.flow, this)
     defineRemote(this, remote)
     this.emit('connect')
@@ -218,27 +212,36 @@ export function discard(role: NativeRole, info: { readonly fd: number; readonly 
   closeSync(info.fd)
 }
 
-// net.Socket takes a descriptor only when it is made. So another one opens it and hands its handle over; the handle finds its
-// stream by a symbol that Node keeps to itself, which is why it is looked up rather than named.
-function adopt(socket: ZtnaSocket, fd: number, remote: Remote): void {
-  const donor = new Socket({ fd, readable: true, writable: true, manualStart: true } as ConstructorParameters<typeof Socket>[0])
-  const from = donor as unknown as Internals
-  const handle = from._handle
-  const owner = Object.getOwnPropertySymbols(handle ?? {}).find((symbol) => handle?.[symbol] === donor)
-  if (!handle || owner === undefined) {
-    donor.destroy()
-    throw new ZtnaError('ERR_ZTNA_NATIVE', `Node ${process.version} gives no access to a socket's handle`)
+let HandleClass: (new (type: 0) => Handle) | undefined
+
+// As `net.connect` makes it: there from the beginning, so that TLS over a socket that is still connecting sits on the handle, as over TCP. Without one
+// Node would pass every byte through a stream of JavaScript, which knows no addresses. The class is Node's own; a TLS socket that is to be for
+// a pipe has a handle of it, and does no I/O.
+function newHandle(): Handle {
+  if (HandleClass === undefined) {
+    const tls = new TLSSocket(undefined as never, { pipe: true, secureContext: createSecureContext({ ca: [] }) } as TLSSocketOptions)
+    const pipe = (tls as unknown as { readonly _handle?: { readonly _parent?: Partial<Handle> } })._handle?._parent
+    tls.destroy()
+    if (typeof pipe?.open !== 'function')
+      throw new ZtnaError('ERR_ZTNA_NATIVE', `Node ${process.version} gives no access to a socket's handle`)
+    HandleClass = pipe.constructor as new (type: 0) => Handle
   }
-  from._handle = null
+  // `SOCKET` of Node's constants for pipes.
+  return new HandleClass(0)
+}
+
+function open(socket: ZtnaSocket, fd: number, remote: Remote): void {
+  const internals = socket as unknown as Internals
+  const failed = internals._handle?.open(fd) ?? -constants.errno.EBADF
+  if (failed < 0 || internals._handle === null) {
+    throw new ZtnaError('ERR_ZTNA_NATIVE', `Node ${process.version} takes no descriptor: ${getSystemErrorName(failed)}`)
+  }
   // A TLSSocket over this one asks the handle for its own remoteAddress.
-  handle.getpeername = (out) => {
+  internals._handle.getpeername = (out) => {
     Object.assign(out, { address: remote.remoteAddress, port: remote.remotePort, family: remote.remoteFamily })
     return 0
   }
-  ;(handle as Record<symbol, unknown>)[owner] = socket
-  const to = socket as unknown as Internals
-  to._handle = handle
-  to.connecting = false
+  internals.connecting = false
 }
 
 interface Remote {

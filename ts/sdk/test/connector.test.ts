@@ -1,6 +1,8 @@
+import { once } from 'node:events'
 import { createServer } from 'node:http'
+import { constants } from 'node:os'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { type Handler, ZtnaConnector, identityOf } from '../src/index.js'
+import { type Handler, ZtnaConnector, ZtnaError, identityOf, ztnaErrorOf } from '../src/index.js'
 import { CONTENT, FakeRole, INFO, PEER, readAll, socketPair, useFake } from './fake-native.js'
 
 let connector: ZtnaConnector
@@ -73,6 +75,31 @@ test('a server of the program ends requests that are sent too slowly, although i
   FakeRole.last.emit({ event: 'incoming', flow: 3, fd, serve: 7, ...INFO, traceparent: null })
   far.write('GET / HTTP/1.1\r\nhost:')
   expect(await readAll(far)).toContain('408')
+})
+
+async function cutFlow(handler: Handler): Promise<void> {
+  await connector.serve('db', handler)
+  const { fd, far } = await socketPair()
+  FakeRole.last.emit({ event: 'incoming', flow: 3, fd, serve: 7, ...INFO, traceparent: null })
+  far.on('error', () => {}).write('GET / HTTP/1.1\r\nhost:')
+  const error = { code: 'ERR_ZTNA_STREAM_RESET', message: 'reset by the agent', retryable: false }
+  setImmediate(() => FakeRole.last.emit({ event: 'flow-reset', flow: 3, error }))
+}
+
+test('a server hears of a flow that was cut what it hears of a TCP connection', async () => {
+  const server = createServer()
+  const heard = once(server, 'clientError')
+  await cutFlow({ http: server })
+  const [error] = (await heard) as [NodeJS.ErrnoException]
+  expect(error).toMatchObject({ code: 'ECONNRESET', syscall: 'read', errno: -constants.errno.ECONNRESET })
+  expect(ztnaErrorOf(error)).toMatchObject({ code: 'ERR_ZTNA_STREAM_RESET', message: 'reset by the agent' })
+})
+
+test('a socket handler hears of a flow that was cut from us', async () => {
+  let heard: unknown
+  await cutFlow({ socket: (socket) => void socket.on('error', (error) => (heard = error)) })
+  await expect.poll(() => heard).toBeInstanceOf(ZtnaError)
+  expect(heard).toMatchObject({ code: 'ERR_ZTNA_STREAM_RESET' })
 })
 
 test('a fetch handler gets a Request bound to its caller', async () => {

@@ -1,17 +1,13 @@
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { ZtnaAgent, type ZtnaUdpSocket } from '../src/index.js'
-import { CONTENT, FakeDatagram, FakeRole, useFake } from './fake-native.js'
+import type { ZtnaAgent, ZtnaUdpSocket } from '../src/index.js'
+import { FakeDatagram, FakeRole, openDatagram } from './fake-native.js'
 
 let agent: ZtnaAgent
 let native: FakeDatagram
 let udp: ZtnaUdpSocket
 
 beforeEach(async () => {
-  useFake()
-  agent = await new ZtnaAgent({ network: CONTENT }).start()
-  native = new FakeDatagram()
-  FakeRole.last.nextDatagram = native
-  udp = await agent.datagram('db')
+  ;({ agent, native, udp } = await openDatagram())
 })
 afterEach(() => agent.close())
 
@@ -37,8 +33,8 @@ test('the messages of a batch share one buffer, which the next drain leaves alon
   const seen: Uint8Array[] = []
   udp.on('messages', (batch) => seen.push(...batch))
   native.put('one', 'two')
-  native.put('XXX', 'YYY')
-  expect(seen.map(text)).toEqual(['one', 'two', 'XXX', 'YYY'])
+  native.put('three', 'four')
+  expect(seen.map(text)).toEqual(['one', 'two', 'three', 'four'])
   expect(seen[0]?.buffer).toBe(seen[1]?.buffer)
   expect(seen[0]?.buffer).not.toBe(seen[2]?.buffer)
 })
@@ -103,6 +99,27 @@ test('a batch reader ends with the socket, and fails with its reset', async () =
   const failing = other.batches()[Symbol.asyncIterator]().next()
   FakeRole.last.emit({ event: 'flow-reset', flow: 6, error: { code: 'ERR_ZTNA_STREAM_RESET', message: 'reset' } })
   await expect(failing).rejects.toMatchObject({ code: 'ERR_ZTNA_STREAM_RESET' })
+})
+
+test('a flow that the peer closes ends without an error, after what it had sent', async () => {
+  const seen: string[] = []
+  udp.on('message', (message) => seen.push(text(message)))
+  udp.on('error', () => seen.push('error'))
+  udp.on('close', () => seen.push('close'))
+  native.put('last')
+  FakeRole.last.emit({ event: 'flow-end', flow: 5 })
+  await expect.poll(() => seen).toEqual(['last', 'close'])
+  expect(native.closed).toBe(true)
+  expect(() => udp.send(Buffer.from('more'))).toThrow(/the peer has closed/)
+})
+
+test('a reader of a flow that the peer has closed gets what waited, and then the end', async () => {
+  const reader = udp[Symbol.asyncIterator]()
+  native.put('one', 'two')
+  FakeRole.last.emit({ event: 'flow-end', flow: 5 })
+  const seen: string[] = []
+  for (let next = await reader.next(); next.done !== true; next = await reader.next()) seen.push(text(next.value))
+  expect(seen).toEqual(['one', 'two'])
 })
 
 test('leaving a loop over batches closes the socket', async () => {

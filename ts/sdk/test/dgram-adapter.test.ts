@@ -1,8 +1,8 @@
 import { Socket, type RemoteInfo } from 'node:dgram'
 import { EventEmitter, once } from 'node:events'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { ZtnaAgent, type ZtnaUdpSocket } from '../src/index.js'
-import { CONTENT, FakeDatagram, FakeRole, PEER, useFake } from './fake-native.js'
+import type { ZtnaAgent, ZtnaUdpSocket } from '../src/index.js'
+import { FakeDatagram, FakeRole, PEER, openDatagram } from './fake-native.js'
 
 // The service `db` at port 5432, whose virtual address is fd00::7.
 let agent: ZtnaAgent
@@ -11,11 +11,7 @@ let udp: ZtnaUdpSocket
 let socket: Socket
 
 beforeEach(async () => {
-  useFake()
-  agent = await new ZtnaAgent({ network: CONTENT }).start()
-  native = new FakeDatagram()
-  FakeRole.last.nextDatagram = native
-  udp = await agent.datagram('db')
+  ;({ agent, native, udp } = await openDatagram())
   socket = udp.asDgramSocket()
 })
 afterEach(() => agent.close())

@@ -1,4 +1,4 @@
-import { createSocket } from 'node:dgram'
+import { type Socket, createSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { expect, test } from 'vitest'
 import { describeChecks, exitCodeOfChecks } from '../src/cli/doctor.js'
@@ -48,28 +48,72 @@ test('doctor() of roles on a network in memory asks no socket of the system, and
   expect((await connector.doctor()).find((each) => each.check === 'services')?.detail).toContain('serves all')
 })
 
-test('a relay of which one address is silent is a warning that names it', async () => {
-  const answers = createSocket('udp4').bind(0, '127.0.0.1')
-  const silent = createSocket('udp4').bind(0, '127.0.0.1')
-  await Promise.all([once(answers, 'listening'), once(silent, 'listening')])
-  answers.on('message', (request, { port, address }) => {
+async function bound(address: string, port = 0): Promise<Socket> {
+  const socket = createSocket('udp4').bind(port, address)
+  await once(socket, 'listening')
+  return socket
+}
+
+function answering(socket: Socket): Socket {
+  return socket.on('message', (request, { port, address }) => {
     const reply = Buffer.from(request.subarray(0, 20))
     reply.writeUInt16BE(0x0101, 0)
     reply.writeUInt16BE(0, 2)
     // What is no answer to the question is passed over.
-    answers.send('noise', port, address)
-    answers.send(reply, port, address)
+    socket.send('noise', port, address)
+    socket.send(reply, port, address)
   })
+}
+
+test('a relay of which one address is silent is a warning that names it', async () => {
+  const answers = answering(await bound('127.0.0.1'))
+  const silent = await bound('127.0.0.1')
   const urls = [answers, silent].map((socket) => `https://127.0.0.1:${socket.address().port}`)
   try {
-    const [found] = await checkRelay({ name: 'r1', urls }, 300)
+    const [found] = await checkRelay({ name: 'r1', urls }, { timeoutMs: 300, here: [] })
     expect(found).toMatchObject({ check: 'relay r1', status: 'warn' })
     expect(found?.detail).toMatch(/answers in .*nothing comes back within 300 ms \(udp-blocked\)/)
   } finally {
     answers.close()
     silent.close()
   }
-  expect((await checkRelay({ name: 'r1', urls: ['http://127.0.0.1:1'] }, 100))[0]?.detail).toContain('is not https://HOST:PORT')
+  expect((await checkRelay({ name: 'r1', urls: ['http://127.0.0.1:1'] }, { timeoutMs: 100 }))[0]?.detail).toContain(
+    'is not https://HOST:PORT',
+  )
+})
+
+test('a relay that is silent at its URL and answers on this machine may have a NAT without hairpin', async () => {
+  // 127.0.0.2 stands for the address outside, which leads nowhere from in here.
+  const outside = await bound('127.0.0.2')
+  const { port } = outside.address()
+  const inside = answering(await bound('127.0.0.1', port))
+  const relay = { name: 'r1', urls: [`https://127.0.0.2:${port}`] }
+  const look = async (own: boolean, here: readonly string[]): Promise<unknown> =>
+    (await checkRelay(relay, { timeoutMs: 200, own, here }))[0]
+  const contains = (text: string): string => expect.stringContaining(text) as string
+  try {
+    expect(await look(true, ['127.0.0.3', '127.0.0.1'])).toMatchObject({
+      status: 'warn',
+      detail: contains(
+        `nothing comes back within 200 ms, and 127.0.0.1:${port}/udp of this machine answers: whether nodes reach it can't be judged`,
+      ),
+      remedy: contains('run `ztna doctor` on a machine outside this network'),
+    })
+    expect(await look(false, ['127.0.0.3', '127.0.0.1'])).toMatchObject({
+      status: 'fail',
+      detail: contains(`a relay answers on this machine at 127.0.0.1:${port}/udp: if that is the one, its NAT leads nothing back inside`),
+      remedy: contains('inside address'),
+    })
+    expect(await look(true, ['127.0.0.3'])).toMatchObject({
+      status: 'fail',
+      detail: contains(`no relay answers on port ${port} of this machine (asked 127.0.0.3)`),
+      remedy: contains('start the relay'),
+    })
+    expect(await look(false, ['127.0.0.3'])).toMatchObject({ status: 'fail', detail: contains('(udp-blocked)') })
+  } finally {
+    outside.close()
+    inside.close()
+  }
 })
 
 test('limits of the machine that are low are warnings with the setting that raises them', () => {

@@ -1,6 +1,7 @@
 /** Test fixture: the native boundary in this process. Descriptors are real sockets; everything else is scripted by the test. */
 import { type Socket, connect, createServer } from 'node:net'
 import { join } from 'node:path'
+import { ZtnaAgent, type ZtnaUdpSocket } from '../src/index.js'
 import { type NativeDatagram, type NativeFlow, type NativeModule, type NativeRole, setNative } from '../src/native.js'
 import { tempDir } from './temp.js'
 
@@ -273,4 +274,13 @@ export function useFake(prepare: (role: FakeRole) => void = () => {}): void {
     version: () => '0.1.0',
   }
   setNative(module)
+}
+
+/** A started agent and a UDP flow of its to the service `db`, with the native side of that flow. The test closes the agent. */
+export async function openDatagram(): Promise<{ readonly agent: ZtnaAgent; readonly native: FakeDatagram; readonly udp: ZtnaUdpSocket }> {
+  useFake()
+  const agent = await new ZtnaAgent({ network: CONTENT }).start()
+  const native = new FakeDatagram()
+  FakeRole.last.nextDatagram = native
+  return { agent, native, udp: await agent.datagram('db') }
 }

@@ -25,7 +25,9 @@ test('status names each open flow with its peer, path, age and bytes, at both en
     { ...shared, protocol: 'tcp', rxBytes: 8, txBytes: 8 },
     { ...shared, protocol: 'udp', rxBytes: 3, txBytes: 3 },
   ])
-  expect(Math.abs((flows[0]?.since.getTime() ?? 0) - begun)).toBeLessThan(2_000)
+  // Whole seconds may be all that an age is known by.
+  expect(flows[0]?.since.getTime()).toBeGreaterThanOrEqual(begun - 1_000)
+  expect(flows[0]?.since.getTime()).toBeLessThanOrEqual(Date.now() + 1_000)
   expect(connector.status().flows.map(({ peer, rxBytes, txBytes }) => [peer, rxBytes, txBytes])).toEqual([
     ['alice', 8, 8],
     ['alice', 3, 3],

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { withNotice, withProgress } from '../src/cli/progress.js'
+import { Spinner, withNotice, withProgress } from '../src/cli/progress.js'
 
 beforeEach(() => void vi.useFakeTimers())
 afterEach(() => void vi.useRealTimers())
@@ -42,4 +42,18 @@ test('work that turns nothing has its notice on a terminal alone', () => {
 test('a failure wipes it away too', async () => {
   const [written, result] = await shown(true, 2_000, () => Promise.reject(new Error('broken')))
   expect([written.at(-1), result]).toEqual(['\r\u001b[K', 'broken'])
+})
+
+test('what else is written stays above the line, which fits the terminal, and stop() leaves nothing of it', async () => {
+  const written: string[] = []
+  const spinner = new Spinner((seconds) => `looking for ${seconds} s`, { isTTY: true, columns: 14, write: (text) => written.push(text) })
+  spinner.write('first\n')
+  await vi.advanceTimersByTimeAsync(1_100)
+  spinner.write('second\n')
+  spinner.write('third\n')
+  await vi.advanceTimersByTimeAsync(120)
+  spinner.stop()
+  spinner.stop()
+  const line = expect.stringMatching(/\[K[|/\\-] looking fo~$/) as string
+  expect(written).toEqual(['first\n', line, '\r\u001b[Ksecond\n', 'third\n', line, '\r\u001b[K'])
 })

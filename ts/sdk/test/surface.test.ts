@@ -1,5 +1,6 @@
 import { readFileSync, readdirSync } from 'node:fs'
 import { expect, test } from 'vitest'
+import { SELF } from '../src/shared.js'
 
 const FOLDER = new URL('./', import.meta.url)
 const typed = readdirSync(FOLDER)
@@ -20,4 +21,9 @@ test.each(
   ),
 )('%s of %s has a type test', (name) => {
   expect(new RegExp(`\\b${name}\\b`).test(typed), `name it in test/surface.test-d.ts, with what programs may rely on`).toBe(true)
+})
+
+test('copies of the SDK share what belongs to them under the major version of the package', () => {
+  const { version } = JSON.parse(readFileSync(new URL('../package.json', FOLDER), 'utf8')) as { version: string }
+  expect(SELF.description).toBe(`@ztna/sdk/${version.split('.')[0]}/socket`)
 })

@@ -41,9 +41,8 @@ test('a policy that demands a direct path is named where there is none, at once 
   const policy = '@id("near") permit(principal, action, resource) when { context.path == "direct" };'
   await using lab = await start({ nat: 'address-and-port-dependent', policy })
   expect(await lab.agent.check('echo:7')).toMatchObject({ allowed: true, path: 'direct', policyId: 'near' })
-  const begun = performance.now()
-  const told = await lab.agent.explain('echo:7')
-  expect(performance.now() - begun).toBeLessThan(5_000)
+  // Were it to wait for a direct path, it would do so for all of its time.
+  const told = await lab.agent.explain('echo:7', { timeoutMs: Infinity })
   expect(told).toMatchObject({ path: { kind: 'none' }, demand: { path: 'direct', by: 'policy', policyId: 'near' } })
   expect(told.reasons[0]).toMatchObject({ code: 'hard-nat-both', remedy: expect.stringContaining('forward a UDP port') as string })
   await expect(lab.agent.connect({ service: 'echo', port: 7, timeoutMs: 1_500 })).rejects.toMatchObject({
@@ -179,24 +178,32 @@ test('another NAT decides on the path from then on', async () => {
 })
 
 test('a line that is changed is another one from the next packet on', async () => {
-  await using lab = await start({ delay: 5 })
+  await using lab = await start({ delay: 5, agents: { alice: {}, bob: {} } })
+  await using bob = await new ZtnaAgent(lab.net.agent('bob')).start()
   await lab.net.until(lab.agent, 'echo', 'direct')
   lab.net.setLine({ delay: 50 }, 'alice')
   expect((await lab.agent.ping('echo')).rttMs).toBeGreaterThan(20)
-  lab.net.setLine({ loss: 1 })
-  await expect(lab.agent.ping('echo', { timeoutMs: 500 })).rejects.toMatchObject({ code: 'ERR_ZTNA_UNREACHABLE' })
+  const socket = await lab.agent.connect('echo:7')
+  const order: string[] = []
+  lab.net.setLine({ loss: 1 }, 'alice')
+  const answered = answer(socket, 'hello').then((text) => order.push(text))
+  for (const text of ['one', 'two', 'three']) order.push(await echoed(bob, text))
+  lab.net.setLine({ loss: 0 }, 'alice')
+  await answered
+  expect(order).toEqual(['one', 'two', 'three', 'hello'])
 })
 
 test('nodes of one home talk past its line', async () => {
   const place = { home: 'flat' }
   await using lab = await start({
-    homes: { flat: { nat: 'address-and-port-dependent', delay: 80 } },
+    homes: { flat: { nat: 'address-and-port-dependent' } },
     agents: { alice: place },
     connectors: { c1: place },
   })
   const path = await lab.net.until(lab.agent, 'echo', 'direct')
   expect(path.remote).toMatch(/^192\.168\.1\./)
-  expect((await lab.agent.ping('echo')).rttMs).toBeLessThan(160)
+  lab.net.setLine({ loss: 1 }, 'flat')
+  expect(await echoed(lab.agent, 'hello')).toBe('hello')
 })
 
 test('IPv6 is direct between homes whose NATs for IPv4 are hard', async () => {
@@ -253,9 +260,7 @@ test('twenty networks leave no descriptor and no thread', async () => {
   await round()
   const before = held()
   for (let n = 0; n < 20; n += 1) await round()
-  const deadline = Date.now() + 3_000
-  while (Date.now() < deadline && JSON.stringify(held()) !== JSON.stringify(before)) await sleep(50)
-  expect(held()).toEqual(before)
+  await expect.poll(held, { timeout: 10_000 }).toEqual(before)
 }, 60_000)
 
 interface Lab extends AsyncDisposable {

@@ -131,7 +131,7 @@ test('colours change nothing of the text, and are for terminals that have them',
   const sample = sampleOf([flow(1, 5, 0)], [])
   const paint = paintFor({ isTTY: true }, {})
   const colored = renderTop(sample, view({ paint, footer: 'q' }))
-  // eslint-disable-next-line no-control-regex
+  // eslint-disable-next-line no-control-regex -- a colour is a control sequence
   expect(colored.map((line) => line.replace(/\u001b\[\d+m/g, ''))).toEqual(renderTop(sample, view({ footer: 'q' })))
   expect(colored.join('')).toContain('\u001b[32monline\u001b[0m')
   for (const [stream, environment] of [

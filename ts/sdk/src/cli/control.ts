@@ -34,6 +34,13 @@ function removeDead(path: string): void {
   }
 }
 
+/** Errors: ERR_ZTNA_CONFIG when a live process answers at `path`. */
+export async function checkNobodyAnswers(path: string): Promise<void> {
+  if (await isAlive(path)) {
+    throw configError(`control socket ${path}: another process answers there; stop it, or give this one --control PATH`)
+  }
+}
+
 /** Listens at `path` (0600), replacing a dead process's socket. Errors: ERR_ZTNA_CONFIG when a live one answers there. */
 export async function serveControl(path: string, answer: (request: Request) => Promise<unknown>): Promise<{ close: () => void }> {
   try {
@@ -41,9 +48,7 @@ export async function serveControl(path: string, answer: (request: Request) => P
   } catch (error) {
     throw fileError('control socket', error)
   }
-  if (await isAlive(path)) {
-    throw configError(`control socket ${path}: another process answers there; stop it, or give this one --control PATH`)
-  }
+  await checkNobodyAnswers(path)
   removeDead(path)
   const open = new Set<Socket>()
   const server = createServer((socket) => {

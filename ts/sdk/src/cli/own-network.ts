@@ -1,7 +1,9 @@
-/** What the network in a role's folder says of its settings, before the role starts. The native side decides on its own reading. */
+/** What a role's folder says of it and of its settings, before the role starts. The native side decides on its own reading. */
+import { X509Certificate } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { StaticService } from '../connector.js'
+import { spiffeOf } from '../doctor/material.js'
 import { configError } from '../errors.js'
 import type { ForwardOptions } from '../forward.js'
 import { type NetworkConfig, type ServiceEntry, readNetworkToml } from '../network-source.js'
@@ -10,6 +12,15 @@ import { type NetworkConfig, type ServiceEntry, readNetworkToml } from '../netwo
 export async function ownNetwork(folder: string): Promise<NetworkConfig | undefined> {
   try {
     return readNetworkToml(await readFile(join(folder, 'network.toml'), 'utf8'))
+  } catch {
+    return undefined
+  }
+}
+
+/** The name that the certificate of a node's folder is for. `undefined`: it can't be read, and the native side says why. */
+export async function ownName(folder: string): Promise<string | undefined> {
+  try {
+    return spiffeOf(new X509Certificate(await readFile(join(folder, 'cert.pem'))))?.name
   } catch {
     return undefined
   }

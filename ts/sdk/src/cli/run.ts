@@ -6,25 +6,28 @@ import { ZtnaAgent } from '../agent.js'
 import { ZtnaConnector } from '../connector.js'
 import { type ZtnaError, configError, fromNative } from '../errors.js'
 import type { LogLevel, Logger } from '../logger.js'
-import { LOG_LEVELS } from '../logger.js'
+import { bridged } from '../logger.js'
 import { type RelayLimits, ZtnaRelay } from '../relay.js'
 import type { NodeLimits } from '../node-options.js'
 import { DRAIN_MS } from '../ops.js'
 import type { RoleOptions } from '../role.js'
 import type { Settings } from './config.js'
 import { type AnyRole, answer } from './answer.js'
-import { runtimeDir, serveControl } from './control.js'
+import { checkNobodyAnswers, runtimeDir, serveControl } from './control.js'
 import { EXIT, UsageError, exitCodeOf, exitCodeOfDeath } from './exit.js'
 import { type HostPort, parseAddress, parseForward, parseListen, parseService } from './grammar.js'
 import { type Reason, serveMetrics } from './metrics.js'
-import { checkForward, ownNetwork, unserved } from './own-network.js'
+import { checkForward, ownName, ownNetwork, unserved } from './own-network.js'
 import { createLogger, eventLine } from './output.js'
+import { StartLine } from './start-line.js'
+import { paintFor } from './style.js'
 import { startWatchdog, tellReady, tellReloading, tellStopping } from './systemd.js'
 
 /** Resolves with the exit code when the role has ended. Rejects with what is wrong in the settings, before anything has begun. */
 export async function runRole(settings: Settings): Promise<number> {
   const level = (settings.text('log_level') ?? 'info') as LogLevel
-  const logger = atLevel(createLogger(settings.text('log_format')), level)
+  const startLine = new StartLine(process.stderr, paintFor(process.stderr))
+  const logger = bridged(createLogger(settings.text('log_format'), startLine), level, {})
   for (const line of settings.overrides) logger.info({}, line)
   const cleanup: (() => void)[] = []
   const wanted = readLocal(settings)
@@ -42,12 +45,18 @@ export async function runRole(settings: Settings): Promise<number> {
         if (line !== undefined) logger.warn({}, line)
       })
     }
-    return await operate(role, settings, wanted, logger, cleanup)
+    // Before the role comes online: it would take the place of the one that runs, and then have none itself.
+    const control = controlPath(settings, await ownName(settings.text('network') ?? ''))
+    if (control !== undefined) await checkNobodyAnswers(control)
+    if (settings.get('json') !== true) startLine.follow(role)
+    return await operate(role, settings, wanted, logger, startLine, cleanup)
   } catch (error) {
+    startLine.end()
     const { code, message } = fromNative(error)
     logger.error({ code }, message)
     return exitCodeOf(error)
   } finally {
+    startLine.end()
     await role.close({ drainMs: 0 })
     for (const undo of cleanup.toReversed()) undo()
   }
@@ -72,7 +81,14 @@ function readLocal(settings: Settings): Wanted {
   }
 }
 
-async function operate(role: AnyRole, settings: Settings, wanted: Wanted, logger: Logger, cleanup: (() => void)[]): Promise<number> {
+async function operate(
+  role: AnyRole,
+  settings: Settings,
+  wanted: Wanted,
+  logger: Logger,
+  startLine: StartLine,
+  cleanup: (() => void)[],
+): Promise<number> {
   const json = settings.get('json') === true
   const print = (value: unknown): boolean => process.stdout.write(`${JSON.stringify(value)}\n`)
   const events = role as NodeJS.EventEmitter
@@ -117,6 +133,7 @@ async function operate(role: AnyRole, settings: Settings, wanted: Wanted, logger
     throw error
   }
   online = true
+  startLine.found(role)
   tellReady()
   cleanup.push(startWatchdog(role))
   const listen = role instanceof ZtnaRelay ? role.address().map(format) : (local?.listen ?? [])
@@ -161,8 +178,7 @@ async function serveLocal(
 ): Promise<Local> {
   const listen: string[] = []
   const local: LocalForward[] = []
-  const dir = runtimeDir()
-  const path = settings.text('control') ?? (dir && join(dir, `${settings.role}-${role.identity.name}.sock`))
+  const path = controlPath(settings, role.identity.name)
   if (path === undefined) logger.warn({}, 'XDG_RUNTIME_DIR is not set: no control socket; name one with --control PATH')
   else cleanup.push((await serveControl(path, (request) => answer(role, request))).close)
   const served = wanted.metrics === undefined ? undefined : await serveMetrics(role, wanted.metrics, reason, () => unreadableSince(role))
@@ -178,6 +194,12 @@ async function serveLocal(
     if (wanted.socks !== undefined) listen.push(format((await role.forward({ socks5: wanted.socks })).address()))
   }
   return { listen, forwards: local, ...(served === undefined ? {} : { metrics: served.address }) }
+}
+
+/** Where the role's control socket is. `undefined`: no folder for it is known, or no `name`. */
+function controlPath(settings: Settings, name: string | undefined): string | undefined {
+  const [given, dir] = [settings.text('control'), runtimeDir()]
+  return given ?? (dir !== undefined && name !== undefined ? join(dir, `${settings.role}-${name}.sock`) : undefined)
 }
 
 function createRole(settings: Settings, options: RoleOptions): AnyRole {
@@ -264,15 +286,6 @@ function onSignals(role: AnyRole, settings: Settings, logger: Logger, stopping: 
   }
   process.on('SIGTERM', stop).on('SIGINT', stop).on('SIGHUP', reload)
   return () => process.off('SIGTERM', stop).off('SIGINT', stop).off('SIGHUP', reload)
-}
-
-function atLevel(logger: Logger, level: LogLevel): Logger {
-  const floor = LOG_LEVELS.indexOf(level)
-  const pick = (name: 'debug' | 'info' | 'warn' | 'error') => (fields: object, message?: string) => {
-    const rank = LOG_LEVELS.indexOf(name)
-    if (rank >= floor || (name === 'debug' && level === 'trace')) logger[name](fields, message)
-  }
-  return { debug: pick('debug'), info: pick('info'), warn: pick('warn'), error: pick('error') }
 }
 
 function format(address: AddressInfo | string): string {

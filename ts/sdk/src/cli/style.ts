@@ -33,7 +33,7 @@ export function toneOfPath(kind: string): Tone {
 
 /** `text` in `width` columns: cut with a `~` at the end where it is longer. What would move the cursor becomes a `?`. */
 export function fit(text: string, width: number): string {
-  // eslint-disable-next-line no-control-regex
+  // eslint-disable-next-line no-control-regex -- control characters are what is looked for
   const clean = text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')
   if (clean.length <= width) return clean
   return width < 2 ? clean.slice(0, Math.max(0, width)) : `${clean.slice(0, width - 1)}~`

@@ -41,10 +41,9 @@ export async function examineNode(
   const all = material.network?.relays ?? []
   // A relay needs no other one.
   const relays = self?.role === 'relay' ? all.filter(({ name }) => name === self.name) : all
-  const within = Math.min(PROBE_MS, cancel.timeoutMs)
-  const asked = probe
-    ? await Promise.all(relays.map((relay) => timed(`relay ${relay.name}`, () => checkRelay(relay, within, cancel.signal))))
-    : []
+  const timeoutMs = Math.min(PROBE_MS, cancel.timeoutMs)
+  const how = { timeoutMs, own: self?.role === 'relay', ...(cancel.signal === undefined ? {} : { signal: cancel.signal }) }
+  const asked = probe ? await Promise.all(relays.map((relay) => timed(`relay ${relay.name}`, () => checkRelay(relay, how)))) : []
   const reached = asked.flat()
   if (relays.length === 0 && material.network !== undefined) {
     reached.push(

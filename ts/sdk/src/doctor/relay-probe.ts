@@ -3,6 +3,7 @@ import { type Socket, createSocket } from 'node:dgram'
 import { lookup } from 'node:dns/promises'
 import { randomBytes } from 'node:crypto'
 import { isIP } from 'node:net'
+import { networkInterfaces } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 import type { RelayEntry } from '../network-source.js'
@@ -17,16 +18,32 @@ export const PROBE_MS = 2_500
 const REQUEST = 76
 const [BINDING_REQUEST, BINDING_SUCCESS, MAGIC, PADDING, FINGERPRINT] = [0x0001, 0x0101, 0x2112_a442, 0x0026, 0x8028]
 
+/** How long an answer of this machine itself is waited for, milliseconds. */
+const HERE_MS = 1_000
+/** Addresses of this machine that are asked. A host of containers has hundreds, and its relay listens on the first or on all. */
+const OWN_ADDRESSES = 16
+
 type Answer =
   | { readonly kind: 'answered'; readonly ms: number }
   | { readonly kind: 'silent' }
   | { readonly kind: 'refused' }
   | { readonly kind: 'no-route'; readonly why: string }
 
+/** How a relay is asked. */
+export interface Probe {
+  /** How long an answer is waited for, milliseconds. */
+  readonly timeoutMs: number
+  readonly signal?: AbortSignal
+  /** Whether it is the relay's own folder, and so its own machine, that is looked at. Default false. */
+  readonly own?: boolean
+  /** Addresses of this machine, where a silent relay is looked for. Default: those of the loopback and of its interfaces. */
+  readonly here?: readonly string[]
+}
+
 /** `relay NAME`: each of its URLs is asked, and one that answers will do. */
-export async function checkRelay(relay: RelayEntry, timeoutMs: number, signal?: AbortSignal): Promise<Finding[]> {
+export async function checkRelay(relay: RelayEntry, probe: Probe): Promise<Finding[]> {
   const check = `relay ${relay.name}`
-  const asked = await Promise.all(relay.urls.map((url) => checkUrl(check, url, timeoutMs, signal)))
+  const asked = await Promise.all(relay.urls.map((url) => checkUrl(check, url, probe)))
   const good = asked.filter(({ status }) => status === 'ok')
   const [first] = asked
   if (first === undefined) return [fail(check, 'has no URL', 'give it one in network.toml of the trust folder, and publish')]
@@ -36,7 +53,8 @@ export async function checkRelay(relay: RelayEntry, timeoutMs: number, signal?: 
   return [warn(check, asked.map(({ detail }) => detail).join('; '), bad.remedy ?? '')]
 }
 
-async function checkUrl(check: string, url: string, timeoutMs: number, signal?: AbortSignal): Promise<Finding> {
+async function checkUrl(check: string, url: string, probe: Probe): Promise<Finding> {
+  const { timeoutMs, signal } = probe
   const [host, port] = endpointOf(url) ?? []
   if (host === undefined || port === undefined) {
     return fail(check, `${url} is not https://HOST:PORT`, 'mend it in network.toml of the trust folder, and publish')
@@ -73,11 +91,47 @@ async function checkUrl(check: string, url: string, timeoutMs: number, signal?: 
       `${at}: no route (${told.why})`,
       `this machine has no way there: see \`ip route get ${addresses[0]?.address ?? host}\``,
     )
+  return silence(check, at, port, probe)
+}
+
+/** Nothing came back. Where the relay is on this machine, that may be the doing of its NAT, and says nothing about anybody else. */
+async function silence(check: string, at: string, port: number, probe: Probe): Promise<Finding> {
+  const { own = false, here = ownAddresses(), signal } = probe
+  const timeoutMs = Math.min(probe.timeoutMs, HERE_MS)
+  const answers = await Promise.all(
+    here.map(async (address) => ({ address, answer: await ask(address, isIP(address), port, timeoutMs, signal) })),
+  )
+  const heard = answers.find(({ answer }) => answer.kind === 'answered')
+  const said = `${at}: nothing comes back within ${probe.timeoutMs} ms`
+  const elsewhere = `run \`ztna doctor\` on a machine outside this network`
+  if (heard === undefined) {
+    if (own) {
+      const detail = `${said}, and no relay answers on port ${port} of this machine (asked ${here.join(', ')})`
+      return fail(check, detail, `start the relay (\`systemctl status ztna-relay\`), or mend its port in network.toml; then ${elsewhere}`)
+    }
+    return fail(
+      check,
+      `${said} (udp-blocked)`,
+      `a firewall on the way drops UDP, or that machine is down: let UDP ${port} pass towards the relay, out from here and in there`,
+    )
+  }
+  const local = `${isIP(heard.address) === 6 ? `[${heard.address}]` : heard.address}:${port}/udp`
+  if (own) {
+    const detail = `${said}, and ${local} of this machine answers: whether nodes reach it can't be judged from here, as many a NAT leads nothing back inside (no hairpin)`
+    return warn(check, detail, `${elsewhere}; where it says udp-blocked, let UDP ${port} pass in, and have the router forward it to here`)
+  }
   return fail(
     check,
-    `${at}: nothing comes back within ${timeoutMs} ms (udp-blocked)`,
-    `a firewall on the way drops UDP, or that machine is down: let UDP ${port} pass towards the relay, out from here and in there`,
+    `${said}, but a relay answers on this machine at ${local}: if that is the one, its NAT leads nothing back inside (no hairpin)`,
+    `${elsewhere} to learn whether others reach it; for nodes in here add a URL with its inside address to network.toml, and publish`,
   )
+}
+
+/** Of the loopback, and of the first interfaces: a relay may listen on one of them alone. */
+function ownAddresses(): string[] {
+  const all = Object.values(networkInterfaces()).flatMap((each) => each ?? [])
+  const outer = all.filter(({ internal, address }) => !internal && !address.startsWith('fe80:')).map(({ address }) => address)
+  return ['127.0.0.1', '::1', ...outer.slice(0, OWN_ADDRESSES)]
 }
 
 /** Its addresses. Errors: those of the resolver, and ETIMEOUT where that does not answer. */
