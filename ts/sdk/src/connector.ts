@@ -1,7 +1,7 @@
 /** The connector: sits beside private services and takes flows out of the tunnel. */
 import { type AgentStats, toAgentStats, toRelayStatus } from './agent.js'
-import { countOf, functionOf, isObject, notAccepted, optionsOf, textOf } from './arguments.js'
-import { ZtnaDeniedError, ZtnaError, aborted, configError, fromNative } from './errors.js'
+import { countOf, functionOf, isObject, optionsOf } from './arguments.js'
+import { ZtnaDeniedError, ZtnaError, aborted, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import type { Finding } from './doctor/check.js'
 import { checkBound, checkReloaded, checkServed } from './doctor/running.js'
@@ -15,7 +15,8 @@ import { type ServeSpan, type ServedFlow, inServeSpan } from './otel.js'
 import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
 import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
 import { type DatagramInfo, ZtnaUdpSocket } from './datagram.js'
-import { checkPort, checkProtocol, checkService } from './target.js'
+import { type StaticService, staticServicesOf } from './static-service.js'
+import { checkPort, checkService } from './target.js'
 import {
   type Cancel,
   type Identity,
@@ -51,18 +52,6 @@ export interface OpenedFlow {
   readonly service: string
   /** Of the flow. */
   readonly protocol: 'tcp' | 'udp' | 'icmp'
-}
-
-/** A service dialled by the native side, as `--service` names it. */
-export interface StaticService {
-  /** Name of the service. */
-  readonly service: string
-  /** What the ports are of. */
-  readonly protocol: 'tcp' | 'udp'
-  /** First and last port, inclusive. */
-  readonly ports: readonly [low: number, high: number]
-  /** `tcp:host:port`, `udp:host:port` or `unix:/path`; a range maps one to one from `port` on. */
-  readonly target: string
 }
 
 /** Judges a flow that policy has permitted. */
@@ -165,10 +154,8 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   constructor(options: ConnectorOptions = {}) {
     super('connector', options, ['authorize', 'services', ...NODE_OPTIONS])
     if (options.authorize !== undefined) functionOf(options.authorize, 'authorize', 'a function')
-    const services = options.services ?? []
-    if (!Array.isArray(services)) throw notAccepted(services, 'services', 'an array of { service, protocol, ports, target }')
     this.#authorize = options.authorize
-    this.#static = services.map(checkStatic)
+    this.#static = staticServicesOf(options.services)
     this.#nodeOptions = nodeOptionsOf(options)
   }
 
@@ -405,24 +392,6 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
 /** What readers of a stream get that closed without an end and without an error. */
 function isPremature(error: unknown): boolean {
   return isObject(error) && (error as { code?: unknown }).code === 'ERR_STREAM_PREMATURE_CLOSE'
-}
-
-function checkStatic(given: StaticService, at: number): StaticService {
-  const what = `services[${at}]`
-  const { service, protocol, ports, target } = optionsOf(given, what, ['service', 'protocol', 'ports', 'target'])
-  try {
-    checkService(service)
-    if (protocol === undefined) throw notAccepted(protocol, 'protocol', 'tcp, udp')
-    checkProtocol(protocol)
-    if (!Array.isArray(ports) || ports.length !== 2) throw notAccepted(ports, 'ports', 'two ports: [low, high]')
-    const [low, high] = [checkPort(ports[0], service), checkPort(ports[1], service)]
-    if (low > high) throw configError(`ports ${low} to ${high} run backwards`)
-    const accepted = 'tcp:HOST:PORT, udp:HOST:PORT or unix:/PATH'
-    if (textOf<string | undefined>(target, 'target', accepted) === undefined) throw notAccepted(target, 'target', accepted)
-  } catch (error) {
-    throw configError(`${what}: ${(error as Error).message}`)
-  }
-  return { service, protocol, ports: [ports[0], ports[1]], target }
 }
 
 class NativeServed implements Served {

@@ -9,8 +9,8 @@ export {
   type OpenedFlow,
   type Served,
   type ServeOptions,
-  type StaticService,
 } from './connector.js'
+export { type StaticService } from './static-service.js'
 export {
   ZtnaRelay,
   type RelayEvents,

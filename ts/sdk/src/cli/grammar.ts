@@ -1,5 +1,5 @@
 /** The values of `--service`, `--forward`, `--listen` and `--socks5`. */
-import type { StaticService } from '../connector.js'
+import type { StaticService } from '../static-service.js'
 import type { ForwardOptions } from '../forward.js'
 import type { PathPolicy } from '../types.js'
 import { UsageError } from './exit.js'

@@ -2,7 +2,7 @@
 import { X509Certificate } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { StaticService } from '../connector.js'
+import type { StaticService } from '../static-service.js'
 import { spiffeOf } from '../doctor/material.js'
 import { configError } from '../errors.js'
 import type { ForwardOptions } from '../forward.js'

@@ -1,0 +1,41 @@
+/** Services that a connector's native side dials: no handler in this process. */
+import { notAccepted, optionsOf, textOf } from './arguments.js'
+import { configError } from './errors.js'
+import { checkPort, checkProtocol, checkService } from './target.js'
+
+/** A service dialled by the native side, as `--service` names it. */
+export interface StaticService {
+  /** Name of the service. */
+  readonly service: string
+  /** What the ports are of. */
+  readonly protocol: 'tcp' | 'udp'
+  /** First and last port, inclusive. */
+  readonly ports: readonly [low: number, high: number]
+  /** `tcp:host:port`, `udp:host:port` or `unix:/path`; a range maps one to one from `port` on. */
+  readonly target: string
+}
+
+/** Checked copies, without what is no part of them. Errors: ERR_ZTNA_CONFIG naming the entry, `services[0]`. */
+export function staticServicesOf(given: readonly StaticService[] | undefined): readonly StaticService[] {
+  const services = given ?? []
+  if (!Array.isArray(services)) throw notAccepted(services, 'services', 'an array of { service, protocol, ports, target }')
+  return services.map(checkStatic)
+}
+
+function checkStatic(given: StaticService, at: number): StaticService {
+  const what = `services[${at}]`
+  const { service, protocol, ports, target } = optionsOf(given, what, ['service', 'protocol', 'ports', 'target'])
+  try {
+    checkService(service)
+    if (protocol === undefined) throw notAccepted(protocol, 'protocol', 'tcp, udp')
+    checkProtocol(protocol)
+    if (!Array.isArray(ports) || ports.length !== 2) throw notAccepted(ports, 'ports', 'two ports: [low, high]')
+    const [low, high] = [checkPort(ports[0], service), checkPort(ports[1], service)]
+    if (low > high) throw configError(`ports ${low} to ${high} run backwards`)
+    const accepted = 'tcp:HOST:PORT, udp:HOST:PORT or unix:/PATH'
+    if (textOf<string | undefined>(target, 'target', accepted) === undefined) throw notAccepted(target, 'target', accepted)
+  } catch (error) {
+    throw configError(`${what}: ${(error as Error).message}`)
+  }
+  return { service, protocol, ports: [ports[0], ports[1]], target }
+}
