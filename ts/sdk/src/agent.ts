@@ -9,7 +9,7 @@ import { checkReloaded, checkServices } from './doctor/running.js'
 import { type FlowList, listFlows } from './flow-list.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import type { DispatcherOptions } from './dispatcher.js'
-import { FlowTable } from './flows.js'
+import { type FlowInfo, FlowTable } from './flows.js'
 import { type Forward, type ForwardOptions, openForward } from './forward.js'
 import { TunnelHttp } from './http.js'
 import type { ServiceEntry } from './network-source.js'
@@ -18,7 +18,7 @@ import type { NativeRole } from './native.js'
 import { type Asked, callNative, nativeTimeout } from './ops.js'
 import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
 import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
-import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
+import { type StreamInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket, discardDatagram } from './datagram.js'
 import { type ConnectOptions, checkPath, checkProtocol, checkService, toTarget } from './target.js'
 import { type PathExplanation, toExplanation } from './explain.js'
@@ -382,7 +382,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
         (op) => role.connect(op, flowRequest(options, timeoutMs)),
         (late) => discard(role, late),
       )
-      const info: FlowInfo = { ...(JSON.parse(flow.infoJson) as Omit<FlowInfo, 'fd' | 'flow'>), fd: flow.fd, flow: flow.flow }
+      const info: StreamInfo = { ...(JSON.parse(flow.infoJson) as FlowInfo), fd: flow.fd, flow: flow.flow }
       const { peer, port } = info
       const path = toPath(info.path).kind
       this.record({ event: 'permitted', ...asked, port, peer: peer.name, path })

@@ -6,15 +6,15 @@ import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import type { Finding } from './doctor/check.js'
 import { checkBound, checkReloaded, checkServed } from './doctor/running.js'
 import { type FlowList, listFlows } from './flow-list.js'
-import { FlowTable } from './flows.js'
+import { type FlowInfo, FlowTable } from './flows.js'
 import { type Handler, type Sink, toSink } from './handlers.js'
 import { type NativeRole, whileRunning } from './native.js'
 import { drainOf, timeoutOf } from './ops.js'
 import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
 import { type ServeSpan, type ServedFlow, inServeSpan } from './otel.js'
 import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
-import { type FlowInfo, ZtnaSocket, discard } from './socket.js'
-import { type DatagramInfo, ZtnaUdpSocket } from './datagram.js'
+import { type StreamInfo, ZtnaSocket, discard } from './socket.js'
+import { ZtnaUdpSocket } from './datagram.js'
 import { type StaticService, staticServicesOf } from './static-service.js'
 import { checkPort, checkService } from './target.js'
 import {
@@ -259,9 +259,9 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
         return this.fire('path', String(event['peer']), next, toPath(event['prev'] as NativePath))
       }
       case 'incoming':
-        return this.#onIncoming(role, event as unknown as FlowInfo & { serve: number })
+        return this.#onIncoming(role, event as unknown as StreamInfo & { serve: number })
       case 'incoming-datagram':
-        return this.#onIncomingDatagram(role, event as unknown as DatagramInfo & { flow: number; serve: number })
+        return this.#onIncomingDatagram(role, event as unknown as FlowInfo & { flow: number; serve: number })
       case 'authorize':
         return void this.#onAuthorize(role, event)
       case 'flow-reset':
@@ -294,7 +294,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
       .finally(opened)
   }
 
-  #onIncoming(role: NativeRole, flow: FlowInfo & { serve: number }): void {
+  #onIncoming(role: NativeRole, flow: StreamInfo & { serve: number }): void {
     this.#withService(flow.serve, (service) => {
       if (service?.sink.kind !== 'tcp') return discard(role, flow)
       const { allowHalfOpen, forLibrary, take } = service.sink
@@ -307,7 +307,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     })
   }
 
-  #onIncomingDatagram(role: NativeRole, flow: DatagramInfo & { flow: number; serve: number }): void {
+  #onIncomingDatagram(role: NativeRole, flow: FlowInfo & { flow: number; serve: number }): void {
     this.#withService(flow.serve, (service) => {
       if (service?.sink.kind !== 'udp') return whileRunning(() => role.flowReset(flow.flow))
       const { take } = service.sink
@@ -380,7 +380,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   }
 }
 
-function servedOf(flow: Omit<DatagramInfo, 'remoteAddress' | 'remotePort'>, protocol: 'tcp' | 'udp'): ServedFlow {
+function servedOf(flow: FlowInfo, protocol: 'tcp' | 'udp'): ServedFlow {
   const { service, port, peer, path, traceparent } = flow
   return { service, port, protocol, peer: peer.name, path: toPath(path).kind, traceparent: traceparent ?? undefined }
 }

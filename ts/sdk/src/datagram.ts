@@ -5,9 +5,9 @@ import { EventEmitter } from 'node:events'
 import { notAccepted } from './arguments.js'
 import { DgramAdapter } from './dgram-adapter.js'
 import { ZtnaError, fromNative } from './errors.js'
-import type { Flow, FlowTable } from './flows.js'
+import type { Flow, FlowInfo, FlowTable } from './flows.js'
 import type { NativeDatagram } from './native.js'
-import { type Identity, type NativeIdentity, type NativePath, type PathInfo, toIdentity, toPath } from './types.js'
+import { type Identity, type PathInfo, toIdentity, toPath } from './types.js'
 
 /** One drain of native's ring, bytes, of which each message takes two more than it has: the largest batch. */
 const RECV_BYTES = 65_536
@@ -15,17 +15,6 @@ const RECV_BYTES = 65_536
 const drained = Buffer.allocUnsafeSlow(RECV_BYTES)
 /** Drains in one turn of the event loop before others get theirs. */
 const DRAINS_PER_TURN = 32
-
-export interface DatagramInfo {
-  readonly peer: NativeIdentity
-  readonly service: string
-  readonly port: number
-  readonly path: NativePath
-  readonly connection: number
-  readonly remoteAddress: string
-  readonly remotePort: number
-  readonly traceparent?: string | null
-}
 
 /** Events of a UDP socket. */
 export type UdpEvents = {
@@ -61,7 +50,7 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
   readonly #native: NativeDatagram
   readonly #flows: FlowTable
   readonly #peer: Identity
-  readonly #info: DatagramInfo
+  readonly #info: FlowInfo
   readonly #pending: Uint8Array[] = []
   readonly #readers: Reader[] = []
   readonly #keepAlive: NodeJS.Timeout
@@ -79,7 +68,7 @@ export class ZtnaUdpSocket extends EventEmitter<UdpEvents> implements AsyncDispo
     super({ captureRejections: true })
     this.#native = datagram
     this.#flows = flows
-    this.#info = JSON.parse(datagram.infoJson) as DatagramInfo
+    this.#info = JSON.parse(datagram.infoJson) as FlowInfo
     this.#peer = toIdentity(this.#info.peer)
     this.#path = toPath(this.#info.path)
     this.#keepAlive = setInterval(() => {}, 0x7fff_ffff)

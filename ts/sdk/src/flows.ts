@@ -1,7 +1,19 @@
 /** The flows of one role: who hears that native has reset one. */
 import type { ZtnaError } from './errors.js'
 import { type NativeRole, whileRunning } from './native.js'
-import { type NativePath, type PathInfo, toPath } from './types.js'
+import { type NativeIdentity, type NativePath, type PathInfo, toPath } from './types.js'
+
+/** What native says of a flow of either kind when it is open. */
+export interface FlowInfo {
+  readonly peer: NativeIdentity
+  readonly service: string
+  readonly port: number
+  readonly path: NativePath
+  readonly connection: number
+  readonly remoteAddress: string
+  readonly remotePort: number
+  readonly traceparent?: string | null
+}
 
 /** A socket of either kind, as its role sees it. */
 export interface Flow {

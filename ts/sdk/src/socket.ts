@@ -5,24 +5,16 @@ import { constants } from 'node:os'
 import { TLSSocket, type TLSSocketOptions, createSecureContext } from 'node:tls'
 import { getSystemErrorName } from 'node:util'
 import { ZtnaError } from './errors.js'
-import type { Flow, FlowTable } from './flows.js'
+import type { Flow, FlowInfo, FlowTable } from './flows.js'
 import { type NativeRole, whileRunning } from './native.js'
 import { SELF, callers } from './shared.js'
 import { cutOff, notOpened } from './system-error.js'
-import { type Identity, type NativeIdentity, type NativePath, type PathInfo, noPath, toIdentity, toPath } from './types.js'
+import { type Identity, type PathInfo, noPath, toIdentity, toPath } from './types.js'
 
-/** What native says of a flow, with its descriptor. */
-export interface FlowInfo {
+/** What native says of a TCP flow, with its descriptor. */
+export interface StreamInfo extends FlowInfo {
   readonly fd: number
   readonly flow: number
-  readonly peer: NativeIdentity
-  readonly service: string
-  readonly port: number
-  readonly path: NativePath
-  readonly connection: number
-  readonly remoteAddress: string
-  readonly remotePort: number
-  readonly traceparent?: string | null
 }
 
 /** Node's handle of a stream socket. */
@@ -45,7 +37,7 @@ interface Internals {
 export class ZtnaSocket extends Socket implements Flow {
   #role: NativeRole | undefined
   #flows: FlowTable | undefined
-  #info: FlowInfo | undefined
+  #info: StreamInfo | undefined
   #peer: Identity | undefined
   #path: PathInfo = noPath()
   #giveUp: (() => void) | undefined
@@ -135,7 +127,7 @@ export class ZtnaSocket extends Socket implements Flow {
   }
 
   /** @internal Puts native's descriptor under this socket and emits `connect`. */
-  attach(role: NativeRole, flows: FlowTable, info: FlowInfo): void {
+  attach(role: NativeRole, flows: FlowTable, info: StreamInfo): void {
     this.#giveUp = undefined
     if (this.destroyed) return discard(role, info)
     this.#role = role
@@ -207,7 +199,7 @@ function listenersOf(socket: Socket): number {
 }
 
 /** Gives back a flow nobody wants any more. */
-export function discard(role: NativeRole, info: { readonly fd: number; readonly flow: number }): void {
+export function discard(role: NativeRole, info: Pick<StreamInfo, 'fd' | 'flow'>): void {
   whileRunning(() => role.flowReset(info.flow))
   closeSync(info.fd)
 }
