@@ -1,20 +1,20 @@
 /** The connector: sits beside private services and takes flows out of the tunnel. */
 import { type AgentStats, toAgentStats, toRelayStatus } from './agent.js'
-import { countOf, functionOf, isObject, optionsOf } from './arguments.js'
+import { countOf, functionOf, optionsOf } from './arguments.js'
 import { ZtnaDeniedError, ZtnaError, aborted, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import type { Finding } from './doctor/check.js'
 import { checkBound, checkReloaded, checkServed } from './doctor/running.js'
 import { type FlowList, listFlows } from './flow-list.js'
 import { type FlowInfo, FlowTable } from './flows.js'
-import { type Handler, type Sink, toSink } from './handlers.js'
+import { type Handler, toSink } from './handlers.js'
 import { type NativeRole, whileRunning } from './native.js'
-import { drainOf, timeoutOf } from './ops.js'
+import { timeoutOf } from './ops.js'
 import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
-import { type ServeSpan, type ServedFlow, inServeSpan } from './otel.js'
 import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
-import { type StreamInfo, ZtnaSocket, discard } from './socket.js'
-import { ZtnaUdpSocket } from './datagram.js'
+import { NativeServed, type Served } from './served.js'
+import { ServiceFlows } from './service-flows.js'
+import { type StreamInfo, discard } from './socket.js'
 import { type StaticService, staticServicesOf } from './static-service.js'
 import { checkPort, checkService } from './target.js'
 import {
@@ -75,20 +75,6 @@ export interface ServeOptions extends Cancel {
   maxConnections?: number
 }
 
-/** A service with a handler. */
-export interface Served extends AsyncDisposable {
-  /** Name of the service. */
-  readonly service: string
-  /** Open flows. */
-  readonly connections: number
-  /**
-   * Takes no more flows, lets open ones finish for `drainMs` (default 10,000), then resets them. An HTTP service ends idle connections at
-   * once, and the others with the answer to their last request. Rejects nothing but a `drainMs` that is no number of milliseconds
-   * (ERR_ZTNA_CONFIG).
-   */
-  close(options?: { drainMs?: number }): Promise<void>
-}
-
 /** What `ztna status --json` prints for a connector. */
 export interface ConnectorStatus extends FlowList {
   /** Name of the node. */
@@ -135,19 +121,13 @@ export interface ConnectorStatus extends FlowList {
 /** Time `authorize` has, milliseconds. */
 const AUTHORIZE_MS = 5_000
 
-interface Service {
-  readonly service: string
-  readonly sink: Sink
-  connections: number
-}
-
 /** Serves private services: Node handlers by `serve()`, anything else by a target it dials. Needs no root and no open port. */
 export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   readonly #authorize: Authorize | undefined
   readonly #static: readonly StaticService[]
   readonly #nodeOptions: Record<string, unknown>
   readonly #flows = new FlowTable((error) => this.failed(error))
-  readonly #services = new Map<number, Service>()
+  readonly #services = new Map<number, ServiceFlows>()
   // Flows may arrive before the promise that tells their number: they wait for the calls in flight.
   #serving: Promise<unknown>[] = []
 
@@ -171,7 +151,8 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
     if (options.port !== undefined) checkPort(options.port, service)
     const most = countOf(options.maxConnections, 'maxConnections')
     if (options.signal?.aborted) throw aborted(options.signal)
-    const sink = toSink(handler, (error) => this.#onHandlerFailed(service, error))
+    const onFailed = (error: unknown): void => this.#onHandlerFailed(service, error)
+    const sink = toSink(handler, onFailed)
     const role = this.running()
     const request = JSON.stringify({
       service,
@@ -180,15 +161,15 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
       target: sink.kind === 'target' ? sink.target : null,
       maxConnections: most ?? null,
     })
-    const entry: Service = { service, sink, connections: 0 }
+    const flows = new ServiceFlows(service, sink, this.#flows, onFailed)
     const call = role.serve(request).then((id) => {
-      this.#services.set(id, entry)
+      this.#services.set(id, flows)
       return id
     })
     this.#serving.push(call)
     try {
       const id = await call
-      const served = new NativeServed(service, entry, () => this.#services.delete(id), role, id)
+      const served = new NativeServed(flows, role, id, () => this.#services.delete(id))
       if (!options.signal?.aborted) return served
       await served.close({ drainMs: 0 })
     } catch (error) {
@@ -273,17 +254,17 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
 
   /** @internal */
   protected override onDraining(): void {
-    for (const { sink } of this.#services.values()) if (sink.kind === 'tcp') sink.drain()
+    for (const service of this.#services.values()) service.drain()
   }
 
   /** @internal */
   protected override onEnded(why: ZtnaError): void {
     this.#flows.clear(why, this.isClosing)
-    for (const { sink } of this.#services.values()) if (sink.kind === 'tcp') sink.close()
+    for (const service of this.#services.values()) service.close()
     this.#services.clear()
   }
 
-  #withService(id: number, take: (service: Service | undefined) => void): void {
+  #withService(id: number, take: (service: ServiceFlows | undefined) => void): void {
     const known = this.#services.get(id)
     if (known !== undefined || this.#serving.length === 0) return take(known)
     const opened = this.#flows.opening()
@@ -296,57 +277,16 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
 
   #onIncoming(role: NativeRole, flow: StreamInfo & { serve: number }): void {
     this.#withService(flow.serve, (service) => {
-      if (service?.sink.kind !== 'tcp') return discard(role, flow)
-      const { allowHalfOpen, forLibrary, take } = service.sink
-      inServeSpan(servedOf(flow, 'tcp'), (span) => {
-        const socket = new ZtnaSocket(flow.service, allowHalfOpen, forLibrary)
-        this.#count(service, socket, span)
-        socket.attach(role, this.#flows, flow)
-        this.#hand(socket, take, span)
-      })
+      if (service === undefined) discard(role, flow)
+      else service.takeStream(role, flow)
     })
   }
 
   #onIncomingDatagram(role: NativeRole, flow: FlowInfo & { flow: number; serve: number }): void {
     this.#withService(flow.serve, (service) => {
-      if (service?.sink.kind !== 'udp') return whileRunning(() => role.flowReset(flow.flow))
-      const { take } = service.sink
-      inServeSpan(servedOf(flow, 'udp'), (span) => {
-        const socket = new ZtnaUdpSocket(role.takeDatagram(flow.flow), this.#flows)
-        this.#count(service, socket, span)
-        this.#hand(socket, take, span)
-      })
+      if (service === undefined) whileRunning(() => role.flowReset(flow.flow))
+      else service.takeDatagram(role, flow)
     })
-  }
-
-  #count(service: Service, socket: ZtnaSocket | ZtnaUdpSocket, span: ServeSpan | undefined): void {
-    service.connections += 1
-    const events = socket as NodeJS.EventEmitter
-    if (span !== undefined) events.once('error', span.failed)
-    events.once('close', () => {
-      service.connections -= 1
-      span?.ended()
-    })
-  }
-
-  // A handler's own failure ends its flow, not the connector.
-  #hand<T extends ZtnaSocket | ZtnaUdpSocket>(socket: T, take: (socket: T) => unknown, span: ServeSpan | undefined): void {
-    let failed: unknown
-    // A reset nobody listens for is not an uncaught exception.
-    ;(socket as NodeJS.EventEmitter).on('error', (error) => (failed = error))
-    const onFailure = (error: unknown): void => {
-      span?.failed(error)
-      if (socket instanceof ZtnaSocket) socket.reset()
-      else void socket.close()
-      // What the other end did to the flow is no failure of the handler that passes it on.
-      if (error !== failed && !isPremature(error)) this.#onHandlerFailed(socket.service, error)
-    }
-    try {
-      const done = take(socket)
-      if (isThenable(done)) done.then(undefined, onFailure)
-    } catch (error) {
-      onFailure(error)
-    }
   }
 
   #onHandlerFailed(service: string, error: unknown): void {
@@ -377,69 +317,5 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
       clearTimeout(timer)
     }
     whileRunning(() => role.authorizeReply(event['flow'] as number, allow))
-  }
-}
-
-function servedOf(flow: FlowInfo, protocol: 'tcp' | 'udp'): ServedFlow {
-  const { service, port, peer, path, traceparent } = flow
-  return { service, port, protocol, peer: peer.name, path: toPath(path).kind, traceparent: traceparent ?? undefined }
-}
-
-function isThenable(value: unknown): value is PromiseLike<unknown> {
-  return isObject(value) && typeof (value as { then?: unknown }).then === 'function'
-}
-
-/** What readers of a stream get that closed without an end and without an error. */
-function isPremature(error: unknown): boolean {
-  return isObject(error) && (error as { code?: unknown }).code === 'ERR_STREAM_PREMATURE_CLOSE'
-}
-
-class NativeServed implements Served {
-  #closing: Promise<void> | undefined
-
-  constructor(
-    readonly service: string,
-    private readonly entry: Service,
-    private readonly forget: () => void,
-    private readonly role: NativeRole,
-    private readonly id: number,
-  ) {}
-
-  get connections(): number {
-    // What has a handler is counted until its socket is closed here; a target's flows are known to native only.
-    if (this.entry.sink.kind !== 'target') return this.entry.connections
-    try {
-      return this.role.serveConnections(this.id)
-    } catch {
-      // The connector has closed, and its services with it.
-      return 0
-    }
-  }
-
-  close(options: { drainMs?: number } = {}): Promise<void> {
-    if (this.#closing === undefined) {
-      try {
-        this.#closing = this.#close(drainOf(options))
-      } catch (error) {
-        return Promise.reject(fromNative(error))
-      }
-    }
-    return this.#closing
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close()
-  }
-
-  async #close(drainMs: number): Promise<void> {
-    try {
-      const drained = this.role.unserve(this.id, drainMs)
-      if (this.entry.sink.kind === 'tcp') this.entry.sink.drain()
-      await drained
-    } catch {
-      // The connector has closed, and its services with it.
-    }
-    this.forget()
-    if (this.entry.sink.kind === 'tcp') this.entry.sink.close()
   }
 }

@@ -7,9 +7,9 @@ export {
   type ConnectorOptions,
   type ConnectorStatus,
   type OpenedFlow,
-  type Served,
   type ServeOptions,
 } from './connector.js'
+export { type Served } from './served.js'
 export { type StaticService } from './static-service.js'
 export {
   ZtnaRelay,
