@@ -75,6 +75,14 @@ test('a sound set-up passes every check, an agent that does not run included', a
   expect(visit.checks.every(({ ms }) => ms >= 0)).toBe(true)
 })
 
+test('no two checks of a sound set-up have one name', async () => {
+  const { checks, code } = await doctor(['--network', `${lab.dir}/agent-alice`, '--trust', `${lab.dir}/trust`])
+  expect(code).toBe(0)
+  const names = checks.map(({ check }) => check)
+  expect(names).toEqual(expect.arrayContaining(['publication', 'snapshot']))
+  expect(names).toEqual([...new Set(names)])
+})
+
 test('a certificate that has expired is told with its time, and how to renew it', async () => {
   const trust = await Trust.init(mkdtempSync(join(dir, 'expired-')))
   const out = await trust.issue('agent', 'alice', { ttl: '1s' })
@@ -194,19 +202,35 @@ test('a service that names a connector without a certificate is found in the tru
   })
 })
 
-test('a policy that permits nobody and one that does not parse are told with the place', async () => {
+test('a service that policy leaves to nobody is something to look at, and no failure', async () => {
+  const trust = await Trust.init(mkdtempSync(join(dir, 'locked-')))
+  for (const name of ['web', 'vault']) trust.addService({ name, tcp: [80] })
+  await trust.issue('relay', 'r1', { urls: [`https://${lab.relayAddress}`] })
+  const out = await trust.issue('connector', 'c1')
+  await trust.issue('agent', 'alice', { groups: ['eng'] })
+  trust.setPolicy(`${PERMIT_ENG}forbid(principal, action, resource == Service::"vault");\n`)
+  await trust.publish()
+  for (const folders of [
+    ['--trust', trust.dir],
+    ['--network', out],
+    ['--network', out, '--trust', trust.dir],
+  ]) {
+    const visit = await doctor(folders)
+    expect(visit.of('policy')).toMatchObject({
+      status: 'warn',
+      detail: 'permits no agent anything of: vault',
+      remedy: expect.stringMatching(/^nothing if nobody is to reach it; else .*ztna policy check/) as string,
+    })
+    expect(visit.code).toBe(0)
+  }
+})
+
+test('a policy that was not published and one that does not parse are told with the place', async () => {
   const trust = await Trust.init(mkdtempSync(join(dir, 'policy-')))
   trust.addService({ name: 'web', tcp: [80] })
   const out = await trust.issue('connector', 'c1')
   await trust.issue('agent', 'alice', { groups: ['eng'] })
   await trust.publish()
-  const none = await doctor(['--network', out])
-  expect(none.code).toBe(78)
-  expect(none.of('policy')).toMatchObject({
-    status: 'fail',
-    detail: 'permits no agent anything of: web',
-    remedy: expect.stringContaining('ztna policy check') as string,
-  })
 
   trust.setPolicy('permit(principal in\n')
   expect((await doctor(['--trust', trust.dir])).of('trust-folder')).toMatchObject({
@@ -216,14 +240,14 @@ test('a policy that permits nobody and one that does not parse are told with the
 
   trust.setPolicy(PERMIT_ENG)
   const late = await doctor(['--network', out, '--trust', trust.dir])
-  expect(late.of('snapshot')).toMatchObject({
+  expect(late.of('publication')).toMatchObject({
     status: 'fail',
     detail: expect.stringMatching(/^version \d+ is older than the trust folder .*policy\.cedar differ/) as string,
     remedy: expect.stringContaining(`ztna pki publish ${trust.dir} ${out}`) as string,
   })
   expect(late.of('policy').remedy).toContain('the trust folder permits it: publish it')
   await trust.publish()
-  expect((await doctor(['--network', out, '--trust', trust.dir])).of('snapshot').status).toBe('ok')
+  expect((await doctor(['--network', out, '--trust', trust.dir])).of('publication').status).toBe('ok')
 })
 
 test('a half-copied folder is told with the file that does not fit', async () => {

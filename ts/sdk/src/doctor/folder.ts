@@ -82,36 +82,38 @@ export function checkTrust(folder: string, { trust }: Examination): Finding[] {
   ]
 }
 
-/** `snapshot`: whether the node's folder is what the trust folder says now. */
+/** `publication`: whether the node's folder is what the trust folder says now. */
 export function checkPublication(folder: string, trustFolder: string, { node, trust, publication }: Examination): Finding[] {
   if (publication === null) return []
   const publish = `ztna pki publish ${trustFolder} ${folder}`
   if (publication.name === null) {
     return [
       fail(
-        'snapshot',
+        'publication',
         'the certificate in it was not issued from this trust folder, or has been renewed elsewhere',
         '`ztna pki renew TRUST NAME --out OUT`, then bring that folder here',
       ),
     ]
   }
-  if (publication.stale.length === 0) return [ok('snapshot', `version ${node?.version ?? 0} is what the trust folder says now`)]
+  if (publication.stale.length === 0) return [ok('publication', `version ${node?.version ?? 0} is what the trust folder says now`)]
   const detail = `version ${node?.version ?? 0} is older than the trust folder (last published: ${trust?.version ?? 0}): ${publication.stale.join(', ')} differ`
-  return [fail('snapshot', detail, `${publish}, then bring the folder to the node`)]
+  return [fail('publication', detail, `${publish}, then bring the folder to the node`)]
 }
 
 function checkPolicy({ barred, undecided, warnings }: PolicyReport, trust: Examined | null): Finding[] {
-  const remedy =
-    'permit it in policy.cedar of the trust folder, try with `ztna policy check TRUST --agent NAME --to SERVICE:PORT`, and publish'
   const odd = warnings.map((warning) => warn('policy', warning, 'mend policy.cedar or network.toml in the trust folder, and publish'))
   if (barred.length === 0) {
     const limits = undecided === 0 ? '' : ` (${undecided} not looked at in full)`
     return odd.length > 0 ? odd : [ok('policy', `lets somebody reach every service${limits}`)]
   }
   const names = barred.slice(0, 10).join(', ') + (barred.length > 10 ? `, and ${barred.length - 10} more` : '')
+  const detail = `permits no agent anything of: ${names}`
   const unpublished = trust?.policy !== null && trust?.policy !== undefined && !barred.some((name) => trust.policy?.barred.includes(name))
-  const how = unpublished ? 'the trust folder permits it: publish it, `ztna pki publish TRUST OUT…`' : remedy
-  return [fail('policy', `permits no agent anything of: ${names}`, how), ...odd]
+  if (unpublished) return [fail('policy', detail, 'the trust folder permits it: publish it, `ztna pki publish TRUST OUT…`'), ...odd]
+  // Nobody is who may reach it: policy may well mean that.
+  const remedy =
+    'nothing if nobody is to reach it; else permit it in policy.cedar of the trust folder, try with `ztna policy check TRUST --agent NAME --to SERVICE:PORT`, and publish'
+  return [warn('policy', detail, remedy), ...odd]
 }
 
 function remedyOfFiles(folder: string, { message, code }: Fault): string {
