@@ -6,7 +6,6 @@ import { functionOf, isObject, notAccepted } from './arguments.js'
 import { ZtnaDeniedError, type ZtnaError, fromNative } from './errors.js'
 import type { Finding } from './doctor/check.js'
 import { checkReloaded, checkServices } from './doctor/running.js'
-import { type FlowList, listFlows } from './flow-list.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import type { DispatcherOptions } from './dispatcher.js'
 import { type FlowInfo, FlowTable } from './flows.js'
@@ -17,12 +16,13 @@ import { type ConnectSpan, connectSpan } from './otel.js'
 import type { NativeRole } from './native.js'
 import { type Asked, callNative, nativeTimeout } from './ops.js'
 import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
+import { type AgentStats, type AgentStatus, toAgentStats, toAgentStatus } from './node-status.js'
 import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
 import { type StreamInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket, discardDatagram } from './datagram.js'
 import { type ConnectOptions, checkPath, checkProtocol, checkService, toTarget } from './target.js'
 import { type PathExplanation, toExplanation } from './explain.js'
-import { type Cancel, type NativePath, type PathInfo, type PathPolicy, type State, deepFreeze, toPath } from './types.js'
+import { type Cancel, type NativePath, type PathInfo, type PathPolicy, deepFreeze, toPath } from './types.js'
 
 /** Events of an agent. */
 export type AgentEvents = RoleEvents & {
@@ -34,66 +34,6 @@ export type AgentEvents = RoleEvents & {
   denied: [error: ZtnaDeniedError]
   /** A flow came to nothing for another reason than a refusal by policy, also one that a forward or proxy opened. */
   'flow-failed': [error: ZtnaError, flow: FailedFlow]
-}
-
-/** Counters of an agent or connector. */
-export interface AgentStats {
-  /** Bytes received on all paths. */
-  readonly rxBytes: number
-  /** Bytes sent on all paths. */
-  readonly txBytes: number
-  /** Open now. */
-  readonly flows: {
-    /** Streams. */
-    readonly tcp: number
-    /** UDP flows. */
-    readonly udp: number
-  }
-  /** By name of the peer: of the connection that may take any path, where there is one. */
-  readonly paths: Readonly<Record<string, PathInfo>>
-}
-
-/** What `ztna status --json` prints for an agent. */
-export interface AgentStatus extends FlowList {
-  /** Name of the node. */
-  readonly name: string
-  /** Where it is in its life. */
-  readonly state: State
-  /** Since when the trust folder can't be read, so that policy and revocations may be out of date; absent while it can. */
-  readonly folderUnreadableSince?: Date
-  /** Every relay of the network. */
-  readonly relays: readonly {
-    /** Name of the relay. */
-    readonly name: string
-    /** `online`: the connection stands. */
-    readonly state: State
-    /** Round trip, milliseconds; 0 while there is no connection. */
-    readonly rttMs: number
-    /** Our addresses as the relay sees them. */
-    readonly observed: readonly string[]
-    /** Where it was tried, and what went wrong; absent while online. */
-    readonly detail?: string
-  }[]
-  /** Connections to connectors: one for each connector and path policy. */
-  readonly connectors: readonly {
-    /** Name of the connector. */
-    readonly name: string
-    /** How flows to it travel; kind `none` where only a direct path will do, and there is none. */
-    readonly path: PathInfo
-    /** Which flows it is for: those that may take any path, or those that policy or their caller leaves one kind only. */
-    readonly pathPolicy: PathPolicy
-    /** Flows that are open. */
-    readonly flows: number
-    /** Services it may serve. */
-    readonly services: readonly string[]
-  }[]
-  /** This node's certificate. */
-  readonly certificate: {
-    /** End of the certificate. */
-    readonly expiresAt: Date
-  }
-  /** Version of the snapshot in force. */
-  readonly version: number
 }
 
 /** One round trip. */
@@ -276,7 +216,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
 
   /** Relays, connectors and the certificate now. Errors: ERR_ZTNA_CLOSED when not running. */
   status(): AgentStatus {
-    return toAgentStatus({ ...this.nativeStatus(), ...listFlows(this.running()) })
+    return toAgentStatus(this.nativeStatus(), this.running())
   }
 
   /** @internal */
@@ -417,35 +357,6 @@ function sent(span: ConnectSpan | undefined): { traceparent?: string } {
 
 function askedOf({ service, port }: ConnectOptions, protocol?: 'tcp' | 'udp'): Asked {
   return { service, ...(port === undefined ? {} : { port }), ...(protocol === undefined ? {} : { protocol }) }
-}
-
-/** A relay as agents and connectors show it. */
-export function toRelayStatus<T extends { readonly detail?: string | null }>(relay: T): Omit<T, 'detail'> & { detail?: string } {
-  const { detail, ...rest } = relay
-  return { ...rest, ...(typeof detail === 'string' ? { detail } : {}) }
-}
-
-/** Shared with the connector, whose counters are the same. */
-export function toAgentStats(json: unknown): AgentStats {
-  const stats = json as Omit<AgentStats, 'paths'> & { paths: Record<string, NativePath> }
-  const paths = Object.fromEntries(Object.entries(stats.paths).map(([peer, path]) => [peer, toPath(path)]))
-  return { ...stats, paths }
-}
-
-function toAgentStatus(json: Record<string, unknown>): AgentStatus {
-  const { stats: _stats, ...rest } = json
-  const status = rest as unknown as Omit<AgentStatus, 'relays' | 'connectors' | 'certificate'> & {
-    relays: (AgentStatus['relays'][number] & { bound?: boolean })[]
-    connectors: (Omit<AgentStatus['connectors'][number], 'path'> & { path: NativePath })[]
-    certificate: { expiresAt: number }
-  }
-  return deepFreeze({
-    ...status,
-    // Only connectors bind.
-    relays: status.relays.map(({ bound: _bound, ...relay }) => toRelayStatus(relay)),
-    connectors: status.connectors.map((connector) => ({ ...connector, path: toPath(connector.path) })),
-    certificate: { expiresAt: new Date(status.certificate.expiresAt) },
-  })
 }
 
 /** What stands behind the target would be left out without a word, and a path or a time limit with it. */

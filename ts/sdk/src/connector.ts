@@ -1,34 +1,22 @@
 /** The connector: sits beside private services and takes flows out of the tunnel. */
-import { type AgentStats, toAgentStats, toRelayStatus } from './agent.js'
 import { countOf, functionOf, optionsOf } from './arguments.js'
 import { ZtnaDeniedError, ZtnaError, aborted, fromNative } from './errors.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import type { Finding } from './doctor/check.js'
 import { checkBound, checkReloaded, checkServed } from './doctor/running.js'
-import { type FlowList, listFlows } from './flow-list.js'
 import { type FlowInfo, FlowTable } from './flows.js'
 import { type Handler, toSink } from './handlers.js'
 import { type NativeRole, whileRunning } from './native.js'
 import { timeoutOf } from './ops.js'
 import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
+import { type AgentStats, type ConnectorStatus, toAgentStats, toConnectorStatus } from './node-status.js'
 import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
 import { NativeServed, type Served } from './served.js'
 import { ServiceFlows } from './service-flows.js'
 import { type StreamInfo, discard } from './socket.js'
 import { type StaticService, staticServicesOf } from './static-service.js'
 import { checkPort, checkService } from './target.js'
-import {
-  type Cancel,
-  type Identity,
-  type NativeIdentity,
-  type NativePath,
-  type PathInfo,
-  type PathPolicy,
-  type State,
-  deepFreeze,
-  toIdentity,
-  toPath,
-} from './types.js'
+import { type Cancel, type Identity, type NativeIdentity, type NativePath, type PathInfo, toIdentity, toPath } from './types.js'
 
 /** Events of a connector. */
 export type ConnectorEvents = RoleEvents & {
@@ -73,49 +61,6 @@ export interface ServeOptions extends Cancel {
   port?: number
   /** More are answered with ERR_ZTNA_LIMIT. Default: the flow limit of the connection. */
   maxConnections?: number
-}
-
-/** What `ztna status --json` prints for a connector. */
-export interface ConnectorStatus extends FlowList {
-  /** Name of the node. */
-  readonly name: string
-  /** Where it is in its life. */
-  readonly state: State
-  /** Since when the trust folder can't be read, so that policy and revocations may be out of date; absent while it can. */
-  readonly folderUnreadableSince?: Date
-  /** The relays of the network; `bound` where agents reach this connector. */
-  readonly relays: readonly {
-    /** Name of the relay. */
-    readonly name: string
-    /** `online`: the connection stands. */
-    readonly state: State
-    /** Round trip, milliseconds; 0 while there is no connection. */
-    readonly rttMs: number
-    /** Our addresses as the relay sees them. */
-    readonly observed: readonly string[]
-    /** Whether agents reach this connector there. */
-    readonly bound: boolean
-    /** Where it was tried, and what went wrong; absent while online. */
-    readonly detail?: string
-  }[]
-  /** Agents with a connection to this connector, and their open flows. */
-  readonly agents: readonly {
-    /** Name of the agent. */
-    readonly name: string
-    /** How packets to it travel. */
-    readonly path: PathInfo
-    /** Which of its flows this connection is for. */
-    readonly pathPolicy: PathPolicy
-    /** Its open flows. */
-    readonly flows: number
-  }[]
-  /** This node's certificate. */
-  readonly certificate: {
-    /** End of the certificate. */
-    readonly expiresAt: Date
-  }
-  /** Version of the snapshot in force. */
-  readonly version: number
 }
 
 /** Time `authorize` has, milliseconds. */
@@ -182,17 +127,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
 
   /** Relays, services and the certificate now. Errors: ERR_ZTNA_CLOSED when not running. */
   status(): ConnectorStatus {
-    const { stats: _stats, certificate, agents, ...rest } = this.nativeStatus()
-    const expiresAt = new Date((certificate as { expiresAt: number }).expiresAt)
-    const peers = (agents as { name: string; path: NativePath; pathPolicy: PathPolicy; flows: number }[] | undefined) ?? []
-    const own = rest as unknown as Pick<ConnectorStatus, 'name' | 'state' | 'relays' | 'version'>
-    return deepFreeze({
-      ...own,
-      relays: own.relays.map(toRelayStatus),
-      agents: peers.map(({ name, path, pathPolicy, flows }) => ({ name, path: toPath(path), pathPolicy, flows })),
-      certificate: { expiresAt },
-      ...listFlows(this.running()),
-    })
+    return toConnectorStatus(this.nativeStatus(), this.running())
   }
 
   /** @internal */

@@ -1,11 +1,10 @@
 /** Zero-trust network access for Node: `ZtnaAgent` reaches services, `ZtnaConnector` serves them, `ZtnaRelay` joins the two. */
-export { ZtnaAgent, type AgentEvents, type AgentStats, type AgentStatus, type CheckResult, type PingResult } from './agent.js'
+export { ZtnaAgent, type AgentEvents, type CheckResult, type PingResult } from './agent.js'
 export {
   ZtnaConnector,
   type Authorize,
   type ConnectorEvents,
   type ConnectorOptions,
-  type ConnectorStatus,
   type OpenedFlow,
   type ServeOptions,
 } from './connector.js'
@@ -21,6 +20,7 @@ export {
   type RelayStatus,
 } from './relay.js'
 export { type NodeLimits, type NodeOptions } from './node-options.js'
+export { type AgentStats, type AgentStatus, type ConnectorStatus, type NodeStatus, type RelayStanding } from './node-status.js'
 export { ZtnaRole, type ReloadResult, type RoleEvents, type RoleOptions } from './role.js'
 export { ZtnaSocket } from './socket.js'
 export { ZtnaUdpSocket, type UdpDrops, type UdpEvents } from './datagram.js'
