@@ -6,18 +6,18 @@ import { functionOf, isObject, notAccepted } from './arguments.js'
 import { ZtnaDeniedError, type ZtnaError, fromNative } from './errors.js'
 import type { Finding } from './doctor/check.js'
 import { checkReloaded, checkServices } from './doctor/running.js'
-import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import type { DispatcherOptions } from './dispatcher.js'
-import { type FlowInfo, FlowTable } from './flows.js'
+import type { FlowInfo } from './flows.js'
 import { type Forward, type ForwardOptions, openForward } from './forward.js'
 import { TunnelHttp } from './http.js'
 import type { ServiceEntry } from './network-source.js'
 import { type ConnectSpan, connectSpan } from './otel.js'
 import type { NativeRole } from './native.js'
 import { type Asked, callNative, nativeTimeout } from './ops.js'
-import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
-import { type AgentStats, type AgentStatus, toAgentStats, toAgentStatus } from './node-status.js'
-import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
+import { type NodeEvents, ZtnaNode } from './node.js'
+import type { NodeOptions } from './node-options.js'
+import { type AgentStatus, toAgentStatus } from './node-status.js'
+import type { NativeEvent } from './role.js'
 import { type StreamInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket, discardDatagram } from './datagram.js'
 import { type ConnectOptions, checkPath, checkProtocol, checkService, toTarget } from './target.js'
@@ -25,15 +25,11 @@ import { type PathExplanation, toExplanation } from './explain.js'
 import { type Cancel, type NativePath, type PathInfo, type PathPolicy, deepFreeze, toPath } from './types.js'
 
 /** Events of an agent. */
-export type AgentEvents = RoleEvents & {
-  /** The way to a connector has changed. */
-  path: [connector: string, next: PathInfo, prev: PathInfo]
+export type AgentEvents = NodeEvents & {
   /** The network has gained or lost services. */
   services: [added: string[], removed: string[]]
   /** A flow was refused, also one that a forward or proxy opened, or a request to a host outside the zone. */
   denied: [error: ZtnaDeniedError]
-  /** A flow came to nothing for another reason than a refusal by policy, also one that a forward or proxy opened. */
-  'flow-failed': [error: ZtnaError, flow: FailedFlow]
 }
 
 /** One round trip. */
@@ -64,8 +60,7 @@ interface NativeCheck extends Omit<CheckResult, 'policyId' | 'path'> {
 }
 
 /** Reaches services from Node (`connect`, `fetch`), and from local ports (`forward`). */
-export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
-  readonly #flows = new FlowTable((error) => this.failed(error))
+export class ZtnaAgent extends ZtnaNode<AgentEvents> {
   readonly #http = new TunnelHttp({
     zone: () => this.#zone,
     connect: (options) => this.#connected(options, true),
@@ -84,11 +79,8 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
    */
   readonly fetch: typeof globalThis.fetch = this.#http.fetcher(undefined)
 
-  readonly #nodeOptions: Record<string, unknown>
-
   constructor(options: NodeOptions = {}) {
-    super('agent', options, NODE_OPTIONS)
-    this.#nodeOptions = nodeOptionsOf(options)
+    super('agent', options)
   }
 
   /** Services of the network, by name. Empty until started. */
@@ -127,9 +119,9 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
       try {
         const request = flowRequest({ ...options, ...sent(span) }, timeoutMs)
         const role = this.running()
-        const opened = this.#flows.opening()
+        const opened = this.flows.opening()
         const opening = callNative(role, options, asked, (op) => role.datagram(op, request), discardDatagram)
-        const socket = await opening.then((datagram) => new ZtnaUdpSocket(datagram, this.#flows)).finally(opened)
+        const socket = await opening.then((datagram) => new ZtnaUdpSocket(datagram, this.flows)).finally(opened)
         const { peer, port, path } = socket
         this.record({ event: 'permitted', ...asked, port, peer: peer.name, path: path.kind })
         span?.connected(port, peer.name, path.kind)
@@ -227,27 +219,13 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
   }
 
   /** @internal */
-  protected override nativeOptions(): Record<string, unknown> {
-    return this.#nodeOptions
-  }
-
-  /** @internal */
   protected override async onStarted(): Promise<void> {
     await this.#readServices()
   }
 
   /** @internal */
-  protected override convertStats(json: unknown): AgentStats {
-    return toAgentStats(json)
-  }
-
-  /** @internal */
   protected override onNative(event: NativeEvent, role: NativeRole): void {
     switch (event.event) {
-      case 'path': {
-        const next = this.#flows.onPath(Number(event['connection']), event['next'] as NativePath)
-        return this.fire('path', String(event['peer']), next, toPath(event['prev'] as NativePath))
-      }
       case 'services':
         this.#readServices()
           .catch((error: unknown) => this.warn(fromNative(error)))
@@ -257,24 +235,20 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
         const error = fromNative(event['error'])
         return error instanceof ZtnaDeniedError ? this.fire('denied', error) : undefined
       }
-      case 'flow-failed':
-        return this.fire('flow-failed', fromNative(event['error']), toFailedFlow(event))
-      case 'flow-reset':
-        return this.#flows.onReset(role, event['flow'] as number, event['error'], this.isClosing)
-      case 'flow-end':
-        return this.#flows.onEnd(event['flow'] as number)
+      default:
+        return super.onNative(event, role)
     }
   }
 
   /** @internal */
   protected override onDraining(why: ZtnaError): void {
     this.#http.drain()
-    this.#flows.release(why)
+    this.flows.release(why)
   }
 
   /** @internal */
   protected override onEnded(why: ZtnaError): void {
-    this.#flows.clear(why, this.isClosing)
+    super.onEnded(why)
     this.#http.close()
   }
 
@@ -313,7 +287,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
     options.signal?.addEventListener('abort', abort, { once: true })
     socket.onGiveUp(() => given.abort())
     const asked = askedOf(options, 'tcp')
-    const opened = this.#flows.opening()
+    const opened = this.flows.opening()
     try {
       const flow = await callNative(
         role,
@@ -327,7 +301,7 @@ export class ZtnaAgent extends ZtnaRole<AgentEvents, AgentStats> {
       const path = toPath(info.path).kind
       this.record({ event: 'permitted', ...asked, port, peer: peer.name, path })
       span?.connected(port, peer.name, path)
-      socket.attach(role, this.#flows, info)
+      socket.attach(role, this.flows, info)
     } finally {
       opened()
       options.signal?.removeEventListener('abort', abort)

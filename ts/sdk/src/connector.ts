@@ -1,16 +1,16 @@
 /** The connector: sits beside private services and takes flows out of the tunnel. */
 import { countOf, functionOf, optionsOf } from './arguments.js'
 import { ZtnaDeniedError, ZtnaError, aborted, fromNative } from './errors.js'
-import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import type { Finding } from './doctor/check.js'
 import { checkBound, checkReloaded, checkServed } from './doctor/running.js'
-import { type FlowInfo, FlowTable } from './flows.js'
+import type { FlowInfo } from './flows.js'
 import { type Handler, toSink } from './handlers.js'
 import { type NativeRole, whileRunning } from './native.js'
 import { timeoutOf } from './ops.js'
-import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
-import { type AgentStats, type ConnectorStatus, toAgentStats, toConnectorStatus } from './node-status.js'
-import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
+import { type NodeEvents, ZtnaNode } from './node.js'
+import type { NodeOptions } from './node-options.js'
+import { type ConnectorStatus, toConnectorStatus } from './node-status.js'
+import type { NativeEvent } from './role.js'
 import { NativeServed, type Served } from './served.js'
 import { ServiceFlows } from './service-flows.js'
 import { type StreamInfo, discard } from './socket.js'
@@ -19,15 +19,11 @@ import { checkPort, checkService } from './target.js'
 import { type Cancel, type Identity, type NativeIdentity, type NativePath, type PathInfo, toIdentity, toPath } from './types.js'
 
 /** Events of a connector. */
-export type ConnectorEvents = RoleEvents & {
+export type ConnectorEvents = NodeEvents & {
   /** A flow was permitted and is being opened. */
   flow: [flow: OpenedFlow]
   /** A flow was refused; the peer is absent when nobody was identified. */
   denied: [error: ZtnaDeniedError, peer: Identity | undefined]
-  /** A flow was permitted and could not be opened: the service's address refused it, was silent or is full. */
-  'flow-failed': [error: ZtnaError, flow: FailedFlow]
-  /** The way to an agent has changed. */
-  path: [agent: string, next: PathInfo, prev: PathInfo]
 }
 
 /** A flow that a connector lets in. */
@@ -67,21 +63,18 @@ export interface ServeOptions extends Cancel {
 const AUTHORIZE_MS = 5_000
 
 /** Serves private services: Node handlers by `serve()`, anything else by a target it dials. Needs no root and no open port. */
-export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
+export class ZtnaConnector extends ZtnaNode<ConnectorEvents> {
   readonly #authorize: Authorize | undefined
   readonly #static: readonly StaticService[]
-  readonly #nodeOptions: Record<string, unknown>
-  readonly #flows = new FlowTable((error) => this.failed(error))
   readonly #services = new Map<number, ServiceFlows>()
   // Flows may arrive before the promise that tells their number: they wait for the calls in flight.
   #serving: Promise<unknown>[] = []
 
   constructor(options: ConnectorOptions = {}) {
-    super('connector', options, ['authorize', 'services', ...NODE_OPTIONS])
+    super('connector', options, ['authorize', 'services'])
     if (options.authorize !== undefined) functionOf(options.authorize, 'authorize', 'a function')
     this.#authorize = options.authorize
     this.#static = staticServicesOf(options.services)
-    this.#nodeOptions = nodeOptionsOf(options)
   }
 
   /** Serves `service` from now on. Errors: ERR_ZTNA_CONFIG, CLOSED, ABORTED. */
@@ -106,7 +99,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
       target: sink.kind === 'target' ? sink.target : null,
       maxConnections: most ?? null,
     })
-    const flows = new ServiceFlows(service, sink, this.#flows, onFailed)
+    const flows = new ServiceFlows(service, sink, this.flows, onFailed)
     const call = role.serve(request).then((id) => {
       this.#services.set(id, flows)
       return id
@@ -141,12 +134,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
 
   /** @internal */
   protected override nativeOptions(): Record<string, unknown> {
-    return { ...this.#nodeOptions, services: this.#static, authorize: this.#authorize !== undefined }
-  }
-
-  /** @internal */
-  protected override convertStats(json: unknown): AgentStats {
-    return toAgentStats(json)
+    return { ...super.nativeOptions(), services: this.#static, authorize: this.#authorize !== undefined }
   }
 
   /** @internal */
@@ -168,22 +156,14 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
         if (error instanceof ZtnaDeniedError) this.fire('denied', error, peer ? toIdentity(peer) : undefined)
         return
       }
-      case 'flow-failed':
-        return this.fire('flow-failed', fromNative(event['error']), toFailedFlow(event))
-      case 'path': {
-        const next = this.#flows.onPath(Number(event['connection']), event['next'] as NativePath)
-        return this.fire('path', String(event['peer']), next, toPath(event['prev'] as NativePath))
-      }
       case 'incoming':
         return this.#onIncoming(role, event as unknown as StreamInfo & { serve: number })
       case 'incoming-datagram':
         return this.#onIncomingDatagram(role, event as unknown as FlowInfo & { flow: number; serve: number })
       case 'authorize':
         return void this.#onAuthorize(role, event)
-      case 'flow-reset':
-        return this.#flows.onReset(role, event['flow'] as number, event['error'], this.isClosing)
-      case 'flow-end':
-        return this.#flows.onEnd(event['flow'] as number)
+      default:
+        return super.onNative(event, role)
     }
   }
 
@@ -194,7 +174,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
 
   /** @internal */
   protected override onEnded(why: ZtnaError): void {
-    this.#flows.clear(why, this.isClosing)
+    super.onEnded(why)
     for (const service of this.#services.values()) service.close()
     this.#services.clear()
   }
@@ -202,7 +182,7 @@ export class ZtnaConnector extends ZtnaRole<ConnectorEvents, AgentStats> {
   #withService(id: number, take: (service: ServiceFlows | undefined) => void): void {
     const known = this.#services.get(id)
     if (known !== undefined || this.#serving.length === 0) return take(known)
-    const opened = this.#flows.opening()
+    const opened = this.flows.opening()
     Promise.allSettled(this.#serving)
       .then(() => take(this.#services.get(id)))
       // The flow may have ended meanwhile.

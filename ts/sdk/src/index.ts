@@ -19,6 +19,7 @@ export {
   type RelayStats,
   type RelayStatus,
 } from './relay.js'
+export { type NodeEvents, type ZtnaNode } from './node.js'
 export { type NodeLimits, type NodeOptions } from './node-options.js'
 export { type AgentStats, type AgentStatus, type ConnectorStatus, type NodeStatus, type RelayStanding } from './node-status.js'
 export { ZtnaRole, type ReloadResult, type RoleEvents, type RoleOptions } from './role.js'

@@ -228,6 +228,8 @@ test('what a connector tells is told by type', () => {
   expectTypeOf<sdk.ConnectorEvents['path']>().toEqualTypeOf<[agent: string, next: sdk.PathInfo, prev: sdk.PathInfo]>()
   expectTypeOf<sdk.ZtnaConnector['status']>().toEqualTypeOf<() => sdk.ConnectorStatus>()
   expectTypeOf<sdk.ConnectorStatus['relays'][number]>().toExtend<sdk.RelayStanding & Seen<{ bound: boolean }>>()
+  expectTypeOf<sdk.AgentEvents | sdk.ConnectorEvents>().toExtend<sdk.NodeEvents>()
+  expectTypeOf<sdk.ZtnaConnector>().toExtend<sdk.ZtnaNode<sdk.ConnectorEvents>>()
   expectTypeOf<sdk.AgentStatus | sdk.ConnectorStatus>().toExtend<sdk.NodeStatus>()
   expectTypeOf<sdk.NodeStatus>().toExtend<sdk.FlowList & Seen<{ relays: readonly sdk.RelayStanding[]; version: number }>>()
   expectTypeOf<sdk.FlowList['flows'][number]>().toEqualTypeOf<sdk.FlowStatus>()
