@@ -2,7 +2,7 @@
 import type { Agent as HttpAgent } from 'node:http'
 import type { AgentOptions as HttpsAgentOptions, Agent as HttpsAgent } from 'node:https'
 import type { Dispatcher } from 'undici'
-import { functionOf, isObject, notAccepted } from './arguments.js'
+import { functionOf, isObject } from './arguments.js'
 import { ZtnaDeniedError, type ZtnaError, fromNative } from './errors.js'
 import type { Finding } from './doctor/check.js'
 import { checkReloaded, checkServices } from './doctor/running.js'
@@ -20,7 +20,7 @@ import { type AgentStatus, toAgentStatus } from './node-status.js'
 import type { NativeEvent } from './role.js'
 import { type StreamInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket, discardDatagram } from './datagram.js'
-import { type ConnectOptions, checkPath, checkProtocol, checkService, toTarget } from './target.js'
+import { type ConnectOptions, type FlowOptions, checkPath, checkProtocol, checkService, toTarget } from './target.js'
 import { type PathExplanation, toExplanation } from './explain.js'
 import { type Cancel, type NativePath, type PathInfo, type PathPolicy, deepFreeze, toPath } from './types.js'
 
@@ -63,7 +63,7 @@ interface NativeCheck extends Omit<CheckResult, 'policyId' | 'path'> {
 export class ZtnaAgent extends ZtnaNode<AgentEvents> {
   readonly #http = new TunnelHttp({
     zone: () => this.#zone,
-    connect: (options) => this.#connected(options, true),
+    connect: async (options) => this.#connected(toTarget(options), true),
     refused: (error) => {
       this.fire('denied', error)
       return error
@@ -89,13 +89,13 @@ export class ZtnaAgent extends ZtnaNode<AgentEvents> {
   }
 
   /**
-   * Opens a TCP flow: `'db:5432'`, or `'db'` when it has exactly one TCP port. Default `timeoutMs` 10,000.
+   * Opens a TCP flow: `'db:5432'`, or `'db'` when it has exactly one TCP port, with options beside it or all in one object. Default `timeoutMs` 10,000.
    * Errors: ERR_ZTNA_DENIED, REFUSED, UNREACHABLE, TIMEOUT, ABORTED, LIMIT, CONFIG, CLOSED.
    */
   connect(target: string | ConnectOptions): Promise<ZtnaSocket>
-  async connect(target: string | ConnectOptions, more?: unknown): Promise<ZtnaSocket> {
-    noOptions(more)
-    return this.#connected(target, false)
+  connect(target: string, options?: FlowOptions): Promise<ZtnaSocket>
+  async connect(target: string | ConnectOptions, options?: FlowOptions): Promise<ZtnaSocket> {
+    return this.#connected(toTarget(target, options), false)
   }
 
   /**
@@ -103,16 +103,21 @@ export class ZtnaAgent extends ZtnaNode<AgentEvents> {
    * its `error` event, with the code that a TCP socket would have (ECONNREFUSED, EHOSTUNREACH, ETIMEDOUT, ECONNRESET, …) and the `ZtnaError` as
    * `cause`, so that libraries retry; denials and whatever else does not pass are the `ZtnaError` itself. `ztnaErrorOf` gives it for both.
    */
-  createConnection(target: string | ConnectOptions, onConnect?: () => void): ZtnaSocket {
-    return this.#dial(target, true, onConnect)
+  createConnection(target: string | ConnectOptions, onConnect?: () => void): ZtnaSocket
+  createConnection(target: string, options?: FlowOptions, onConnect?: () => void): ZtnaSocket
+  createConnection(target: string | ConnectOptions, ...rest: readonly unknown[]): ZtnaSocket {
+    const [first, second] = rest
+    const [options, onConnect] = isObject(first) || second !== undefined ? [first as FlowOptions, second] : [undefined, first]
+    const flow = toTarget(target, options)
+    return this.#dial(flow, true, onConnect === undefined ? undefined : functionOf(onConnect as () => void, 'onConnect', 'a function'))
   }
 
-  /** Opens a UDP flow. Default `timeoutMs` 10,000. Errors: as for `connect`. */
+  /** Opens a UDP flow. The target, defaults and errors are those of `connect`. */
   datagram(target: string | ConnectOptions): Promise<ZtnaUdpSocket>
-  datagram(target: string | ConnectOptions, more?: unknown): Promise<ZtnaUdpSocket> {
+  datagram(target: string, options?: FlowOptions): Promise<ZtnaUdpSocket>
+  datagram(target: string | ConnectOptions, more?: FlowOptions): Promise<ZtnaUdpSocket> {
     return this.telling(async () => {
-      noOptions(more)
-      const options = toTarget(target)
+      const options = toTarget(target, more)
       const timeoutMs = nativeTimeout(options)
       const asked = askedOf(options, 'udp')
       const span = connectSpan(asked, options.traceparent)
@@ -252,9 +257,9 @@ export class ZtnaAgent extends ZtnaNode<AgentEvents> {
     this.#http.close()
   }
 
-  #connected(target: string | ConnectOptions, forLibrary: boolean): Promise<ZtnaSocket> {
+  #connected(options: ConnectOptions, forLibrary: boolean): Promise<ZtnaSocket> {
     return new Promise((resolve, reject) => {
-      const socket = this.#dial(target, forLibrary, () => {
+      const socket = this.#dial(options, forLibrary, () => {
         socket.off('error', reject)
         resolve(socket)
       })
@@ -262,10 +267,8 @@ export class ZtnaAgent extends ZtnaNode<AgentEvents> {
     })
   }
 
-  #dial(target: string | ConnectOptions, forLibrary: boolean, onConnect?: () => void): ZtnaSocket {
-    const options = toTarget(target)
+  #dial(options: ConnectOptions, forLibrary: boolean, onConnect?: () => void): ZtnaSocket {
     const timeoutMs = nativeTimeout(options)
-    if (onConnect !== undefined) functionOf(onConnect, 'onConnect', 'a function')
     const wasOpen = !this.isClosing
     const socket = new ZtnaSocket(options.service, options.allowHalfOpen ?? false, forLibrary)
     if (onConnect !== undefined) socket.once('connect', onConnect)
@@ -331,9 +334,4 @@ function sent(span: ConnectSpan | undefined): { traceparent?: string } {
 
 function askedOf({ service, port }: ConnectOptions, protocol?: 'tcp' | 'udp'): Asked {
   return { service, ...(port === undefined ? {} : { port }), ...(protocol === undefined ? {} : { protocol }) }
-}
-
-/** What stands behind the target would be left out without a word, and a path or a time limit with it. */
-function noOptions(more: unknown): void {
-  if (isObject(more)) throw notAccepted(more, 'options', 'one object with all, such as { service: "db", port: 5432, path: "direct-only" }')
 }

@@ -29,7 +29,7 @@ export { type Forward, type ForwardOptions, type ListenAt, type SocksOptions } f
 export { type Handler } from './handlers.js'
 export { type FetchEnv, type FetchHandler } from './fetch-handler.js'
 export { identityOf } from './identity-of.js'
-export { type ConnectOptions } from './target.js'
+export { type ConnectOptions, type FlowOptions } from './target.js'
 export {
   ZtnaDeniedError,
   ZtnaError,

@@ -1,5 +1,5 @@
 /** How a caller names a service. */
-import { isObject, notAccepted, show } from './arguments.js'
+import { isObject, notAccepted, optionsOf, show } from './arguments.js'
 import { configError } from './errors.js'
 import type { Cancel, PathPolicy } from './types.js'
 
@@ -16,34 +16,28 @@ export interface ConnectOptions extends Cancel {
   allowHalfOpen?: boolean
 }
 
+/** How a flow is opened whose target is a string of its own. */
+export type FlowOptions = Omit<ConnectOptions, 'service' | 'port'>
+
+const FLOW_OPTIONS: readonly (keyof FlowOptions)[] = ['path', 'traceparent', 'allowHalfOpen', 'signal', 'timeoutMs']
 const NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/
 // Version 00 has four parts; a later one may have more (W3C Trace Context, level 1, §4.3).
 const TRACE = /^(?=.{1,256}$)(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:$|(?<!^00.*)-)/
 const PATHS: readonly PathPolicy[] = ['auto', 'direct-only', 'relay-only']
 
-/** `'db:5432'`, `'db'` or the options themselves. Errors: ERR_ZTNA_CONFIG saying what is accepted. */
-export function toTarget(target: string | ConnectOptions): ConnectOptions {
-  if (typeof target !== 'string') {
-    if (!isObject(target)) throw notAccepted(target, 'target', `"SERVICE:PORT", "SERVICE" or { service, port? }`)
-    checkService(target.service)
-    if (target.port !== undefined) checkPort(target.port, target.service)
-    checkPath(target.path)
-    const trace = target.traceparent
-    if (trace !== undefined && !(typeof trace === 'string' && TRACE.test(trace))) {
-      throw notAccepted(trace, 'traceparent', 'a W3C trace context: 00-<32 hex>-<16 hex>-<2 hex>, lower case, IDs not zero')
-    }
-    return target
+/** `'db:5432'` or `'db'` with `more` options beside it, or all of it in one object. Errors: ERR_ZTNA_CONFIG saying what is accepted. */
+export function toTarget(target: string | ConnectOptions, more?: FlowOptions): ConnectOptions {
+  const flow = typeof target === 'string' ? { ...named(target), ...flowOptions(more) } : target
+  if (!isObject(flow)) throw notAccepted(flow, 'target', `"SERVICE:PORT", "SERVICE" or { service, port? }`)
+  if (more !== undefined && flow === target) throw notAccepted(more, 'options', 'all in one object, or a string with options beside it')
+  checkService(flow.service)
+  if (flow.port !== undefined) checkPort(flow.port, flow.service)
+  checkPath(flow.path)
+  const trace = flow.traceparent
+  if (trace !== undefined && !(typeof trace === 'string' && TRACE.test(trace))) {
+    throw notAccepted(trace, 'traceparent', 'a W3C trace context: 00-<32 hex>-<16 hex>-<2 hex>, lower case, IDs not zero')
   }
-  const colon = target.lastIndexOf(':')
-  if (colon < 0) {
-    checkService(target)
-    return { service: target }
-  }
-  const service = target.slice(0, colon)
-  const text = target.slice(colon + 1)
-  checkService(service)
-  if (!/^\d{1,5}$/.test(text)) throw configError(`"${target}": port "${text}" is not a number from 1 to 65535`)
-  return { service, port: checkPort(Number(text), service) }
+  return flow
 }
 
 export function checkService(name: string): string {
@@ -75,4 +69,18 @@ export function serviceOfHost(host: string, zone: string): string | undefined {
   if (!name.endsWith(suffix)) return undefined
   const service = name.slice(0, -suffix.length)
   return NAME.test(service) ? service : undefined
+}
+
+function named(target: string): { service: string; port?: number } {
+  const colon = target.lastIndexOf(':')
+  if (colon < 0) return { service: target }
+  const text = target.slice(colon + 1)
+  const service = checkService(target.slice(0, colon))
+  if (!/^\d{1,5}$/.test(text)) throw configError(`"${target}": port "${text}" is not a number from 1 to 65535`)
+  return { service, port: Number(text) }
+}
+
+// What is unknown would be left out without a word, and a path or a time limit with it.
+function flowOptions(more: FlowOptions | undefined): FlowOptions {
+  return more === undefined ? {} : optionsOf(more, 'options', FLOW_OPTIONS)
 }

@@ -1,5 +1,6 @@
+import { once } from 'node:events'
 import { beforeEach, expect, test } from 'vitest'
-import { ZtnaAgent, ZtnaConnector, ZtnaError, ZtnaRelay, identityOf } from '../src/index.js'
+import { ZtnaAgent, ZtnaConnector, ZtnaError, ZtnaRelay, identityOf, ztnaErrorOf } from '../src/index.js'
 import { CONTENT, FakeDatagram, FakeRole, nativeError, useFake } from './fake-native.js'
 
 beforeEach(() => useFake())
@@ -106,12 +107,18 @@ test.each<[string, (agent: ZtnaAgent) => unknown, string]>([
   ['createConnection(null)', (agent) => agent.createConnection(wrong(null)), TARGET],
   ['createConnection(_, 1)', (agent) => agent.createConnection('db', wrong(1)), 'onConnect: 1 is not accepted'],
   ['datagram(null)', (agent) => agent.datagram(wrong(null)), TARGET],
+  ['connect(_, 1)', (agent) => agent.connect('db', wrong(1)), 'options: 1 is not accepted; accepted: { path?'],
+  ['connect(_, { timeout })', (agent) => untyped(agent).connect('db', { timeout: 1 }), 'options: unknown "timeout"; accepted: path, '],
+  ['connect(_, { port })', (agent) => untyped(agent).connect('db', { port: 1 }), 'options: unknown "port"; accepted: path, '],
+  ['connect(_, { path })', (agent) => agent.connect('db', { path: wrong('fast') }), 'path "fast" is not accepted; one of auto'],
   [
-    'connect(_, { path })',
-    (agent) => untyped(agent).connect('db', { path: 'direct-only' }),
-    'options: an object is not accepted; accepted: one object with all',
+    'connect({ service }, { path })',
+    (agent) => agent.connect(wrong({ service: 'db' }), { path: 'direct-only' }),
+    'options: an object is not accepted; accepted: all in one object, or a string with options beside it',
   ],
-  ['datagram(_, { path })', (agent) => untyped(agent).datagram('db', { path: 'direct-only' }), 'options: an object is not accepted'],
+  ['createConnection(_, { timeout })', (agent) => agent.createConnection('db', wrong({ timeout: 1 })), 'options: unknown "timeout"'],
+  ['createConnection(_, _, 1)', (agent) => agent.createConnection('db', {}, wrong(1)), 'onConnect: 1 is not accepted'],
+  ['datagram(_, { timeout })', (agent) => untyped(agent).datagram('db', { timeout: 1 }), 'options: unknown "timeout"'],
   ['explain(_, { path })', (agent) => agent.explain('db', { path: wrong('fast') }), 'path "fast" is not accepted; one of auto'],
   [
     'forward({ path })',
@@ -169,6 +176,19 @@ test.each<[string, (agent: ZtnaAgent) => unknown, string]>([
   await agent.close()
 })
 
+test.each<[string, (agent: ZtnaAgent) => Promise<unknown>]>([
+  ['connect', (agent) => agent.connect('db:5432', { path: 'direct-only', timeoutMs: 700 })],
+  ['createConnection', (agent) => once(agent.createConnection('db:5432', { path: 'direct-only', timeoutMs: 700 }), 'connect')],
+  ['connect of one object', (agent) => agent.connect({ service: 'db', port: 5432, path: 'direct-only', timeoutMs: 700 })],
+])('%s asks for what its options say', async (_name, call) => {
+  const agent = await new ZtnaAgent({ network: CONTENT }).start()
+  FakeRole.last.onConnect = () => Promise.reject(nativeError('ERR_ZTNA_DENIED', 'reached'))
+  await expect(call(agent)).rejects.toMatchObject({ code: 'ERR_ZTNA_DENIED' })
+  const request = { service: 'db', port: 5432, path: 'direct-only', timeoutMs: 700 }
+  expect(FakeRole.last.calls).toContainEqual(['connect', expect.objectContaining(request)])
+  await agent.close()
+})
+
 test('a relay listens on port 4433 of every address when nothing is said', async () => {
   const relay = await new ZtnaRelay({ network: CONTENT }).start()
   expect(FakeRole.last.options).toMatchObject({ listen: ['0.0.0.0:4433', '[::]:4433'] })
@@ -194,12 +214,26 @@ test('trace contexts of this version and of a later one are accepted', async () 
 
 test.each<[string, (agent: ZtnaAgent) => Promise<unknown>]>([
   ['connect', (agent) => agent.connect({ service: 'db', timeoutMs: 0 })],
+  ['connect with options beside its target', (agent) => agent.connect('db', { timeoutMs: 0 })],
+  [
+    'createConnection with options beside its target',
+    (agent) =>
+      once(
+        agent.createConnection('db', { timeoutMs: 0 }, () => {}),
+        'connect',
+      ),
+  ],
   ['datagram', (agent) => agent.datagram({ service: 'db', timeoutMs: 0 })],
+  ['datagram with options beside its target', (agent) => agent.datagram('db', { timeoutMs: 0 })],
   ['ping', (agent) => agent.ping('db', { timeoutMs: 0 })],
   ['check', (agent) => agent.check('db', { timeoutMs: 0 })],
 ])('%s that has no time is a timeout', async (_name, call) => {
   const agent = await new ZtnaAgent({ network: CONTENT }).start()
-  await expect(call(agent)).rejects.toMatchObject({ code: 'ERR_ZTNA_TIMEOUT' })
+  const error: unknown = await call(agent).then(
+    () => undefined,
+    (thrown: unknown) => thrown,
+  )
+  expect(ztnaErrorOf(error)).toMatchObject({ code: 'ERR_ZTNA_TIMEOUT' })
   await agent.close()
 })
 
