@@ -1,4 +1,4 @@
-import { readdirSync } from 'node:fs'
+import { readFileSync, readdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { complaintsAbout, snippetsOf } from './snippets.ts'
@@ -16,6 +16,12 @@ test('every TypeScript snippet of the README and the guides compiles against the
   const snippets = documents.flatMap((name) => snippetsOf(ROOT + name)).map(({ at, code }) => ({ at: at.slice(ROOT.length), code }))
   expect(snippets.length).toBeGreaterThan(2)
   expect(complaintsAbout(snippets)).toEqual([])
+})
+
+test('no JavaScript of the README and the documents goes unread by the compiler', () => {
+  // That of a guide is from an example that runs: examples-guides.test.ts.
+  const others = documents.filter((name) => !name.startsWith('docs/guides/'))
+  expect(others.filter((name) => /^```(js|javascript|mjs)\b/m.test(readFileSync(ROOT + name, 'utf8')))).toEqual([])
 })
 
 test('a snippet that has drifted from the types is told by document and line', () => {
