@@ -3,7 +3,7 @@ import type { PathReason } from './explain.js'
 import { type RecentEvent, recentOf } from './recorder.js'
 import { DENIAL, ERROR } from './shared.js'
 
-/** `cause.code` of each of our codes. */
+/** `cause.code` of each of our codes, where nothing else is the cause. */
 export const SYSTEM_CODES: Readonly<Record<ZtnaErrorCode, string>> = {
   ERR_ZTNA_CONFIG: 'EINVAL',
   ERR_ZTNA_IDENTITY: 'EACCES',
@@ -68,7 +68,7 @@ export interface ErrorDetails {
   readonly recent?: readonly RecentEvent[]
 }
 
-/** Anything the SDK rejects or emits. `cause.code` is a system code. What reaches a library through a hook is a {@link SystemError} where it may pass. */
+/** Anything the SDK rejects or emits. `cause.code` is a system code; of an abort, `cause` is the signal's `reason`. What reaches a library through a hook is a {@link SystemError} where it may pass. */
 export class ZtnaError extends Error {
   static {
     sharedClass(this, ERROR)
@@ -149,7 +149,7 @@ export function fromNative(thrown: unknown, asked: Readonly<Record<string, unkno
   return new ZtnaDeniedError(json.message, deniedBy(json.details?.['by']), options)
 }
 
-/** The error of a call whose `signal` fired. */
+/** The error of a call whose `signal` fired: its reason is the cause, as in errors of Node itself. */
 export function aborted(signal?: AbortSignal, details: Readonly<Record<string, unknown>> = {}): ZtnaError {
   const cause = signal?.reason === undefined ? {} : { cause: signal.reason as unknown }
   return new ZtnaError('ERR_ZTNA_ABORTED', 'aborted by the caller', { ...cause, details })

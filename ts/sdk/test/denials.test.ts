@@ -1,3 +1,5 @@
+import { EventEmitter, once } from 'node:events'
+import { type ClientRequest, type IncomingMessage, createServer, get as httpGet } from 'node:http'
 import { inspect } from 'node:util'
 import { expect, test } from 'vitest'
 import { ZtnaAgent, ZtnaConnector, ZtnaDeniedError, ZtnaError, ztnaErrorOf } from '../src/index.js'
@@ -55,6 +57,31 @@ test('what the agent refuses by itself has a decision and is told as denied', as
     expect(error).toMatchObject({ by: 'agent', decisionId: expect.stringMatching(ID) as string })
     await expect.poll(() => told.map(({ decisionId }) => decisionId)).toContain(error.decisionId)
   }
+})
+
+test('a request on a kept-alive connection that policy cuts is ECONNRESET because of the denial, and the next one is the denial', async () => {
+  await using lab = await start()
+  const asked = new EventEmitter()
+  const server = createServer((request, response) => (request.url === '/' ? response.end() : asked.emit('slow')))
+  await lab.connector.serve('web', { http: server })
+  const agent = lab.agent.httpAgent()
+  const get = async (path: string): Promise<ClientRequest> => {
+    const request = httpGet(`http://web.ztna.internal${path}`, { agent })
+    const [response] = (await once(request, 'response')) as [IncomingMessage]
+    await once(response.resume(), 'end')
+    return request
+  }
+  await get('/')
+  const slow = once(asked, 'slow')
+  const cut = get('/slow').catch((error: unknown) => error)
+  await slow
+  expect(Object.values(agent.sockets).flat()).toHaveLength(1)
+  await lab.net.setPolicy('forbid(principal, action, resource);')
+  expect(await cut).toMatchObject({
+    code: 'ECONNRESET',
+    cause: { code: 'ERR_ZTNA_DENIED', decisionId: expect.stringMatching(ID) as string },
+  })
+  await expect(get('/')).rejects.toMatchObject({ code: 'ERR_ZTNA_DENIED' })
 })
 
 test('a relay tells whom it has refused, and under which decision', async () => {

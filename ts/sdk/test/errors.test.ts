@@ -74,6 +74,12 @@ test('an error of ours stays the one it is', () => {
   expect(fromNative(error)).toBe(error)
 })
 
+test('the cause of an abort is what the signal was given as its reason', () => {
+  const reason = new Error('shutting down')
+  expect(aborted(AbortSignal.abort(reason)).cause).toBe(reason)
+  expect(aborted(AbortSignal.abort()).cause).toMatchObject({ name: 'AbortError' })
+})
+
 test('details can not be changed by who gets them', () => {
   const error = new ZtnaError('ERR_ZTNA_LIMIT', 'm', { details: { limit: 1 } })
   expect(() => Object.assign(error.details, { limit: 2 })).toThrow(TypeError)
