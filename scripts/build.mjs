@@ -9,7 +9,7 @@ import { allExist, hashOf, isStamped, stamp } from './lib/stamp.mjs'
 import { addonFile } from './lib/target.mjs'
 
 /** Where cargo builds, which its own variable may move. */
-export const targetDirectory = resolve(root, process.env.CARGO_TARGET_DIR ?? 'target')
+const targetDirectory = resolve(root, process.env.CARGO_TARGET_DIR ?? 'target')
 
 export async function build({ release = false } = {}) {
   await buildRust(release)

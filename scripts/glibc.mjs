@@ -9,7 +9,7 @@ import { addonFile } from './lib/target.mjs'
 /** What Node 20's own programs need, and what is published: linked in a container that has no more. */
 export const publishedFloor = '2.28'
 /** What is linked on Debian 12, where pthread_create and its like moved from libpthread into glibc 2.34's libc. */
-export const builtFloor = '2.34'
+const builtFloor = '2.34'
 
 /** The newest version of glibc's symbols that a file takes, such as `2.34`; undefined where it takes none, as with musl and on macOS. */
 export async function glibcOf(file) {

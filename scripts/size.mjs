@@ -7,7 +7,7 @@ import { isMain, main, root, say } from './lib/process.mjs'
 import { addonFile } from './lib/target.mjs'
 
 /** Bytes of a release build without symbols. */
-export const largest = 12_000_000
+const largest = 12_000_000
 
 /** Returns one sentence for each addon that is too large. */
 export async function size(files = [join(root, addonFile())]) {

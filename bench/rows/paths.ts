@@ -221,7 +221,7 @@ function longestBelow(slices: readonly number[], limit: number): number {
   return longest
 }
 
-export function spread(values: readonly number[]): Record<string, number> {
+function spread(values: readonly number[]): Record<string, number> {
   const all = sorted(values)
   return { 'ms p50': quantile(all, 0.5), 'ms p95': quantile(all, 0.95), 'ms worst': quantile(all, 1), tries: all.length }
 }

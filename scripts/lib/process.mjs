@@ -92,7 +92,7 @@ export function lastLines(text, count) {
 }
 
 /** Sends a signal to the process group that `child` leads; a group that is gone is no error. */
-export function killGroup(child, signal) {
+function killGroup(child, signal) {
   if (child.pid === undefined) return
   try {
     process.kill(-child.pid, signal)

@@ -31,7 +31,7 @@ export async function stamp(name, hash) {
 }
 
 /** Every file at or below `path`, sorted; nothing when it does not exist. */
-export async function filesBelow(path) {
+async function filesBelow(path) {
   const absolute = join(root, path)
   if (!existsSync(absolute)) return []
   const entries = await readdir(absolute, { withFileTypes: true }).catch((error) => {

@@ -71,7 +71,7 @@ export class CargoCount {
 }
 
 /** Adds up vitest's JSON report. */
-export function vitestCount(report) {
+function vitestCount(report) {
   const count = emptyCount()
   for (const file of report.testResults) {
     let failedHere = 0

@@ -72,7 +72,7 @@ export async function ensurePackages(groups) {
 }
 
 /** The names of the packages of `groups` that this machine lacks. */
-export function missingPackages(groups) {
+function missingPackages(groups) {
   return groups
     .flatMap((group) => packages[group])
     .filter(({ command, present }) => !(command === undefined ? present() : hasCommand(command)))
@@ -80,7 +80,7 @@ export function missingPackages(groups) {
 }
 
 /** Finds an executable in PATH or in the folders for system programs, which a user's PATH often lacks. */
-export function hasCommand(name) {
+function hasCommand(name) {
   const folders = [...(process.env.PATH ?? '').split(delimiter), '/usr/local/sbin', '/usr/sbin', '/sbin']
   return folders.some((folder) => {
     try {

@@ -4,7 +4,7 @@ import { run, type Proc } from './proc.ts'
 import type { Topology } from './topology.ts'
 
 /** Where honest clients of ztna-load come from: 256 networks of /24. */
-export const CROWD = '10.64.0.0/16'
+const CROWD = '10.64.0.0/16'
 /** Where a flood pretends to come from. */
 export const SPOOFED = '172.16.0.0/12'
 

@@ -3,7 +3,7 @@ import type { IncomingMessage } from 'node:http'
 import type { IncomingHttpHeaders, ServerHttp2Stream } from 'node:http2'
 
 /** True of header names that claim an identity, also in the spelling that CGI-like layers make the same of. */
-export function isClaim(name: string): boolean {
+function isClaim(name: string): boolean {
   return name.toLowerCase().replaceAll('_', '-').startsWith('x-ztna-')
 }
 

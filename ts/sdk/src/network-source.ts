@@ -174,7 +174,7 @@ export function toFiles(content: NetworkContent): NativeFiles {
 }
 
 /** `network.toml` of a configuration. */
-export function writeNetworkToml(network: NetworkConfig): string {
+function writeNetworkToml(network: NetworkConfig): string {
   return stringify({
     trust_domain: network.trustDomain,
     zone: network.zone,

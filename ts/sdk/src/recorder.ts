@@ -7,7 +7,7 @@ import type { ReloadResult } from './role.js'
 import type { Identity, PathInfo, PathKind, State } from './types.js'
 
 /** Events a role remembers. What leads to one failure is a handful; of a role that fails all the time it is the last minutes. */
-export const RECENT = 256
+const RECENT = 256
 
 /**
  * One thing that happened in a role. Names and IDs alone, as they stand in network.toml, policies and logs: no messages, no addresses, nothing

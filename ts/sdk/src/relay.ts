@@ -218,7 +218,7 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
 }
 
 /** `1.2.3.4:5` or `[::1]:5` as Node shows addresses. */
-export function toAddressInfo(text: string): AddressInfo {
+function toAddressInfo(text: string): AddressInfo {
   const colon = text.lastIndexOf(':')
   const address = text.slice(0, colon).replace(/^\[|\]$/g, '')
   return { address, port: Number(text.slice(colon + 1)), family: address.includes(':') ? 'IPv6' : 'IPv4' }

@@ -18,7 +18,7 @@ import { type PlacedRole, testPlaceOf } from './test-place.js'
 import { type Cancel, type Identity, type NativeIdentity, type Role, type State, deepFreeze, toIdentity } from './types.js'
 
 /** Time `start()` waits for `online`, milliseconds. */
-export const START_TIMEOUT_MS = 15_000
+const START_TIMEOUT_MS = 15_000
 
 /** How to make a role. */
 export interface RoleOptions {

@@ -152,7 +152,7 @@ function readFile(path: string): Map<string, Found> {
 }
 
 /** The line a top-level key or table stands on, from 1. */
-export function lineOf(text: string, key: string): number {
+function lineOf(text: string, key: string): number {
   const bare = key.replace(/[^\w-]/g, '\\$&')
   const line = new RegExp(`^\\s*(\\[\\[?\\s*)?["']?${bare}["']?\\s*[=.\\]]`)
   return Math.max(1, text.split('\n').findIndex((candidate) => line.test(candidate)) + 1)

@@ -40,7 +40,7 @@ function compact(flow: Omit<FlowStatus, 'since'> & { readonly since: string }, n
 }
 
 /** `2026-11-23 09:00:00 UTC, in 23 h`. */
-export function describeDate(ms: number, now: number = Date.now()): string {
+function describeDate(ms: number, now: number = Date.now()): string {
   const date = new Date(ms).toISOString()
   const distance = about(ms - now)
   return `${date.slice(0, 10)} ${date.slice(11, 19)} UTC, ${ms >= now ? `in ${distance}` : `${distance} ago`}`
@@ -109,7 +109,7 @@ function text(key: string, value: unknown, now: number): string {
 }
 
 /** `relay r1, 0.78 ms`. */
-export function describePath(path: Fields): string {
+function describePath(path: Fields): string {
   const { kind, relay } = path
   const by = kind === 'relay' && typeof relay === 'string' ? `relay ${relay}` : String(kind)
   return `${by}, ${Number(path['rttMs']).toFixed(2)} ms`

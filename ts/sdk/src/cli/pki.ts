@@ -80,7 +80,7 @@ interface IssueFlags extends JsonFlag {
 }
 
 /** `24h` in seconds. Errors: UsageError. */
-export function parseTtl(text: string): number {
+function parseTtl(text: string): number {
   const match = /^(\d{1,9})([smhd])$/.exec(text)
   const seconds = Number(match?.[1]) * ({ s: 1, m: 60, h: 3_600, d: 86_400 }[match?.[2] ?? ''] ?? Number.NaN)
   if (seconds > 0) return seconds

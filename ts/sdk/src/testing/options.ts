@@ -205,7 +205,7 @@ function homeOf(given: HomeOptions, what: string): NativeHome {
 }
 
 /** Checks names and types; native knows the ranges. */
-export function lineOf(given: LineOptions, what: string): NativeLine {
+function lineOf(given: LineOptions, what: string): NativeLine {
   const line: NativeLine = {}
   for (const key of LINE) {
     const value = given[key]
