@@ -134,7 +134,11 @@ function guardedClass(original, name, { new: parameters, ...methods }) {
     if (check === undefined) throw notAccepted(name, 'new', 'only a role makes one')
     if (new.target === undefined) throw notAccepted(name, 'this', 'call it with `new`')
     check(given)
-    return shaped(`new ${name}`, () => Reflect.construct(original, given, new.target))
+    try {
+      return Reflect.construct(original, given, new.target)
+    } catch (error) {
+      throw shapeOf(`new ${name}`, error)
+    }
   }
   const { prototype } = original
   for (const [key, property] of Object.entries(Object.getOwnPropertyDescriptors(prototype))) {
@@ -180,14 +184,6 @@ function holds(is, value) {
     return is(value)
   } catch {
     return false
-  }
-}
-
-function shaped(what, work) {
-  try {
-    return work()
-  } catch (error) {
-    throw shapeOf(what, error)
   }
 }
 
