@@ -2,11 +2,10 @@
 import { Socket, type RemoteInfo } from 'node:dgram'
 import type { AddressInfo } from 'node:net'
 import { EventEmitter } from 'node:events'
-import { constants } from 'node:os'
 import { notAccepted } from './arguments.js'
 import type { ZtnaUdpSocket } from './datagram.js'
 import { type ZtnaError, fromNative } from './errors.js'
-import { cutOff } from './system-error.js'
+import { cutOff, errnoError } from './system-error.js'
 
 type Sent = (error: Error | null, bytes: number) => void
 type Bytes = string | NodeJS.ArrayBufferView
@@ -214,8 +213,8 @@ export class DgramAdapter extends Emitter {
     } catch (error) {
       return cutOff(fromNative(error))
     }
-    if (bytes.length > most) return system('EMSGSIZE', 'send', `${bytes.length} bytes, of which the path takes ${most}`)
-    return system('ENOBUFS', 'send', 'the queue is full')
+    if (bytes.length > most) return errnoError('EMSGSIZE', 'send', `${bytes.length} bytes, of which the path takes ${most}`)
+    return errnoError('ENOBUFS', 'send', 'the queue is full')
   }
 
   #running(): void {
@@ -307,10 +306,5 @@ function notConnected(): Error {
 }
 
 function noGroups(syscall: string): Error {
-  return system('ENOPROTOOPT', syscall, 'a flow has one peer and joins no group')
-}
-
-function system(code: 'EMSGSIZE' | 'ENOBUFS' | 'ENOPROTOOPT', syscall: string, why: string): NodeJS.ErrnoException {
-  const error = new Error(`${syscall} ${code}: ${why}`)
-  return Object.assign(error, { errno: -constants.errno[code], code, syscall })
+  return errnoError('ENOPROTOOPT', syscall, 'a flow has one peer and joins no group')
 }

@@ -1,10 +1,11 @@
 /** The errors a caller meets, and the one function that makes them from native ones. */
+import type { constants } from 'node:os'
 import type { PathReason } from './explain.js'
 import { type RecentEvent, recentOf } from './recorder.js'
 import { DENIAL, ERROR } from './shared.js'
 
 /** `cause.code` of each of our codes, where nothing else is the cause. */
-export const SYSTEM_CODES: Readonly<Record<ZtnaErrorCode, string>> = {
+export const SYSTEM_CODES: Readonly<Record<ZtnaErrorCode, keyof typeof constants.errno>> = {
   ERR_ZTNA_CONFIG: 'EINVAL',
   ERR_ZTNA_IDENTITY: 'EACCES',
   ERR_ZTNA_DENIED: 'EACCES',

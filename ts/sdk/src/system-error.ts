@@ -1,6 +1,6 @@
 /** Our errors for libraries that know sockets and not us, and the way back (decision 0020). */
 import { constants } from 'node:os'
-import { ZtnaError, type ZtnaErrorCode } from './errors.js'
+import { SYSTEM_CODES, ZtnaError } from './errors.js'
 
 /** What a library meets in place of a {@link ZtnaError}: it retries by `code`, as it does with TCP. */
 export interface SystemError extends NodeJS.ErrnoException {
@@ -24,24 +24,21 @@ export function ztnaErrorOf(thrown: unknown): ZtnaError | undefined {
  */
 export function notOpened(error: ZtnaError): Error {
   if (!error.retryable && error.code !== 'ERR_ZTNA_CLOSED') return error
-  return systemError(error, DIALLING[error.code] ?? 'ECONNABORTED', 'connect')
+  return errnoError(SYSTEM_CODES[error.code], 'connect', error.message, { cause: error })
 }
 
 /** The end of an open flow, as a library is told: a connection was reset, whatever did it. */
 export function cutOff(error: ZtnaError): Error {
-  return systemError(error, 'ECONNRESET', 'read')
+  return errnoError('ECONNRESET', 'read', error.message, { cause: error })
 }
 
-const DIALLING: Partial<Record<ZtnaErrorCode, keyof typeof constants.errno>> = {
-  ERR_ZTNA_REFUSED: 'ECONNREFUSED',
-  ERR_ZTNA_UNREACHABLE: 'EHOSTUNREACH',
-  ERR_ZTNA_TIMEOUT: 'ETIMEDOUT',
-  ERR_ZTNA_LIMIT: 'EAGAIN',
-  ERR_ZTNA_STREAM_RESET: 'ECONNRESET',
-}
-
-function systemError(cause: ZtnaError, code: keyof typeof constants.errno, syscall: 'connect' | 'read'): SystemError {
-  const error = new Error(`${syscall} ${code}: ${cause.message}`, { cause })
+/** An error as Node makes them of a system's: `connect ECONNREFUSED: why`. */
+export function errnoError(
+  code: keyof typeof constants.errno,
+  syscall: string,
+  why: string,
+  options?: ErrorOptions,
+): NodeJS.ErrnoException {
   // Negative, as in errors of Node itself.
-  return Object.assign(error, { errno: -constants.errno[code], code, syscall }) as Error & SystemError
+  return Object.assign(new Error(`${syscall} ${code}: ${why}`, options), { errno: -constants.errno[code], code, syscall })
 }
