@@ -3,7 +3,9 @@ import { curl, tcpClient, tcpServer, udpClient, udpEcho } from '../lib/peers.ts'
 import { bigFile, nginx, sha256 } from '../lib/programs.ts'
 import { Topology } from '../lib/topology.ts'
 import type { Impairment, Wire } from '../lib/wire.ts'
+import type { RoleProc } from '../lib/ztna.ts'
 
+const METRICS = '127.0.0.1:9464'
 const CLEAN: Impairment = { delay: '0', jitter: '0', loss: '0', reorder: '0', rate: 'off', mtu: 'off' }
 
 describe.each([
@@ -19,19 +21,40 @@ describe.each([
     t = await Topology.create({
       services: [{ name: 'web', tcp: [80, 81], udp: [7] }],
       wire: { agent: { seed: 7 }, connector: { seed: 8 } },
+      relayArgs: ['--metrics', METRICS],
     })
     root = (await nginx(t.place('c1'), 8080)).root
     sum = await bigFile(`${root}/file`, 8_000_000)
     await tcpServer(t.place('c1'), 'sum', '127.0.0.1:9001')
     await udpEcho(t.place('c1'), '127.0.0.1:7')
-    await t.start(
-      ['web=tcp:80:127.0.0.1:8080', 'web=tcp:81:127.0.0.1:9001', 'web=udp:7:127.0.0.1:7'],
-      ['tcp:127.0.0.1:8080=web:80', 'tcp:127.0.0.1:8081=web:81', 'udp:127.0.0.1:7=web:7'],
-    )
+    await t.relay().online()
+    await t
+      .connector(['web=tcp:80:127.0.0.1:8080', 'web=tcp:81:127.0.0.1:9001', 'web=udp:7:127.0.0.1:7'], 'c1', ['--metrics', METRICS])
+      .online()
+    await agent().online()
     const found = t.wires.get(leg)
     if (!found) throw new Error(`no wire ${leg}`)
     wire = found
   })
+  const agent = (): RoleProc =>
+    t.agent(['tcp:127.0.0.1:8080=web:80', 'tcp:127.0.0.1:8081=web:81', 'udp:127.0.0.1:7=web:7'], 'alice', ['--metrics', METRICS])
+  /** What roles and wires have dropped so far, by cause. */
+  async function lost(): Promise<unknown> {
+    const roles = [...t.relays.values(), ...t.connectors.values(), ...t.agents.values()]
+    const dropped = roles.map(async ({ name, netns }) => {
+      const { body } = await curl(netns, `http://${METRICS}/metrics`)
+      return [name, body.split('\n').filter((line) => /^ztna_drops_total.* [1-9]/.test(line))] as const
+    })
+    const wires = [...t.wires].map(async ([name, wire]) => {
+      const { aToB, bToA } = await wire.stats()
+      return [name, aToB.lost, bToA.lost] as const
+    })
+    return {
+      dropped: await Promise.all(dropped),
+      wires: await Promise.all(wires),
+      path: (await t.agents.get('alice')?.status())?.['connectors'],
+    }
+  }
   afterEach(() => wire?.set('both', CLEAN))
   afterAll(() => t?.[Symbol.asyncDispose]())
 
@@ -68,13 +91,16 @@ describe.each([
     const up = await tcpClient(t.place('alice'), 'sum', '127.0.0.1:8081', 2_000_000)
     expect(up['answer']).toBe(up['sent'])
     const payloads = Array.from({ length: 10 }, (__, i) => Buffer.alloc(1_200, i).toString('hex'))
-    expect(await udpClient(t.place('alice'), '127.0.0.1:7', { payloads, gapMs: 20 })).toMatchObject({ received: 10, wrong: 0 })
+    const before = await lost()
+    const { received, wrong } = await udpClient(t.place('alice'), '127.0.0.1:7', { payloads, gapMs: 20 })
+    // Whose drop it was stands beside what is missing.
+    expect({ received, wrong, lost: received === 10 ? before : await lost() }).toEqual({ received: 10, wrong: 0, lost: before })
   })
 
   test('a start on a link of 1280 bytes comes online and works', async () => {
     await wire.set('both', { mtu: '1280' })
     await t.agents.get('alice')?.stop()
-    await t.agent(['tcp:127.0.0.1:8080=web:80', 'tcp:127.0.0.1:8081=web:81', 'udp:127.0.0.1:7=web:7']).online()
+    await agent().online()
     expect((await curl(t.place('alice'), 'http://127.0.0.1:8080/hello')).body).toBe('hello\n')
     await t.place('alice').run('curl', ['-sSf', '-o', `${t.lab.dir}/start`, 'http://127.0.0.1:8080/file'], { timeoutMs: 60_000 })
     expect(await sha256(`${t.lab.dir}/start`)).toBe(sum)
