@@ -5,10 +5,11 @@ import { existsSync } from 'node:fs'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ensure } from './ensure.mjs'
+import { manifestOf } from './lib/manifest.mjs'
 import { Failure, lastLines, main, must, root, say } from './lib/process.mjs'
 
 const bin = (name) => join(root, 'node_modules', '.bin', name)
-const workspaces = JSON.parse(await readFile(join(root, 'package.json'), 'utf8')).workspaces
+const { workspaces } = await manifestOf('.')
 const published = ['crates/ztna-napi', 'ts/sdk']
 
 const cargoLane = [

@@ -2,7 +2,7 @@
 // deny.toml says the same, and more, to cargo-deny, which CI runs.
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { Failure, isMain, main, must, root } from './lib/process.mjs'
+import { Failure, isMain, main, must, report, root } from './lib/process.mjs'
 
 /** Permissive licences only: their terms are met by the notices that ship with the package. Same list as deny.toml. */
 export const allowed = new Set([
@@ -85,9 +85,5 @@ async function hostTriple() {
 }
 
 if (isMain(import.meta.url)) {
-  await main(async () => {
-    const findings = await deny()
-    for (const finding of findings) console.log(finding)
-    return findings.length === 0 ? 0 : 1
-  })
+  await main(async () => report(await deny()))
 }

@@ -3,7 +3,8 @@
 //   node scripts/glibc.mjs [--floor 2.34] [FILE…]     the addon of this machine, unless files are named
 import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { isMain, main, must, root, say } from './lib/process.mjs'
+import { compareVersions } from './lib/compare-versions.mjs'
+import { callersPath, isMain, main, must, report, root, say } from './lib/process.mjs'
 import { addonFile } from './lib/target.mjs'
 
 /** What Node 20's own programs need, and what is published: linked in a container that has no more. */
@@ -17,7 +18,7 @@ export async function glibcOf(file) {
   // Not objdump: readelf reads the files of other processors, too.
   const { output } = await must('readelf', ['--version-info', '--wide', file], { stdoutOnly: true })
   const versions = [...output.matchAll(/\bName: GLIBC_(\d[\d.]*)/g)].map(([, version]) => version)
-  return versions.toSorted(inOrder).at(-1)
+  return versions.toSorted(compareVersions).at(-1)
 }
 
 /** Returns one sentence for each addon that needs a newer glibc than `floor`. */
@@ -25,30 +26,19 @@ export async function glibc({ floor = builtFloor, files = [join(root, addonFile(
   const findings = []
   for (const file of files) {
     const needed = await glibcOf(file)
-    if (needed !== undefined && inOrder(needed, floor) > 0) {
+    if (needed !== undefined && compareVersions(needed, floor) > 0) {
       findings.push(`${file} needs glibc ${needed}; what is stated is ${floor}`)
     }
   }
   return findings
 }
 
-function inOrder(one, other) {
-  const [ours, theirs] = [one, other].map((version) => version.split('.').map(Number))
-  for (let index = 0; index < Math.max(ours.length, theirs.length); index++) {
-    const difference = (ours[index] ?? 0) - (theirs[index] ?? 0)
-    if (difference !== 0) return difference
-  }
-  return 0
-}
-
 if (isMain(import.meta.url)) {
   await main(async () => {
     const options = { floor: { type: 'string', default: builtFloor } }
     const { values, positionals } = parseArgs({ options, allowPositionals: true })
-    const files = positionals.length === 0 ? [join(root, addonFile())] : positionals
+    const files = positionals.length === 0 ? [join(root, addonFile())] : positionals.map(callersPath)
     for (const file of files) say(`${basename(file)}: ${(await glibcOf(file)) ?? 'no glibc'}`)
-    const findings = await glibc({ floor: values.floor, files })
-    for (const finding of findings) console.log(finding)
-    return findings.length === 0 ? 0 : 1
+    return report(await glibc({ floor: values.floor, files }))
   })
 }

@@ -8,10 +8,10 @@
 import { existsSync } from 'node:fs'
 import { copyFile, mkdir, mkdtemp, readdir, realpath, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { delimiter, join, resolve } from 'node:path'
+import { delimiter, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { pack } from './pack.mjs'
-import { Failure, isMain, main, must, root, say } from './lib/process.mjs'
+import { Failure, callersPath, isMain, main, must, root, say } from './lib/process.mjs'
 import { hostTarget } from './lib/target.mjs'
 
 /** The major versions beside the oldest one, which is what a checkout is built with. */
@@ -85,7 +85,7 @@ async function tarballsIn(folder) {
   return wanted.map((pattern) => {
     const found = names.filter((name) => pattern.test(name))
     if (found.length !== 1) throw new Failure(`${folder} has ${found.length} packages that match ${pattern}, not one`)
-    return resolve(folder, found[0])
+    return join(folder, found[0])
   })
 }
 
@@ -118,6 +118,7 @@ if (isMain(import.meta.url)) {
   await main(async () => {
     const options = { packages: { type: 'string' }, node: { type: 'string', multiple: true } }
     const { packages, node } = parseArgs({ options }).values
-    await installTest({ packages, nodes: node ?? [] })
+    const nodes = (node ?? []).map((path) => (path === 'all' ? path : callersPath(path)))
+    await installTest({ packages: packages && callersPath(packages), nodes })
   })
 }

@@ -5,15 +5,16 @@
 //   npm run pack -- --addons FOLDER    with the addons of every target, ztna.<target>.node in that folder; none may be missing
 //   … --repository URL                 where the source is, as the packages shall say
 import { existsSync } from 'node:fs'
-import { copyFile, cp, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { copyFile, cp, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { basename, join, resolve } from 'node:path'
+import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { ensure } from './ensure.mjs'
 import { glibc, glibcOf, publishedFloor } from './glibc.mjs'
 import { size } from './size.mjs'
 import { symbols } from './symbols.mjs'
-import { Failure, isMain, main, must, root, say } from './lib/process.mjs'
+import { manifestOf } from './lib/manifest.mjs'
+import { Failure, callersPath, isMain, main, must, root, say } from './lib/process.mjs'
 import { addonFile, hostTarget, targetsOf } from './lib/target.mjs'
 
 /**
@@ -61,7 +62,7 @@ async function packOne(stage, destination, manifest, files) {
 
 /** The addons of all targets in a folder. One that is missing fails the lot: its users would get a release that can't load. */
 function addonsOf(native, folder) {
-  const found = targetsOf(native).map((target) => ({ target, file: resolve(folder, `ztna.${target}.node`) }))
+  const found = targetsOf(native).map((target) => ({ target, file: join(folder, `ztna.${target}.node`) }))
   const missing = found.filter(({ file }) => !existsSync(file))
   if (missing.length > 0) throw new Failure(`${folder} lacks ${missing.map(({ file }) => basename(file)).join(', ')}`)
   return found
@@ -90,10 +91,6 @@ async function addonManifest(native, target, path) {
   }
 }
 
-async function manifestOf(folder) {
-  return JSON.parse(await readFile(join(root, folder, 'package.json'), 'utf8'))
-}
-
 /** What must hold of an addon before anybody gets it. symbols.mjs reads this machine's alone, and has run where the others were built. */
 async function gates(release, addons) {
   if (addons !== undefined) {
@@ -106,7 +103,8 @@ async function gates(release, addons) {
 if (isMain(import.meta.url)) {
   await main(async () => {
     const options = { release: { type: 'boolean', default: false }, addons: { type: 'string' }, repository: { type: 'string' } }
-    const { release, addons, repository } = parseArgs({ options }).values
+    const { release, repository, ...values } = parseArgs({ options }).values
+    const addons = values.addons && callersPath(values.addons)
     if (addons === undefined) await ensure([], { release })
     else if (!existsSync(join(root, 'ts/sdk/dist/cli.js'))) throw new Failure('ts/sdk/dist is missing: `npm run build -w ts/sdk` makes it')
     const findings = await gates(release, addons)

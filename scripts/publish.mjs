@@ -3,10 +3,10 @@
 //
 //   node scripts/publish.mjs FOLDER [--dry-run]     run by .github/workflows/release.yml, which npm trusts
 import { existsSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { Failure, isMain, main, must, root, run, say } from './lib/process.mjs'
+import { manifestOf } from './lib/manifest.mjs'
+import { Failure, callersPath, isMain, main, must, run, say } from './lib/process.mjs'
 import { targetsOf } from './lib/target.mjs'
 
 /** The packages of a release in their order, `{ name, version, file }`; throws, naming them, when tarballs are missing. */
@@ -45,16 +45,12 @@ async function isPublished(name, version) {
   throw new Failure(`npm view ${name}@${version}: ${output}`)
 }
 
-async function manifestOf(folder) {
-  return JSON.parse(await readFile(join(root, folder, 'package.json'), 'utf8'))
-}
-
 if (isMain(import.meta.url)) {
   await main(async () => {
     const options = { 'dry-run': { type: 'boolean', default: false } }
     const { values, positionals } = parseArgs({ options, allowPositionals: true })
     const [folder] = positionals
     if (folder === undefined) throw new Failure('which folder? (--help tells what there is)')
-    await publish(folder, values['dry-run'])
+    await publish(callersPath(folder), values['dry-run'])
   })
 }

@@ -3,7 +3,7 @@
 //   node scripts/size.mjs [FILE…]     the addon of this machine, unless files are named; one with its symbols is always too large
 import { stat } from 'node:fs/promises'
 import { basename, join } from 'node:path'
-import { isMain, main, root, say } from './lib/process.mjs'
+import { callersPath, isMain, main, report, root, say } from './lib/process.mjs'
 import { addonFile } from './lib/target.mjs'
 
 /** Bytes of a release build without symbols. */
@@ -25,11 +25,9 @@ function megabytes(bytes) {
 
 if (isMain(import.meta.url)) {
   await main(async () => {
-    const named = process.argv.slice(2)
+    const named = process.argv.slice(2).map(callersPath)
     const files = named.length === 0 ? [join(root, addonFile())] : named
     for (const file of files) say(`${basename(file)}: ${megabytes((await stat(file)).size)} MB`)
-    const findings = await size(files)
-    for (const finding of findings) console.log(finding)
-    return findings.length === 0 ? 0 : 1
+    return report(await size(files))
   })
 }

@@ -2,7 +2,7 @@
 // nothing of TLS from the process: either would mix BoringSSL's functions with OpenSSL's of the same name.
 //
 //   node scripts/symbols.mjs [FILE]     the addon of this machine, unless a file of this machine's system is named
-import { isMain, main, must } from './lib/process.mjs'
+import { callersPath, isMain, main, must, report } from './lib/process.mjs'
 import { addonFile } from './lib/target.mjs'
 
 const foreign = /^(SSL|EVP|CRYPTO|RAND|X509|ERR|BIO|RSA|EC|BN|ASN1|PEM)_/
@@ -33,9 +33,5 @@ async function names(file, flags) {
 }
 
 if (isMain(import.meta.url)) {
-  await main(async () => {
-    const findings = await symbols(process.argv[2])
-    for (const finding of findings) console.log(finding)
-    return findings.length === 0 ? 0 : 1
-  })
+  await main(async () => report(await symbols(process.argv[2] && callersPath(process.argv[2]))))
 }

@@ -3,7 +3,8 @@
 //   node scripts/versions.mjs [TAG]     with a tag, such as v1.2.3, it has to be that version
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { isMain, main, root } from './lib/process.mjs'
+import { manifestOf } from './lib/manifest.mjs'
+import { isMain, main, report, root } from './lib/process.mjs'
 
 /** Returns one sentence for each place that says another version than the repository's package.json. */
 export async function versions(tag) {
@@ -21,14 +22,6 @@ export async function versions(tag) {
     .map(([where, version]) => `${where} says ${version}; package.json says ${whole.version}`)
 }
 
-async function manifestOf(folder) {
-  return JSON.parse(await readFile(join(root, folder, 'package.json'), 'utf8'))
-}
-
 if (isMain(import.meta.url)) {
-  await main(async () => {
-    const findings = await versions(process.argv[2])
-    for (const finding of findings) console.log(finding)
-    return findings.length === 0 ? 0 : 1
-  })
+  await main(async () => report(await versions(process.argv[2])))
 }

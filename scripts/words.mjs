@@ -2,7 +2,7 @@
 // repository to a place that its reader does not have.
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { isMain, main, must, root } from './lib/process.mjs'
+import { isMain, main, must, report, root } from './lib/process.mjs'
 
 // Spelled with character classes, so that this file passes its own gate.
 const patterns = [
@@ -36,9 +36,5 @@ export async function words() {
 }
 
 if (isMain(import.meta.url)) {
-  await main(async () => {
-    const findings = await words()
-    for (const finding of findings) console.log(finding)
-    return findings.length === 0 ? 0 : 1
-  })
+  await main(async () => report(await words()))
 }

@@ -1,6 +1,7 @@
 // Child processes for the scripts: run one to its end, or keep one and stop it. Only what was started here is ever stopped.
 import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 /** The repository's root folder. */
@@ -136,6 +137,18 @@ export async function main(body) {
     say(isUsage ? `${error.message} (--help tells what there is)` : error.message)
     process.exitCode = isUsage ? 64 : 1
   }
+}
+
+/** What a gate that runs by itself says: its sentences on stdout. Returns the exit code, 1 where there is one. */
+export function report(findings) {
+  for (const finding of findings) console.log(finding)
+  return findings.length === 0 ? 0 : 1
+}
+
+/** A file or folder of the command line, as whole path. npm runs us in the root, and says in INIT_CWD where its own caller is. */
+export function callersPath(path) {
+  const cwd = process.cwd()
+  return resolve(cwd === root ? (process.env.INIT_CWD ?? cwd) : cwd, path)
 }
 
 /** The `//` lines that a source text begins with, without their slashes. */

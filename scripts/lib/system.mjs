@@ -3,6 +3,8 @@ import { accessSync, constants, existsSync, readdirSync, rmSync, writeFileSync }
 import { delimiter, join } from 'node:path'
 import { readFile } from 'node:fs/promises'
 import { spawnSync } from 'node:child_process'
+import { compareVersions } from './compare-versions.mjs'
+import { manifestOf } from './manifest.mjs'
 import { Failure, must, root, run, say } from './process.mjs'
 
 /**
@@ -42,9 +44,9 @@ const packages = {
 
 /** Checks node and cargo against the versions that package.json and Cargo.toml ask for. */
 export async function checkToolchains() {
-  const manifest = JSON.parse(await readFile(join(root, 'package.json'), 'utf8'))
-  const wantedNode = manifest.engines.node.replace('>=', '')
-  if (older(process.versions.node, wantedNode)) {
+  const { engines } = await manifestOf('.')
+  const wantedNode = engines.node.replace('>=', '')
+  if (compareVersions(process.versions.node, wantedNode) < 0) {
     throw new Failure(`node ${wantedNode} or newer is needed, this is ${process.versions.node}`)
   }
   const cargoToml = await readFile(join(root, 'Cargo.toml'), 'utf8')
@@ -52,7 +54,7 @@ export async function checkToolchains() {
   const cargo = spawnSync('cargo', ['--version'], { cwd: root, encoding: 'utf8' })
   const foundRust = /^cargo (\d+\.\d+\.\d+)/.exec(cargo.stdout ?? '')?.[1]
   if (foundRust === undefined) throw new Failure('cargo is missing: install Rust (rustup, stable toolchain) and run this again')
-  if (older(foundRust, wantedRust)) throw new Failure(`cargo ${wantedRust} or newer is needed, this is ${foundRust}`)
+  if (compareVersions(foundRust, wantedRust) < 0) throw new Failure(`cargo ${wantedRust} or newer is needed, this is ${foundRust}`)
 }
 
 /** Installs what is missing of the named groups when that is possible; otherwise fails and names each package. */
@@ -139,13 +141,4 @@ function list(folder) {
   } catch {
     return []
   }
-}
-
-function older(found, wanted) {
-  const [a, b] = [found, wanted].map((version) => version.split('.').map(Number))
-  for (let i = 0; i < 3; i += 1) {
-    const difference = (a[i] ?? 0) - (b[i] ?? 0)
-    if (difference !== 0) return difference < 0
-  }
-  return false
 }

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -6,7 +6,8 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import { run } from '../lib/proc.ts'
 
 const TARGETS = ['linux-x64-gnu', 'linux-x64-musl', 'linux-arm64-gnu', 'linux-arm64-musl', 'darwin-x64', 'darwin-arm64']
-const { version } = JSON.parse(readFileSync(fileURLToPath(new URL('../../package.json', import.meta.url)), 'utf8')) as { version: string }
+const ROOT = fileURLToPath(new URL('../..', import.meta.url))
+const { version } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { version: string }
 let dir: string
 
 beforeEach(() => {
@@ -36,6 +37,17 @@ test('the addon here runs on the glibc that is stated, and an older one is told 
   const { code, stdout } = await script('glibc.mjs', ['--floor', '2.5'])
   expect(code).toBe(1)
   expect(stdout).toMatch(/needs glibc 2\.[23]\d; what is stated is 2\.5\n$/)
+})
+
+test('a file is named from where the caller is, also when npm runs the script in the root', async () => {
+  const addon = readdirSync(join(ROOT, 'crates/ztna-napi')).find((name) => name.endsWith('.node')) ?? ''
+  symlinkSync(join(ROOT, 'crates/ztna-napi', addon), join(dir, addon))
+  for (const name of ['symbols.mjs', 'glibc.mjs']) {
+    expect(await script(name, [addon], {}, dir)).toMatchObject({ code: 0, stdout: '' })
+    expect(await script(name, [addon], { INIT_CWD: dir }, ROOT)).toMatchObject({ code: 0, stdout: '' })
+  }
+  expect((await script('pack.mjs', ['--addons', '.'], { INIT_CWD: dir }, ROOT)).stderr).toMatch(`${dir} lacks `)
+  expect((await script('publish.mjs', ['.'], { INIT_CWD: dir }, ROOT)).stderr).toMatch(`missing: ${dir}/`)
 })
 
 test('a tag of another version is no release', async () => {
@@ -88,7 +100,6 @@ function tarball(name: string): string {
   return join(dir, `ztna-${name}-${version}.tgz`)
 }
 
-async function script(name: string, args: readonly string[], env: Record<string, string> = {}) {
-  const path = fileURLToPath(new URL(`../../scripts/${name}`, import.meta.url))
-  return await run(null, process.execPath, [path, ...args], { env, codes: 'any' })
+async function script(name: string, args: readonly string[], env: Record<string, string> = {}, cwd: string = process.cwd()) {
+  return await run(null, process.execPath, [join(ROOT, 'scripts', name), ...args], { env, cwd, codes: 'any' })
 }
