@@ -1,5 +1,6 @@
 import { Console } from '../../tests/lib/console.ts'
 import { Lab, type Netns } from '../../tests/lib/netns.ts'
+import { orDispose } from '../../tests/lib/or-dispose.ts'
 import type { Net } from '../../tests/lib/net.ts'
 import { background, tcpServer, udpEcho } from '../../tests/lib/peers.ts'
 import { home, RELAY, type Housing, type Place } from '../../tests/lib/places.ts'
@@ -44,7 +45,7 @@ export class Paths implements AsyncDisposable {
 
   static async create(spec: PathsSpec): Promise<Paths> {
     const lab = new Lab()
-    try {
+    return await orDispose(lab, async () => {
       const [relay, alice, c1] = [await lab.netns('r1'), await lab.netns('alice'), await lab.netns('c1')]
       const line = { delay: '10ms', ...spec.home }
       const relayLine = { delay: '10ms', ...spec.relay }
@@ -59,10 +60,7 @@ export class Paths implements AsyncDisposable {
       const trust = await Trust.init(`${lab.dir}/pki`)
       trust.addService({ name: 's', connectors: ['c1'], tcp: [1, 2, 7, 80], udp: [7] })
       trust.setPolicy(PERMIT_ENG)
-      await trust.issue('relay', 'r1', { urls: [`https://${RELAY.v4}:4433`, `https://[${RELAY.v6}]:4433`] })
-      await trust.issue('connector', 'c1')
-      await trust.issue('agent', 'alice', { groups: ['eng'] })
-      await trust.publish()
+      await trust.issueThree([`https://${RELAY.v4}:4433`, `https://[${RELAY.v6}]:4433`])
       const listen = [`${RELAY.v4}:4433`, `[${RELAY.v6}]:4433`].flatMap((address) => ['--listen', address])
       await startRole(lab, relay, 'relay', 'r1', trust.out('relay', 'r1'), [...listen, '--stun-alt', `${RELAY.v4}:4434`]).online()
       for (const [mode, port] of Object.entries({ paced: 1, flood: 2, echo: 7 })) await tcpServer(c1, mode, `127.0.0.1:${port}`)
@@ -71,10 +69,7 @@ export class Paths implements AsyncDisposable {
       const paths = new Paths(lab, trust, net, alice, c1, root)
       await paths.connector()
       return paths
-    } catch (error) {
-      await lab[Symbol.asyncDispose]()
-      throw error
-    }
+    })
   }
 
   /** Starts the connector, in place of one that runs; what it knew of networks is forgotten. */

@@ -1,30 +1,15 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Lab, Netns } from '../../tests/lib/netns.ts'
-import { run } from '../../tests/lib/proc.ts'
 import { listening, sshd } from '../../tests/lib/programs.ts'
+import { selfSigned } from '../../tests/lib/self-signed.ts'
 
 /** stunnel in both namespaces with `relay` as a plain router between them; the client's port reaches `target` at the server. */
 export async function stunnel(lab: Lab, client: Netns, server: Netns, serverAddress: string, port: number, target: number): Promise<void> {
   const pem = join(lab.dir, 'stunnel.pem')
-  await run(null, 'openssl', [
-    'req',
-    '-x509',
-    '-newkey',
-    'ec',
-    '-pkeyopt',
-    'ec_paramgen_curve:P-256',
-    '-nodes',
-    '-days',
-    '2',
-    '-subj',
-    '/CN=bench',
-    '-keyout',
-    pem,
-    '-out',
-    `${pem}.crt`,
-  ])
-  await run(null, 'sh', ['-c', 'cat "$1.crt" >> "$1"', 'sh', pem])
+  const { cert, key } = await selfSigned('bench')
+  writeFileSync(pem, `${key}${cert}`, { mode: 0o600 })
+  writeFileSync(`${pem}.crt`, cert)
   const write = (name: string, body: string): string => {
     const file = join(lab.dir, name)
     writeFileSync(file, `foreground = yes\npid =\n${body}`)

@@ -1,4 +1,5 @@
 import { run } from '../../tests/lib/proc.ts'
+import { orDispose } from '../../tests/lib/or-dispose.ts'
 import { iperf3Server, nginx, until } from '../../tests/lib/programs.ts'
 import { Topology, type TopologySpec } from '../../tests/lib/topology.ts'
 import type { RoleProc } from '../../tests/lib/ztna.ts'
@@ -27,14 +28,11 @@ export async function topology(mode: Mode, wire?: { delay: string; rate: string;
 /** The same namespaces, and the one of relay r1 is a router besides: all nodes reach each other through it, without its relay. No role runs yet. */
 export async function routed(spec: TopologySpec): Promise<Topology> {
   const t = await Topology.create(spec)
-  try {
+  return await orDispose(t, async () => {
     await run(t.place('r1'), 'sh', ['-c', 'echo 1 > /proc/sys/net/ipv4/ip_forward'])
     for (const name of [...t.agentNames, ...t.connectorNames]) await t.lab.route(t.place(name), 'default', t.gateway(name))
     return t
-  } catch (error) {
-    await t[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }
 
 /** `direct`, `relay` or `none`: how an agent reaches its one connector now. */

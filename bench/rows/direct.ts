@@ -1,5 +1,6 @@
 import { fileURLToPath } from 'node:url'
 import type { Netns } from '../../tests/lib/netns.ts'
+import { orDispose } from '../../tests/lib/or-dispose.ts'
 import { iperf3Server } from '../../tests/lib/programs.ts'
 import type { Topology } from '../../tests/lib/topology.ts'
 import { median, row, type Row } from '../lib/measure.ts'
@@ -88,7 +89,7 @@ async function both(): Promise<Topology> {
       { name: 'echo', tcp: [7] },
     ],
   })
-  try {
+  return await orDispose(t, async () => {
     await t.start(['bulk=tcp:5201:127.0.0.1:5201', 'echo=tcp:7:127.0.0.1:7'], ['tcp:127.0.0.1:5201=bulk:5201', 'tcp:127.0.0.1:7=echo:7'])
     const [alice, c1] = [t.place('alice'), t.place('c1')]
     await wireguard(
@@ -98,10 +99,7 @@ async function both(): Promise<Topology> {
     )
     for (const agent of t.agents.values()) await goDirect(agent, 'bulk')
     return t
-  } catch (error) {
-    await t[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }
 
 /** What was measured was measured on the direct path. */

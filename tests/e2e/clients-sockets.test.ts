@@ -8,7 +8,8 @@ import * as grpc from '@grpc/grpc-js'
 import { WebSocket, WebSocketServer } from 'ws'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { ZtnaDeniedError, identityOf, ztnaErrorOf } from '@ztna/sdk'
-import { Outside, Zone, selfSigned } from '../lib/zone.ts'
+import { selfSigned } from '../lib/self-signed.ts'
+import { Outside, Zone } from '../lib/zone.ts'
 
 let zone: Zone
 let outside: Outside

@@ -6,7 +6,7 @@ import type { Netns } from '../lib/netns.ts'
 import { client } from '../lib/peers.ts'
 import { mariadb, nginx, postgres, redis } from '../lib/programs.ts'
 import { Topology } from '../lib/topology.ts'
-import { selfSigned } from '../lib/zone.ts'
+import { selfSigned } from '../lib/self-signed.ts'
 
 // Drivers in a process that has no route to the servers, by the hook that each has for a stream of one's own.
 let t: Topology

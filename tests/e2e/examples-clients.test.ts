@@ -6,7 +6,7 @@ import type { Netns } from '../lib/netns.ts'
 import type { RunResult } from '../lib/proc.ts'
 import { mariadb, nginx, postgres, redis } from '../lib/programs.ts'
 import { Topology } from '../lib/topology.ts'
-import { selfSigned } from '../lib/zone.ts'
+import { selfSigned } from '../lib/self-signed.ts'
 
 const path = (relative: string): string => fileURLToPath(new URL(relative, import.meta.url))
 let t: Topology

@@ -1,9 +1,9 @@
 import { spawnSync } from 'node:child_process'
 import { chmodSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
-import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
-import { once } from 'node:events'
+import type { Socket } from 'node:net'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { ask, Echo, open } from '../lib/echo.ts'
 import { Operator, scrape, type Started } from '../lib/operator.ts'
 import { until } from '../lib/programs.ts'
 import { PERMIT_ENG } from '../lib/ztna.ts'
@@ -12,30 +12,25 @@ import { PERMIT_ENG } from '../lib/ztna.ts'
 const MANY = 15_000
 const CLOCK_TICKS = 100
 
-let echo: Server
+let echo: Echo
 let operator: Operator
 let connector: Started
 let flow: Socket
 let folder: string
 
 beforeAll(async () => {
-  echo = createServer((socket) => void socket.on('error', () => undefined).pipe(socket))
-  echo.listen(0, '127.0.0.1')
-  await once(echo, 'listening')
+  echo = await Echo.create()
   operator = await Operator.create({ asOwner: true })
-  const all = await operator.startAll(`127.0.0.1:${(echo.address() as AddressInfo).port}`)
+  const all = await operator.startAll(echo.address)
   connector = all.connector
   folder = operator.lab.trust.out('connector', 'c1')
-  const [host, port] = all.forward.split(':')
-  flow = connect(Number(port), host)
-  flow.on('error', () => undefined)
-  await once(flow, 'connect')
-  if ((await ask('before')) !== 'before') throw new Error('the service does not echo')
+  flow = await open(all.forward)
+  if ((await ask(flow, 'before')) !== 'before') throw new Error('the service does not echo')
 })
 afterAll(async () => {
   flow?.destroy()
   await operator?.[Symbol.asyncDispose]()
-  echo?.close()
+  echo?.[Symbol.dispose]()
 })
 
 test.each([
@@ -84,7 +79,7 @@ test.each([
     const health = await scrape(connector, '/healthz')
     expect(health.status).toBe(503)
     expect(JSON.parse(health.text)).toMatchObject({ reason: expect.stringMatching(/^trust folder unreadable since /) })
-    expect(await ask('meanwhile')).toBe('meanwhile')
+    expect(await ask(flow, 'meanwhile')).toBe('meanwhile')
   } finally {
     mend()
   }
@@ -108,7 +103,7 @@ test('packets and health do not wait for a large policy, which is read on a thre
   let answers = 0
   const isTaken = (): boolean => connector.proc.lines.slice(from).some((line) => line.includes('"message":"reloaded"'))
   while (!isTaken()) {
-    expect(await ask('ping')).toBe('ping')
+    expect(await ask(flow, 'ping')).toBe('ping')
     expect((await scrape(connector, '/healthz')).status).toBe(200)
     answers += 1
   }
@@ -125,7 +120,7 @@ test('a look at the folder that does not come to its end is told, and does not h
   const [line] = await connector.proc.waitFor(/^.*not reloaded: .*reading it has not come to an end.*$/, { from, timeoutMs: 30_000 })
   expect(JSON.parse(line)).toMatchObject({ level: 'warn', code: 'ERR_ZTNA_TIMEOUT' })
   expect((await scrape(connector, '/healthz')).status).toBe(503)
-  expect(await ask('still')).toBe('still')
+  expect(await ask(flow, 'still')).toBe('still')
   connector.proc.signal('SIGHUP')
   await connector.proc.waitFor(/"level":"error".*not reloaded: .*reading it has not come to an end/, { from, timeoutMs: 30_000 })
   flow.destroy()
@@ -159,15 +154,4 @@ function cpuOf(name: string): number {
     return (Number(fields[11]) + Number(fields[12])) / CLOCK_TICKS
   }
   throw new Error(`no thread ${name}`)
-}
-
-/** Sends `text` on the open flow and reads as many bytes back. */
-async function ask(text: string): Promise<string> {
-  flow.write(text)
-  let answer = ''
-  while (answer.length < text.length) {
-    const [chunk] = (await once(flow, 'data', { signal: AbortSignal.timeout(20_000) })) as [Buffer]
-    answer += chunk.toString()
-  }
-  return answer
 }

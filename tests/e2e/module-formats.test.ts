@@ -4,6 +4,7 @@ import { createServer as createHttps } from 'node:https'
 import { createRequire } from 'node:module'
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
+import { text } from 'node:stream/consumers'
 import express from 'express'
 import fastify from 'fastify'
 import { Hono } from 'hono'
@@ -13,7 +14,7 @@ import * as esmExpress from '@ztna/sdk/express'
 import * as esmFastify from '@ztna/sdk/fastify'
 import * as esmHono from '@ztna/sdk/hono'
 import { createTestNetwork, type TestNetwork } from '@ztna/sdk/testing'
-import { selfSigned } from '../lib/zone.ts'
+import { selfSigned } from '../lib/self-signed.ts'
 
 const require = createRequire(import.meta.url)
 const cjs = require('@ztna/sdk') as typeof esm
@@ -154,10 +155,4 @@ async function onFastify(format: Format): Promise<esm.Handler> {
 
 function reply(body: string): string {
   return `HTTP/1.1 200 OK\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`
-}
-
-async function text(stream: AsyncIterable<unknown>): Promise<string> {
-  let out = ''
-  for await (const chunk of stream) out += String(chunk)
-  return out
 }

@@ -1,8 +1,9 @@
 import { cpSync, existsSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
-import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
+import { connect, createServer, type AddressInfo } from 'node:net'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { ask, Echo, open } from '../lib/echo.ts'
 import { Operator, parseMetrics, type Sample, scrape, spoil } from '../lib/operator.ts'
 import { run } from '../lib/proc.ts'
 import { until } from '../lib/programs.ts'
@@ -13,15 +14,13 @@ const WATCHDOG_USEC = 4_000_000
 /** Node's loop, one of its timers: far below any figure that is judged here. */
 const SLACK_MS = 1_500
 
-let echo: Server
+let echo: Echo
 let target: string
 beforeAll(async () => {
-  echo = createServer((socket) => void socket.on('error', () => undefined).pipe(socket))
-  echo.listen(0, '127.0.0.1')
-  await once(echo, 'listening')
-  target = `127.0.0.1:${(echo.address() as AddressInfo).port}`
+  echo = await Echo.create()
+  target = echo.address
 })
-afterAll(() => void echo.close())
+afterAll(() => echo?.[Symbol.dispose]())
 
 /** Copies a folder; the call puts it back whole. */
 function putBackLater(folder: string, kept: string): () => void {
@@ -396,25 +395,6 @@ function value(samples: readonly Sample[], name: string): number {
   const found = samples.filter((sample) => sample.name === name)
   expect(found, name).toHaveLength(1)
   return found[0]?.value ?? Number.NaN
-}
-
-async function open(address: string): Promise<Socket> {
-  const [host, port] = address.split(':')
-  const socket = connect(Number(port), host)
-  socket.on('error', () => undefined)
-  await once(socket, 'connect')
-  return socket
-}
-
-/** Sends `text` and reads as many bytes back. */
-async function ask(socket: Socket, text: string): Promise<string> {
-  socket.write(text)
-  let answer = ''
-  while (answer.length < text.length) {
-    const [chunk] = (await once(socket, 'data', { signal: AbortSignal.timeout(20_000) })) as [Buffer]
-    answer += chunk.toString()
-  }
-  return answer
 }
 
 async function sayThrough(address: string, text: string): Promise<string> {

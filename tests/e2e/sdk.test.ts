@@ -1,6 +1,7 @@
 import { once, type EventEmitter } from 'node:events'
 import { createServer, get, type IncomingMessage, type ServerResponse } from 'node:http'
 import { connect as h2connect, createServer as createH2 } from 'node:http2'
+import { text } from 'node:stream/consumers'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { identityOf, ZtnaAgent, ZtnaConnector, ZtnaDeniedError, type ZtnaError, ZtnaRelay, type ZtnaSocket } from '@ztna/sdk'
 import { Loopback } from '../lib/loopback.ts'
@@ -295,12 +296,6 @@ async function lastTaken(): Promise<ZtnaSocket> {
     if (socket !== undefined) return socket
     await new Promise((resolve) => setTimeout(resolve, 5))
   }
-}
-
-async function text(stream: AsyncIterable<unknown>): Promise<string> {
-  const chunks: Buffer[] = []
-  for await (const chunk of stream) chunks.push(Buffer.from(chunk as Uint8Array))
-  return Buffer.concat(chunks).toString()
 }
 
 test('sockets that were ended close without an error though nobody reads them, and UDP sockets are not waited for', async () => {

@@ -2,10 +2,11 @@ import { once } from 'node:events'
 import { createServer, get, type IncomingMessage, type ServerResponse } from 'node:http'
 import { connect as h2connect, createServer as createH2 } from 'node:http2'
 import { createServer as createHttps, get as httpsGet } from 'node:https'
+import { text } from 'node:stream/consumers'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { ZtnaError, ZtnaSocket } from '@ztna/sdk'
 import { Memory } from '../lib/memory.ts'
-import { selfSigned } from '../lib/zone.ts'
+import { selfSigned } from '../lib/self-signed.ts'
 
 let lab: Memory
 const tls = await selfSigned('web.ztna.internal')
@@ -149,10 +150,4 @@ async function refusedAs(url: string, reason: string): Promise<void> {
       return error.details ?? error.cause?.details
     })
     .toMatchObject({ reason })
-}
-
-async function text(stream: AsyncIterable<unknown>): Promise<string> {
-  let out = ''
-  for await (const chunk of stream) out += String(chunk)
-  return out
 }

@@ -6,7 +6,7 @@ import { connect as h2connect, createServer as createH2, type Http2Server } from
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { type Handler, type ZtnaError, ztnaErrorOf } from '@ztna/sdk'
 import { Memory } from '../lib/memory.ts'
-import { selfSigned } from '../lib/zone.ts'
+import { selfSigned } from '../lib/self-signed.ts'
 
 let lab: Memory
 const tls = await selfSigned('web.ztna.internal')

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { run } from '../lib/proc.ts'
-import { selfSigned } from '../lib/zone.ts'
+import { selfSigned } from '../lib/self-signed.ts'
 
 const FIXTURE = fileURLToPath(new URL('../fixtures/served-timeouts.mjs', import.meta.url))
 /** Nodes to run on: paths, separated by `:`. Default: this one. */

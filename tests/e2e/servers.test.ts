@@ -3,6 +3,7 @@ import { createServer, get, type IncomingMessage, type RequestListener } from 'n
 import { type ClientHttp2Session, connect as h2connect, createSecureServer, createServer as createH2 } from 'node:http2'
 import { createServer as createHttps, get as httpsGet } from 'node:https'
 import { connect as tlsConnect } from 'node:tls'
+import { text } from 'node:stream/consumers'
 import express from 'express'
 import fastify, { type FastifyInstance, type RawServerBase } from 'fastify'
 import { Hono } from 'hono'
@@ -11,7 +12,7 @@ import Koa from 'koa'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type FetchEnv, type Handler, identityOf } from '@ztna/sdk'
 import { listeningPorts, Memory } from '../lib/memory.ts'
-import { selfSigned } from '../lib/zone.ts'
+import { selfSigned } from '../lib/self-signed.ts'
 
 let lab: Memory
 const tls = await selfSigned('web.ztna.internal')
@@ -244,10 +245,4 @@ async function overH2(session: ClientHttp2Session): Promise<string> {
 
 async function response(request: ReturnType<typeof get>): Promise<IncomingMessage> {
   return ((await once(request, 'response')) as [IncomingMessage])[0]
-}
-
-async function text(stream: AsyncIterable<unknown>): Promise<string> {
-  let out = ''
-  for await (const chunk of stream) out += String(chunk)
-  return out
 }

@@ -11,7 +11,8 @@ import { rateLimit } from 'express-rate-limit'
 import morgan from 'morgan'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import type { ZtnaError, ZtnaSocket } from '@ztna/sdk'
-import { Zone, selfSigned } from '../lib/zone.ts'
+import { selfSigned } from '../lib/self-signed.ts'
+import { Zone } from '../lib/zone.ts'
 
 // What programs do with a net.Socket, done with a flow.
 let zone: Zone

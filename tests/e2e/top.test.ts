@@ -1,6 +1,6 @@
-import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net'
-import { once } from 'node:events'
+import type { Socket } from 'node:net'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { ask, Echo, open } from '../lib/echo.ts'
 import { Loopback } from '../lib/loopback.ts'
 import { Proc } from '../lib/proc.ts'
 import { plain, Terminal } from '../lib/terminal.ts'
@@ -15,7 +15,7 @@ let lab: Loopback
 const roles: Proc[] = []
 const control = (name: string): string => `${lab.dir}/${name}.sock`
 let client: Socket
-let echo: Server
+let echo: Echo
 
 async function start(role: string, name: string, socket: string, ...args: string[]): Promise<Record<string, unknown>> {
   const [file, ...first] = ztnaCommand()
@@ -26,22 +26,18 @@ async function start(role: string, name: string, socket: string, ...args: string
 
 beforeAll(async () => {
   lab = await Loopback.create({ services: [{ name: 'web', tcp: [80] }] })
-  echo = createServer((socket) => void socket.on('error', () => undefined).pipe(socket)).listen(0, '127.0.0.1')
-  await once(echo, 'listening')
+  echo = await Echo.create()
   await start('relay', 'r1', control('r1'), '--listen', lab.relayAddress)
-  await start('connector', 'c1', control('c1'), '--service', `web=tcp:80:127.0.0.1:${(echo.address() as AddressInfo).port}`)
+  await start('connector', 'c1', control('c1'), '--service', `web=tcp:80:${echo.address}`)
   const { listen } = await start('agent', 'alice', control('alice'), '--forward', 'tcp:127.0.0.1:0=web:80')
   const [address = ''] = listen as string[]
-  client = connect(Number(address.split(':')[1]), '127.0.0.1')
-  client.on('error', () => undefined)
-  await once(client, 'connect')
-  client.write('hello')
-  await once(client, 'data')
+  client = await open(address)
+  await ask(client, 'hello')
 })
 afterAll(async () => {
   client?.destroy()
   for (const role of roles) await role.stop('SIGTERM')
-  echo?.close()
+  echo?.[Symbol.dispose]()
   lab?.[Symbol.dispose]()
 })
 

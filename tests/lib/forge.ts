@@ -2,6 +2,7 @@ import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { run } from './proc.ts'
+import { NEW_KEY } from './self-signed.ts'
 
 /** What a certificate that `ztna pki` would never issue is to say. */
 export interface Forgery {
@@ -47,24 +48,8 @@ export class Forge {
     mkdirSync(dir, { recursive: true })
     const ca = { cert: join(dir, 'ca.pem'), key: join(dir, 'ca.key') }
     const usage = ['-addext', 'basicConstraints=critical,CA:TRUE,pathlen:0', '-addext', 'keyUsage=critical,keyCertSign,cRLSign']
-    await run(null, 'openssl', [
-      'req',
-      '-x509',
-      '-newkey',
-      'ec',
-      '-pkeyopt',
-      'ec_paramgen_curve:P-256',
-      '-nodes',
-      '-subj',
-      '/CN=Stranger CA',
-      '-days',
-      '2',
-      ...usage,
-      '-keyout',
-      ca.key,
-      '-out',
-      ca.cert,
-    ])
+    const says = ['-days', '2', '-subj', '/CN=Stranger CA', ...usage]
+    await run(null, 'openssl', ['req', '-x509', ...NEW_KEY, ...says, '-keyout', ca.key, '-out', ca.cert])
     return new Forge(dir, ca)
   }
 
@@ -100,21 +85,7 @@ authorityKeyIdentifier = keyid
 ${names.length > 0 ? `subjectAltName = ${names.join(', ')}` : ''}
 `,
     )
-    await run(null, 'openssl', [
-      'req',
-      '-new',
-      '-newkey',
-      'ec',
-      '-pkeyopt',
-      'ec_paramgen_curve:P-256',
-      '-nodes',
-      '-subj',
-      '/CN=forged',
-      '-keyout',
-      key,
-      '-out',
-      csr,
-    ])
+    await run(null, 'openssl', ['req', '-new', ...NEW_KEY, '-subj', '/CN=forged', '-keyout', key, '-out', csr])
     const dates = ['-startdate', asn1(forgery.from ?? -300), '-enddate', asn1(forgery.to ?? 3600)]
     await run(null, 'openssl', [
       'ca',

@@ -1,4 +1,5 @@
 import { Lab, type Netns } from './netns.ts'
+import { orDispose } from './or-dispose.ts'
 import type { HostSpec, Net, RouterSpec } from './net.ts'
 import type { Impairment } from './wire.ts'
 import { PERMIT_ENG, startRole, Trust, type RoleProc, type ServiceSpec } from './ztna.ts'
@@ -39,7 +40,7 @@ export class Homes implements AsyncDisposable {
 
   static async create(spec: HomesSpec): Promise<Homes> {
     const lab = new Lab()
-    try {
+    return await orDispose(lab, async () => {
       const trust = await Trust.init(`${lab.dir}/pki`)
       const places = new Map<string, Netns>()
       for (const name of ['r1', 'alice', 'c1']) places.set(name, await lab.netns(name))
@@ -69,15 +70,9 @@ export class Homes implements AsyncDisposable {
       if (spec.networkToml !== undefined) trust.prependNetwork(spec.networkToml)
       for (const service of spec.services) trust.addService({ connectors: ['c1'], ...service })
       trust.setPolicy(PERMIT_ENG)
-      await trust.issue('relay', 'r1', { urls: [`https://${RELAY}:4433`] })
-      await trust.issue('connector', 'c1')
-      await trust.issue('agent', 'alice', { groups: ['eng'] })
-      await trust.publish()
+      await trust.issueThree([`https://${RELAY}:4433`])
       return new Homes(lab, trust, net, places)
-    } catch (error) {
-      await lab[Symbol.asyncDispose]()
-      throw error
-    }
+    })
   }
 
   place(name: string): Netns {

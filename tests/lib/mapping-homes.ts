@@ -1,5 +1,6 @@
 import { writeFileSync } from 'node:fs'
 import { Lab, type Netns } from './netns.ts'
+import { orDispose } from './or-dispose.ts'
 import type { Proc } from './proc.ts'
 import { until } from './programs.ts'
 import { PERMIT_ENG, startRole, Trust, type RoleProc } from './ztna.ts'
@@ -41,14 +42,11 @@ export class MappingHomes implements AsyncDisposable {
 
   static async create(spec: MappingHomesSpec): Promise<MappingHomes> {
     const lab = new Lab()
-    try {
+    return await orDispose(lab, async () => {
       const homes = new MappingHomes(lab, await Trust.init(`${lab.dir}/pki`))
       await homes.#build(spec)
       return homes
-    } catch (error) {
-      await lab[Symbol.asyncDispose]()
-      throw error
-    }
+    })
   }
 
   place(name: string): Netns {
@@ -92,10 +90,7 @@ export class MappingHomes implements AsyncDisposable {
     await this.#home('c1', 2, spec.c1, '45.90.2.1')
     trust.addService({ name: 'web', connectors: ['c1'], tcp: [80] })
     trust.setPolicy(PERMIT_ENG)
-    await trust.issue('relay', 'r1', { urls: [`https://${RELAY}:4433`] })
-    await trust.issue('connector', 'c1')
-    await trust.issue('agent', 'alice', { groups: ['eng'] })
-    await trust.publish()
+    await trust.issueThree([`https://${RELAY}:4433`])
   }
 
   async #home(name: string, number: number, kind: Router, outside: string): Promise<void> {

@@ -1,4 +1,5 @@
 import { PERMIT_ENG, startRole, Trust, type RoleProc, type ServiceSpec } from './ztna.ts'
+import { orDispose } from './or-dispose.ts'
 import { assertUnreachable, Lab, type Netns } from './netns.ts'
 import { run } from './proc.ts'
 import type { Wire, WireSettings } from './wire.ts'
@@ -49,14 +50,11 @@ export class Topology implements AsyncDisposable {
   /** Namespaces, links, trust and published folders; no role runs yet. */
   static async create(spec: TopologySpec): Promise<Topology> {
     const lab = new Lab()
-    try {
+    return await orDispose(lab, async () => {
       const topology = new Topology(lab, await Trust.init(`${lab.dir}/pki`), spec)
       await topology.#build()
       return topology
-    } catch (error) {
-      await lab[Symbol.asyncDispose]()
-      throw error
-    }
+    })
   }
 
   get relayNames(): string[] {

@@ -1,6 +1,7 @@
 import { home, RELAY, type Housing, type Place, type Relation } from './places.ts'
 import type { HostSpec } from './net.ts'
 import { Lab, type Netns } from './netns.ts'
+import { orDispose } from './or-dispose.ts'
 import { nginx } from './programs.ts'
 import { PERMIT_ENG, startRole, Trust, type RoleName, type RoleProc } from './ztna.ts'
 
@@ -53,14 +54,11 @@ export class Town implements AsyncDisposable {
   /** Builds it, and starts the relay, the connectors and the agents; resolves when all are online. */
   static async start(maker: Maker, trust: Trust, spec: TownSpec): Promise<Town> {
     const town = new Town(new Lab(), trust, spec)
-    try {
+    return await orDispose(town, async () => {
       await town.#build(maker)
       await town.#start()
       return town
-    } catch (error) {
-      await town[Symbol.asyncDispose]()
-      throw error
-    }
+    })
   }
 
   /** Every agent asks each of its connectors for a page. How many came; rejects when one did not. */

@@ -1,12 +1,8 @@
 import { createServer, type Server, type Socket } from 'node:net'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import type { ZtnaAgent, ZtnaConnector } from '@ztna/sdk'
 import type { TestNetwork } from '@ztna/sdk/testing'
 import { inMemory } from './memory.ts'
-import { run } from './proc.ts'
 
 /** The agent alice and the connector c1 on a network in memory. Alice may reach every service but `locked`; `refused` has nobody behind it. */
 export class Zone implements AsyncDisposable {
@@ -65,20 +61,6 @@ export class Outside implements Disposable {
 
   [Symbol.dispose](): void {
     this.server.close()
-  }
-}
-
-/** A key, and a certificate for `name` that it signs itself: who trusts nothing else has a CA of its own. */
-export async function selfSigned(name: string): Promise<{ readonly cert: string; readonly key: string }> {
-  const dir = mkdtempSync(join(tmpdir(), 'ztna-tls-'))
-  try {
-    const [cert, key] = [join(dir, 'cert.pem'), join(dir, 'key.pem')]
-    const kind = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '1']
-    const subject = ['-subj', `/CN=${name}`, '-addext', `subjectAltName=DNS:${name}`]
-    await run(null, 'openssl', ['req', '-x509', ...kind, ...subject, '-keyout', key, '-out', cert])
-    return { cert: readFileSync(cert, 'utf8'), key: readFileSync(key, 'utf8') }
-  } finally {
-    rmSync(dir, { recursive: true, force: true })
   }
 }
 

@@ -67,6 +67,13 @@ export class Trust {
     this.outs.set(`${role}-${name}`, out)
     return out
   }
+  /** The relay r1 at `urls`, the connector c1 and the agent alice of group eng; their folders are published. */
+  async issueThree(urls: readonly string[]): Promise<void> {
+    await this.issue('relay', 'r1', { urls })
+    await this.issue('connector', 'c1')
+    await this.issue('agent', 'alice', { groups: ['eng'] })
+    await this.publish()
+  }
   out(role: RoleName, name: string): string {
     const out = this.outs.get(`${role}-${name}`)
     if (out === undefined) throw new Error(`no ${role} ${name} was issued`)
