@@ -1,12 +1,9 @@
 /** The completion of bash, from version 3.2 on and without the package bash-completion. */
 import type { Completed, CompletedCommand } from './command-tree.js'
+import { SERVICE_NAMES, stepCases, taking } from './completion-parts.js'
 
 /** The script for `tree`. */
 export function bashScript(tree: readonly CompletedCommand[]): string {
-  const taking = new Set(tree.flatMap(({ options }) => options.flatMap(({ flag, value }) => (value === undefined ? [] : [flag]))))
-  const steps = tree.flatMap(({ path, commands }) =>
-    commands.map(({ name }) => `      ${quote(`${path}/${name}`)}) at=${quote(`${path} ${name}`.trim())} operand=0 ;;`),
-  )
   return `# Completion of ztna for bash: written by \`ztna completion bash\`.
 
 # Names of services: those of the folder in --network, or else in $ZTNA_NETWORK.
@@ -15,7 +12,7 @@ _ztna_services() {
   for ((i = 1; i < COMP_CWORD; i++)); do
     [[ \${COMP_WORDS[i]} == --network ]] && folder=\${COMP_WORDS[i + 1]}
   done
-  [[ -r $folder/network.toml ]] && sed -n '/^\\[\\[service\\]\\]/,/^name/s/^name *= *"\\([a-z0-9-]*\\)".*/\\1/p' "$folder/network.toml"
+  [[ -r $folder/network.toml ]] && sed -n '${SERVICE_NAMES}' "$folder/network.toml"
 }
 
 _ztna() {
@@ -29,11 +26,11 @@ _ztna() {
       continue
     fi
     case $word in
-      ${[...taking].join('|')}) before=$word ;;
+      ${taking(tree).join('|')}) before=$word ;;
       -*) ;;
       *)
         case $at/$word in
-${steps.map((line) => `    ${line}`).join('\n')}
+${stepCases(tree)}
           *) operand=$((operand + 1)) ;;
         esac
         ;;

@@ -1,16 +1,16 @@
 /** The completion of fish, with what each command and option is for. */
 import type { Completed, CompletedCommand } from './command-tree.js'
+import { SERVICE_NAMES, steps, taking } from './completion-parts.js'
 
 /** The script for `tree`. */
 export function fishScript(tree: readonly CompletedCommand[]): string {
-  const taking = new Set(tree.flatMap(({ options }) => options.flatMap(({ flag, value }) => (value === undefined ? [] : [flag]))))
-  const steps = tree.flatMap(({ path, commands }) => commands.map(({ name }) => quote(`${path}/${name}`)))
+  const known = steps(tree).map(({ from, word }) => quote(`${from}/${word}`))
   return `# Completion of ztna for fish: written by \`ztna completion fish\`.
 
 # The command that the line has come to, such as \`pki issue\`.
 function __ztna_at
-    set -l known ${steps.join(' ')}
-    set -l taking ${[...taking].join(' ')}
+    set -l known ${known.join(' ')}
+    set -l taking ${taking(tree).join(' ')}
     set -l at ''
     set -l value no
     for word in (commandline -opc)[2..-1]
@@ -38,7 +38,7 @@ function __ztna_services
         set folder $words[(math $at + 1)]
     end
     if test -r "$folder/network.toml"
-        sed -n '/^\\[\\[service\\]\\]/,/^name/s/^name *= *"\\([a-z0-9-]*\\)".*/\\1/p' "$folder/network.toml"
+        sed -n '${SERVICE_NAMES}' "$folder/network.toml"
     end
 end
 

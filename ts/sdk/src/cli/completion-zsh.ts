@@ -1,12 +1,9 @@
 /** The completion of zsh, with what each command and option is for. */
 import type { Completed, CompletedCommand } from './command-tree.js'
+import { SERVICE_NAMES, stepCases, taking } from './completion-parts.js'
 
 /** The script for `tree`. */
 export function zshScript(tree: readonly CompletedCommand[]): string {
-  const taking = new Set(tree.flatMap(({ options }) => options.flatMap(({ flag, value }) => (value === undefined ? [] : [flag]))))
-  const steps = tree.flatMap(({ path, commands }) =>
-    commands.map(({ name }) => `          ${quote(`${path}/${name}`)}) at=${quote(`${path} ${name}`.trim())} operand=0 ;;`),
-  )
   return `#compdef ztna
 # Completion of ztna for zsh: written by \`ztna completion zsh\`.
 
@@ -18,7 +15,7 @@ _ztna_services() {
     [[ $words[i] == --network ]] && folder=$words[i+1]
   done
   [[ -r $folder/network.toml ]] || return 1
-  services=(\${(f)"$(sed -n '/^\\[\\[service\\]\\]/,/^name/s/^name *= *"\\([a-z0-9-]*\\)".*/\\1/p' $folder/network.toml)"})
+  services=(\${(f)"$(sed -n '${SERVICE_NAMES}' $folder/network.toml)"})
   _describe service services
 }
 
@@ -32,11 +29,11 @@ _ztna() {
       continue
     fi
     case $word in
-      (${[...taking].join('|')}) before=$word ;;
+      (${taking(tree).join('|')}) before=$word ;;
       (-*) ;;
       (*)
         case $at/$word in
-${steps.join('\n')}
+${stepCases(tree)}
           *) operand=$((operand + 1)) ;;
         esac
         ;;
