@@ -1,7 +1,7 @@
 //! The packet loop: one thread, one machine.
 //!
-//! A turn: wait; receive bursts; posted closures; local descriptors; timers; `process`; actions; local flows; `process` again
-//! where those fed the machine; send. Whole batches go in before anything is asked for: that batches acknowledgements.
+//! A turn: wait, a moment longer where many flows come at once; receive bursts; posted closures; local descriptors; timers;
+//! `process`; actions; local flows; `process` again where those fed the machine; send. Whole batches go in before anything is asked for: that batches acknowledgements.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use super::host::Host;
 use super::interfaces::{Monitor, SWARM};
 use super::listener::{Destination, ForwardId, ForwardSpec, LocalAddress};
 use super::local::{Flow, Local, Opener, Source};
+use super::moderation::Moderation;
 use super::node_flow::NodeStream;
 use super::port_mapping::PortMapper;
 use super::resolve::Asker;
@@ -53,6 +54,7 @@ pub struct Driver<M: Machine> {
     pub(super) waiters: Waiters<M>,
     watch: Option<Watch>,
     monitor: Option<Monitor>,
+    moderation: Moderation,
     now: Instant,
 }
 
@@ -108,6 +110,7 @@ impl<M: Machine + 'static> Driver<M> {
                 waiters: Vec::new(),
                 watch: None,
                 monitor: None,
+                moderation: Moderation::default(),
                 now: Instant::now(),
             };
             driver.watch_network();
@@ -238,6 +241,9 @@ impl<M: Machine + 'static> Driver<M> {
         self.machine.handle_sockets(self.now, &self.sockets.own_addrs());
         self.tell_interfaces();
         loop {
+            if !busy && let Some(pause) = self.moderation.pause(self.now, Instant::now()) {
+                std::thread::sleep(pause);
+            }
             if let Err(e) = poll.poll(&mut events, self.patience(busy, fired))
                 && e.kind() != std::io::ErrorKind::Interrupted
             {
@@ -300,6 +306,7 @@ impl<M: Machine + 'static> Driver<M> {
                 Some(Flow::Stream(splice, _)) => {
                     splice.on_event(event);
                     self.local.enqueue(flow);
+                    self.moderation.on_event(self.now, flow);
                 }
                 Some(Flow::Udp(udp)) => {
                     udp.on_readable();

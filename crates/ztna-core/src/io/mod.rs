@@ -21,6 +21,7 @@ mod host;
 mod interfaces;
 mod listener;
 mod local;
+mod moderation;
 mod more_sockets;
 mod node_flow;
 pub mod pki_folder;
