@@ -143,7 +143,7 @@ const ROLES: readonly Row[] = [
   [78, 'agent --network @alice --control @a.sock --forward tcp:127.0.0.1:0=wbe:80', /no service `wbe` in this network; known: web/],
   [78, 'agent --network @alice --control @a.sock --metrics @busy', /metrics 127\.0\.0\.1:\d+: .*EADDRINUSE/],
   [78, 'agent --network @alice --control @file', /a file that is no socket is there/],
-  [78, 'agent --network @alice --control @file/a.sock', /control socket: .*(ENOTDIR|EEXIST)/],
+  [78, 'agent --network @alice --control @file/a.sock', /^ztna: control socket \S+: (ENOTDIR|EEXIST)/],
   [78, 'connector --network @c1 --control @c.sock --service wbe=tcp:80:127.0.0.1:1', /service `wbe`: not in this network/],
   [78, 'agent --network @alice', /environment: unknown ZTNA_BOGUS; accepted: /, { ZTNA_BOGUS: '1' }],
   [78, 'agent --network @alice', /ZTNA_LOG_LEVEL: "loud" is not accepted/, { ZTNA_LOG_LEVEL: 'loud' }],

@@ -259,13 +259,17 @@ test('logs are one JSON object a line where standard error is no terminal, and f
       expect(new Date(String(line['time'])).toISOString()).toBe(line['time'])
     }
   }
-  writeFileSync(join(operator.lab.dir, 'broken.toml'), 'role = "agent"\nnetwork = "/nowhere"\n')
+  const another = JSON.stringify(operator.lab.trust.out('relay', 'r1'))
+  writeFileSync(
+    join(operator.lab.dir, 'broken.toml'),
+    `role = "agent"\nnetwork = ${another}\ncontrol = "${operator.lab.dir}/broken.sock"\n`,
+  )
   const command = [...ztnaCommand(), 'run', '--config', join(operator.lab.dir, 'broken.toml')].join(' ')
   // script(1) gives the program a terminal.
   const { stdout } = await run(null, 'script', ['-qec', command, '/dev/null'], { codes: [78], env: { NO_COLOR: '' } })
   expect(stdout).toContain(' \u001b[31mERROR\u001b[0m ')
   const plain = await run(null, 'script', ['-qec', command, '/dev/null'], { codes: [78], env: { NO_COLOR: '1' } })
-  expect(plain.stdout).toMatch(/^\d\d:\d\d:\d\d\.\d{3} ERROR .*\/nowhere/m)
+  expect(plain.stdout).toMatch(/^\d\d:\d\d:\d\d\.\d{3} ERROR .* is a relay's identity/m)
 })
 
 test('an admitted flow is in the log with who opened it, a refused one in the logs of both ends under one decision ID', async () => {

@@ -96,9 +96,9 @@ test('every command and every option that help shows is in each script', () => {
 
 test('words of a summary that a shell would read are quoted', () => {
   expect(scripts['fish']).toContain(
-    String.raw`-l network -r -a '(__fish_complete_directories)' -d 'trust folder of this node, written by ${'`ztna pki`'}'`,
+    String.raw`-l network -r -a '(__fish_complete_directories)' -d 'folder of this node, written by ${'`ztna pki`'}'`,
   )
-  expect(scripts['zsh']).toContain("'--network:trust folder of this node, written by `ztna pki`'")
+  expect(scripts['zsh']).toContain("'--network:folder of this node, written by `ztna pki`'")
 })
 
 test('the tree leaves out what help hides', () => {

@@ -1,26 +1,36 @@
-import { writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { loadSettings } from '../src/cli/config.js'
 import { ask } from '../src/cli/control.js'
+import { main } from '../src/cli/program.js'
 import { runRole } from '../src/cli/run.js'
 import { FakeRole, useFake } from './fake-native.js'
 import { tempDir } from './temp.js'
 
 let lines: string[]
+let said: string
 beforeEach(() => {
   useFake()
   lines = []
+  said = ''
   vi.spyOn(process.stdout, 'write').mockImplementation((text) => lines.push(String(text)) > 0)
-  vi.spyOn(process.stderr, 'write').mockImplementation(() => true)
+  vi.spyOn(process.stderr, 'write').mockImplementation((text) => (said += String(text)) !== '')
 })
 afterEach(() => void vi.restoreAllMocks())
+
+/** A folder that looks like a node's. */
+function nodeFolder(): string {
+  const network = tempDir()
+  writeFileSync(join(network, 'snapshot.json'), '{}')
+  return network
+}
 
 function start(
   more: Readonly<Record<string, unknown>> = {},
   environment: NodeJS.ProcessEnv = {},
 ): { ended: Promise<number>; control: string } {
-  const network = tempDir()
+  const network = nodeFolder()
   writeFileSync(
     join(network, 'network.toml'),
     'trust_domain = "example.test"\nzone = "ztna.internal"\n[[service]]\nname = "web"\nconnectors = ["c1"]\ntcp = [80]\n',
@@ -95,10 +105,65 @@ test.each([
 })
 
 test('limits of a relay reach the native role', async () => {
-  const flags = { network: tempDir(), listen: ['127.0.0.1:0'], control: join(tempDir(), 'c.sock'), bpsPerSession: '5000000' }
+  const flags = { network: nodeFolder(), listen: ['127.0.0.1:0'], control: join(tempDir(), 'c.sock'), bpsPerSession: '5000000' }
   const ended = runRole(loadSettings('relay', flags, {}, undefined))
   await expect.poll(() => lines.length).toBeGreaterThan(0)
   expect(FakeRole.last.options['limits']).toEqual({ bpsPerSession: 5_000_000 })
+  process.emit('SIGTERM')
+  expect(await ended).toBe(0)
+})
+
+const BAD: readonly [what: string, flags: (dir: string) => readonly string[], says: RegExp][] = [
+  [
+    'a folder that is not there',
+    (dir) => ['--network', `${dir}/none`],
+    /^--network \S+none: there is no such folder; name the folder of this/,
+  ],
+  [
+    'a folder that is a file',
+    (dir) => ['--network', `${dir}/file`],
+    /^--network \S+file: not a folder; name the folder of this node, which/,
+  ],
+  ['a trust folder', (dir) => ['--network', `${dir}/trust`], /^--network \S+trust: a trust folder, and no role runs on it; name the/],
+  ['an empty folder', (dir) => ['--network', `${dir}/empty`], /^--network \S+empty: without a snapshot\.json: .*; name the/],
+  ['a folder within a file', (dir) => ['--network', `${dir}/file/x`], /^--network \S+x: there is no such folder; name the folder of this/],
+  [
+    'a control path of a file',
+    (dir) => ['--control', `${dir}/file`],
+    /^control socket \S+file: a file that is no .*; choose another --control PATH$/,
+  ],
+  [
+    'a control path within a file',
+    (dir) => ['--control', `${dir}/file/x`],
+    /^control socket \S+x: (ENOTDIR|EEXIST): .*; choose another --control PATH$/,
+  ],
+  [
+    'a control path of 200 bytes',
+    (dir) => ['--control', join(dir, 'x'.repeat(199 - dir.length))],
+    /x: 200 bytes, and the system takes \d+; choose another --control/,
+  ],
+  [
+    'metrics on an address of others',
+    () => ['--metrics', '192.0.2.1:1'],
+    /^metrics 192\.0\.2\.1:1: .*EADDRNOTAVAIL.*; choose another --metrics ADDR$/,
+  ],
+]
+test.each(BAD)('%s is told in one plain line with the flag and what to do, before anything has begun', async (_, flags, says) => {
+  const dir = tempDir()
+  writeFileSync(join(dir, 'file'), '')
+  mkdirSync(join(dir, 'empty'))
+  mkdirSync(join(dir, 'trust', 'ca'), { recursive: true })
+  const base = ['--control', join(dir, 'c.sock'), '--network', nodeFolder()]
+  expect(await main(['node', 'ztna', 'agent', ...base, ...flags(dir)])).toBe(78)
+  expect(said).toMatch(/^ztna: [^\n]+\n$/)
+  expect(said.slice('ztna: '.length, -1)).toMatch(says)
+  expect(lines).toEqual([])
+})
+
+test('what is asked of a role that is just starting is answered once it has begun', async () => {
+  const { ended, control } = start()
+  await expect.poll(() => existsSync(control)).toBe(true)
+  expect(await ask(control, { cmd: 'ping', service: 'web' })).toMatchObject({ rttMs: 3 })
   process.emit('SIGTERM')
   expect(await ended).toBe(0)
 })

@@ -14,6 +14,9 @@ export interface Request {
 
 /** Longest request, bytes: names and numbers only. */
 const REQUEST_MAX = 65_536
+/** Longest path of a unix socket, bytes: `sun_path` of sockaddr_un without the NUL, of 108 on Linux and 104 on macOS. */
+const PATH_MAX = process.platform === 'darwin' ? 103 : 107
+const REMEDY = 'choose another --control PATH'
 
 /** `/run/ztna` as root, else `$XDG_RUNTIME_DIR/ztna`; undefined when there is none. */
 export function runtimeDir(environment: NodeJS.ProcessEnv = process.env): string | undefined {
@@ -25,30 +28,27 @@ export function runtimeDir(environment: NodeJS.ProcessEnv = process.env): string
 /** Removes the socket of a process that is gone, and nothing that is not a socket. */
 function removeDead(path: string): void {
   try {
-    if (!lstatSync(path).isSocket())
-      throw configError(`control socket ${path}: a file that is no socket is there; choose another --control PATH`)
+    if (!lstatSync(path).isSocket()) throw configError(`control socket ${path}: a file that is no socket is there; ${REMEDY}`)
     unlinkSync(path)
   } catch (error) {
     if (error instanceof ZtnaError) throw error
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw fileError('control socket', error)
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw unusable(path, error)
   }
 }
 
-/** Errors: ERR_ZTNA_CONFIG when a live process answers at `path`. */
-export async function checkNobodyAnswers(path: string): Promise<void> {
-  if (await isAlive(path)) {
-    throw configError(`control socket ${path}: another process answers there; stop it, or give this one --control PATH`)
-  }
-}
-
-/** Listens at `path` (0600), replacing a dead process's socket. Errors: ERR_ZTNA_CONFIG when a live one answers there. */
+/** Listens at `path` (0600), replacing a dead process's socket. Errors: ERR_ZTNA_CONFIG and ERR_ZTNA_PERMISSION, such as when a live one answers there. */
 export async function serveControl(path: string, answer: (request: Request) => Promise<unknown>): Promise<{ close: () => void }> {
+  const bytes = Buffer.byteLength(path)
+  // Node would bind at as much of it as fits.
+  if (bytes > PATH_MAX) throw configError(`control socket ${path}: ${bytes} bytes, and the system takes ${PATH_MAX}; ${REMEDY}`)
   try {
     mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
   } catch (error) {
-    throw fileError('control socket', error)
+    throw unusable(path, error)
   }
-  await checkNobodyAnswers(path)
+  if (await isAlive(path)) {
+    throw configError(`control socket ${path}: another process answers there; stop it, or give this one --control PATH`)
+  }
   removeDead(path)
   const open = new Set<Socket>()
   const server = createServer((socket) => {
@@ -122,15 +122,20 @@ async function listen(server: Server, path: string): Promise<void> {
   const before = process.umask(0o177)
   try {
     await new Promise<void>((resolve, reject) => {
-      server.once('error', (error) => reject(fileError(`control socket ${path}`, error)))
+      server.once('error', (error) => reject(unusable(path, error)))
       server.listen(path, resolve)
       process.umask(before)
     })
+    chmodSync(path, 0o600)
+  } catch (error) {
+    server.close()
+    throw error
   } finally {
     process.umask(before)
   }
-  chmodSync(path, 0o600)
 }
+
+const unusable = (path: string, error: unknown): ZtnaError => fileError(`control socket ${path}`, error, REMEDY)
 
 function isAlive(path: string): Promise<boolean> {
   return new Promise((resolve) => {

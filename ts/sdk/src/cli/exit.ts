@@ -7,11 +7,11 @@ export const EXIT = { ok: 0, failed: 1, denied: 3, usage: 64, unreachable: 75, p
 /** A mistake on the command line: exit 64. */
 export class UsageError extends Error {}
 
-/** What the system said about a path, as the error that has its exit code. */
-export function fileError(at: string, error: unknown): ZtnaError {
+/** What the system said about a path or an address, as the error that has its exit code. `remedy`: what to do about it, where that is known. */
+export function fileError(at: string, error: unknown, remedy?: string): ZtnaError {
   const { code, message } = error as NodeJS.ErrnoException
   const denied = code === 'EACCES' || code === 'EPERM'
-  return new ZtnaError(denied ? 'ERR_ZTNA_PERMISSION' : 'ERR_ZTNA_CONFIG', `${at}: ${message}`)
+  return new ZtnaError(denied ? 'ERR_ZTNA_PERMISSION' : 'ERR_ZTNA_CONFIG', `${at}: ${message}${remedy === undefined ? '' : `; ${remedy}`}`)
 }
 
 const CODES: Record<ZtnaErrorCode, number> = {

@@ -40,7 +40,7 @@ export async function serveMetrics(
     }
   })
   await new Promise<void>((resolve, reject) => {
-    server.once('error', (error) => reject(fileError(`metrics ${at.host}:${at.port}`, error)))
+    server.once('error', (error) => reject(fileError(`metrics ${at.host}:${at.port}`, error, 'choose another --metrics ADDR')))
     server.listen(at.port, at.host, resolve)
   })
   const { address, port, family } = server.address() as AddressInfo

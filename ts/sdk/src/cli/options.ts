@@ -29,7 +29,7 @@ export const SETTINGS: readonly Setting[] = [
     type: 'string',
     roles: ALL,
     value: 'DIR',
-    help: 'trust folder of this node, written by `ztna pki`',
+    help: 'folder of this node, written by `ztna pki`',
   },
   {
     key: 'listen',

@@ -1,12 +1,29 @@
 /** What a role's folder says of it and of its settings, before the role starts. The native side decides on its own reading. */
 import { X509Certificate } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
+import { readFile, readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { StaticService } from '../static-service.js'
 import { spiffeOf } from '../doctor/material.js'
-import { configError } from '../errors.js'
+import { ZtnaError, configError } from '../errors.js'
+import { fileError } from './exit.js'
 import type { ForwardOptions } from '../forward.js'
 import { type NetworkConfig, type ServiceEntry, readNetworkToml } from '../network-source.js'
+
+/** Errors: ERR_ZTNA_CONFIG or ERR_ZTNA_PERMISSION, prefixed with `source` and with what to do, for a folder that is none of a node. */
+export async function checkFolder(folder: string, source: string): Promise<void> {
+  const refuse = (why: string): Error =>
+    configError(`${source} ${folder}: ${why}; name the folder of this node, which \`ztna pki issue\` wrote with --out`)
+  try {
+    if (!(await stat(folder)).isDirectory()) throw refuse('not a folder')
+    const files = await readdir(folder)
+    if (files.includes('ca')) throw refuse('a trust folder, and no role runs on it')
+    if (!files.includes('snapshot.json')) throw refuse("without a snapshot.json: not a node's folder, or not all of it has arrived")
+  } catch (error) {
+    if (error instanceof ZtnaError) throw error
+    if (['ENOENT', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) throw refuse('there is no such folder')
+    throw fileError(`${source} ${folder}`, error, 'let the user that runs this read it')
+  }
+}
 
 /** The network of a node's folder. `undefined`: it can't be read, and the native side says why. */
 export async function ownNetwork(folder: string): Promise<NetworkConfig | undefined> {

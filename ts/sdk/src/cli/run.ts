@@ -1,7 +1,6 @@
 /** Runs one role as a process: from settings to exit code. */
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
-import { join } from 'node:path'
 import { ZtnaAgent } from '../agent.js'
 import { ZtnaConnector } from '../connector.js'
 import { type ZtnaError, configError, fromNative } from '../errors.js'
@@ -12,12 +11,11 @@ import type { NodeLimits } from '../node-options.js'
 import { DRAIN_MS } from '../ops.js'
 import type { RoleOptions } from '../role.js'
 import type { Settings } from './config.js'
-import { type AnyRole, answer } from './answer.js'
-import { checkNobodyAnswers, runtimeDir, serveControl } from './control.js'
+import type { AnyRole } from './answer.js'
 import { EXIT, UsageError, exitCodeOf, exitCodeOfDeath } from './exit.js'
 import { type HostPort, parseAddress, parseForward, parseListen, parseService } from './grammar.js'
-import { type Reason, serveMetrics } from './metrics.js'
-import { checkForward, ownName, ownNetwork, unserved } from './own-network.js'
+import { type OperatorPorts, serveOperator } from './operator.js'
+import { checkFolder, checkForward, ownNetwork, unserved } from './own-network.js'
 import { createLogger, eventLine } from './output.js'
 import { StartLine } from './start-line.js'
 import { paintFor } from './style.js'
@@ -29,11 +27,19 @@ export async function runRole(settings: Settings): Promise<number> {
   const startLine = new StartLine(process.stderr, paintFor(process.stderr))
   const logger = bridged(createLogger(settings.text('log_format'), startLine), level, {})
   for (const line of settings.overrides) logger.info({}, line)
-  const cleanup: (() => void)[] = []
   const wanted = readLocal(settings)
   const role = createRole(settings, { logger, logLevel: level })
-  const network = await ownNetwork(settings.text('network') ?? '')
+  const folder = settings.text('network') ?? ''
+  await checkFolder(folder, settings.source('network'))
+  const network = await ownNetwork(folder)
   if (network !== undefined) for (const forward of wanted.forwards) checkForward(network, forward, settings.source('forward'))
+  let lastWarning: string | undefined
+  const events = role as NodeJS.EventEmitter
+  events.on('warning', (error: ZtnaError) => (lastWarning = error.message))
+  const begun = new Promise<void>((resolve) => events.once('identity', resolve))
+  // Before the role comes online: it would take the place of the one that runs, and then have none itself.
+  const ports = await serveOperator(role, settings, wanted.metrics, begun, logger, () => lastWarning)
+  const cleanup = [ports.close]
   try {
     if (role instanceof ZtnaConnector && network !== undefined) {
       role.once('identity', ({ name }) => {
@@ -45,11 +51,8 @@ export async function runRole(settings: Settings): Promise<number> {
         if (line !== undefined) logger.warn({}, line)
       })
     }
-    // Before the role comes online: it would take the place of the one that runs, and then have none itself.
-    const control = controlPath(settings, await ownName(settings.text('network') ?? ''))
-    if (control !== undefined) await checkNobodyAnswers(control)
     if (settings.get('json') !== true) startLine.follow(role)
-    return await operate(role, settings, wanted, logger, startLine, cleanup)
+    return await operate(role, settings, wanted, ports, logger, startLine, cleanup)
   } catch (error) {
     startLine.end()
     const { code, message } = fromNative(error)
@@ -85,6 +88,7 @@ async function operate(
   role: AnyRole,
   settings: Settings,
   wanted: Wanted,
+  ports: OperatorPorts,
   logger: Logger,
   startLine: StartLine,
   cleanup: (() => void)[],
@@ -102,8 +106,6 @@ async function operate(
     })
   })
   events.on('error', (error: ZtnaError) => (death = error))
-  let lastWarning: string | undefined
-  events.on('warning', (error: ZtnaError) => (lastWarning = error.message))
   if (json) {
     const all = role.events() as AsyncIterable<{ type: string; args: unknown[] }>
     void (async () => {
@@ -118,7 +120,7 @@ async function operate(
   let local: Local | undefined
   const ready = new Promise<void>((resolve, reject) => {
     events.once('identity', () => {
-      serveLocal(role, settings, wanted, cleanup, logger, () => lastWarning).then((served) => {
+      serveLocal(role, wanted).then((served) => {
         local = served
         resolve()
       }, reject)
@@ -139,25 +141,15 @@ async function operate(
   const listen = role instanceof ZtnaRelay ? role.address().map(format) : (local?.listen ?? [])
   const own = role instanceof ZtnaAgent ? { forwards: local?.forwards ?? [] } : {}
   if (!json) process.stdout.write('online\n')
-  else print({ event: 'online', role: settings.role, name: role.identity.name, listen, ...own, metrics: local?.metrics ?? null })
+  else print({ event: 'online', role: settings.role, name: role.identity.name, listen, ...own, metrics: ports.metrics ?? null })
   await closed
   return death === undefined ? EXIT.ok : exitCodeOfDeath(death)
 }
 
-// Undefined too while the role does not run: its state says so.
-function unreadableSince(role: AnyRole): Date | undefined {
-  try {
-    return role.status().folderUnreadableSince
-  } catch {
-    return undefined
-  }
-}
-
-/** What a role offers on this machine. Addresses as `127.0.0.1:8080`, `[::1]:8080` or a unix socket's path. */
+/** What an agent offers on this machine. Addresses as `127.0.0.1:8080`, `[::1]:8080` or a unix socket's path. */
 interface Local {
   readonly listen: readonly string[]
   readonly forwards: readonly LocalForward[]
-  readonly metrics?: string
 }
 
 interface LocalForward {
@@ -168,21 +160,9 @@ interface LocalForward {
   readonly address: string
 }
 
-async function serveLocal(
-  role: AnyRole,
-  settings: Settings,
-  wanted: Wanted,
-  cleanup: (() => void)[],
-  logger: Logger,
-  reason: Reason,
-): Promise<Local> {
+async function serveLocal(role: AnyRole, wanted: Wanted): Promise<Local> {
   const listen: string[] = []
   const local: LocalForward[] = []
-  const path = controlPath(settings, role.identity.name)
-  if (path === undefined) logger.warn({}, 'XDG_RUNTIME_DIR is not set: no control socket; name one with --control PATH')
-  else cleanup.push((await serveControl(path, (request) => answer(role, request))).close)
-  const served = wanted.metrics === undefined ? undefined : await serveMetrics(role, wanted.metrics, reason, () => unreadableSince(role))
-  if (served !== undefined) cleanup.push(served.close)
   if (role instanceof ZtnaAgent) {
     for (const options of wanted.forwards) {
       const address = format((await role.forward(options)).address())
@@ -193,13 +173,7 @@ async function serveLocal(
     }
     if (wanted.socks !== undefined) listen.push(format((await role.forward({ socks5: wanted.socks })).address()))
   }
-  return { listen, forwards: local, ...(served === undefined ? {} : { metrics: served.address }) }
-}
-
-/** Where the role's control socket is. `undefined`: no folder for it is known, or no `name`. */
-function controlPath(settings: Settings, name: string | undefined): string | undefined {
-  const [given, dir] = [settings.text('control'), runtimeDir()]
-  return given ?? (dir !== undefined && name !== undefined ? join(dir, `${settings.role}-${name}.sock`) : undefined)
+  return { listen, forwards: local }
 }
 
 function createRole(settings: Settings, options: RoleOptions): AnyRole {
