@@ -1,27 +1,27 @@
 /** Standard output for events and results, standard error for logs. */
 import type { ZtnaError } from '../errors.js'
 import type { Logger } from '../logger.js'
+import { type Tone, paintFor } from './style.js'
 
 type Level = 'debug' | 'info' | 'warn' | 'error'
 
-const COLORS: Record<Level, number> = { debug: 90, info: 36, warn: 33, error: 31 }
+const TONES: Readonly<Record<Level, Tone>> = { debug: 'faint', info: 'title', warn: 'middling', error: 'bad' }
 
 export interface Stream {
   write(text: string): unknown
   readonly isTTY?: boolean
 }
 
-/** Logs to `stream`: pretty on a terminal unless told otherwise, JSON lines elsewhere. `NO_COLOR` is respected. */
+/** Logs to `stream`: pretty on a terminal unless told otherwise, JSON lines elsewhere. */
 export function createLogger(format: string | undefined, stream: Stream = process.stderr): Logger {
   const pretty = format === undefined ? stream.isTTY === true : format === 'pretty'
-  const color = pretty && stream.isTTY === true && !process.env['NO_COLOR']
+  const paint = paintFor(stream)
   const log = (level: Level, fields: object, message = ''): void => {
     const time = new Date().toISOString()
     if (!pretty) return void stream.write(`${JSON.stringify({ time, level, message, ...fields })}\n`)
-    const label = level.toUpperCase().padEnd(5)
-    const shown = color ? `\u001b[${COLORS[level]}m${label}\u001b[0m` : label
+    const label = paint(TONES[level], level.toUpperCase().padEnd(5))
     const rest = Object.entries(fields).map(([key, value]) => ` ${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`)
-    stream.write(`${time.slice(11, 23)} ${shown} ${message}${rest.join('')}\n`)
+    stream.write(`${time.slice(11, 23)} ${label} ${message}${rest.join('')}\n`)
   }
   return {
     debug: (fields, message) => log('debug', fields, message),
