@@ -127,7 +127,7 @@ export class ZtnaConnector extends ZtnaNode<ConnectorEvents> {
   override async examine(_cancel: Cancel, version: number | undefined): Promise<readonly Finding[]> {
     const { version: inForce, folderUnreadableSince, relays, name } = this.status()
     const { services } = await this.network()
-    const given = services.filter(({ connectors }) => connectors.includes(name)).map((service) => service.name)
+    const given = services.filter(({ connectors }) => connectors.includes(name))
     const served = new Set([...this.#static, ...this.#services.values()].map(({ service }) => service))
     return [...checkReloaded(inForce, version, folderUnreadableSince), ...checkBound(relays), ...checkServed(given, served)]
   }

@@ -1,6 +1,7 @@
 /** Services that a connector's native side dials: no handler in this process. */
 import { notAccepted, optionsOf, textOf } from './arguments.js'
 import { configError } from './errors.js'
+import type { ServiceEntry } from './network-source.js'
 import { checkPort, checkProtocol, checkService } from './target.js'
 
 /** A service dialled by the native side, as `--service` names it. */
@@ -20,6 +21,13 @@ export function staticServicesOf(given: readonly StaticService[] | undefined): r
   const services = given ?? []
   if (!Array.isArray(services)) throw notAccepted(services, 'services', 'an array of { service, protocol, ports, target }')
   return services.map(checkStatic)
+}
+
+/** How `--service` would name the first ports of a service, dialled on this machine: `db=tcp:5432:127.0.0.1:5432`. */
+export function serviceFlagOf({ name, tcp = [], udp = [] }: ServiceEntry): string {
+  const [ports] = [...tcp, ...udp]
+  if (ports === undefined) return `${name}=tcp:PORT:HOST:PORT`
+  return `${name}=${tcp.length > 0 ? 'tcp' : 'udp'}:${ports}:127.0.0.1:${String(ports).replace(/-.*/, '')}`
 }
 
 function checkStatic(given: StaticService, at: number): StaticService {

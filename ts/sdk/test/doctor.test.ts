@@ -163,7 +163,7 @@ test('what runs and what lies in the folder are compared', () => {
   expect(status(...checkReloaded(4, 5, undefined))).toBe('fail')
   expect(status(...checkReloaded(4, 4, new Date()))).toBe('fail')
   expect(status(...checkServed([], new Set()))).toBe('warn')
-  expect(status(...checkServed(['web'], new Set()))).toBe('fail')
+  expect(status(...checkServed([{ name: 'web', connectors: ['c1'], tcp: [80] }], new Set()))).toBe('fail')
   expect(status(...checkBound([{ name: 'r1', bound: false, detail: 'no answer' }]))).toBe('fail')
   expect(status(...checkBinds([{ name: 'web', connectors: ['c1', 'c2'] }], new Set(['c2'])))).toBe('ok')
 })

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
 import { checkForward, unserved } from '../src/cli/own-network.js'
+import { serviceFlagOf } from '../src/static-service.js'
 import { parseForward, parseService } from '../src/cli/grammar.js'
 
 const NETWORK = {
@@ -26,10 +27,11 @@ test.each([
 })
 
 test.each([
-  ['c1', [], 'this connector serves nothing: the network gives it web, dns; name each with --service'],
+  ['c1', [], 'this connector serves nothing: the network gives it web, dns; name each with --service, such as web=tcp:80:127.0.0.1:80'],
   ['c1', ['dns=udp:53:127.0.0.1:53'], 'this connector does not serve all: the network gives it web; name each with --service'],
+  ['c2', ['web=tcp:80:127.0.0.1:80'], 'the network gives it dns; name each with --service, such as dns=udp:53:127.0.0.1:53'],
   ['c2', ['dns=udp:53:127.0.0.1:53'], undefined],
-  ['c3', [], 'this connector serves nothing: the network gives it none either'],
+  ['c3', [], 'this connector serves nothing, and the network gives it nothing: add it to `connectors` of a [[service]]'],
 ])('connector %s serving %j is told what it does not serve', (connector, services, line) => {
   const said = unserved(
     NETWORK,
@@ -38,4 +40,13 @@ test.each([
   )
   if (line === undefined) expect(said).toBeUndefined()
   else expect(said).toContain(line)
+})
+
+test.each([
+  [{ tcp: [5432] }, 'db=tcp:5432:127.0.0.1:5432'],
+  [{ tcp: ['8000-8010', 80] }, 'db=tcp:8000-8010:127.0.0.1:8000'],
+  [{ udp: [53] }, 'db=udp:53:127.0.0.1:53'],
+])('the value of --service for %j has its port, and is accepted', (ports, flag) => {
+  expect(serviceFlagOf({ name: 'db', connectors: [], ...ports })).toBe(flag)
+  expect(parseService(flag).service).toBe('db')
 })

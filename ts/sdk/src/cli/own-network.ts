@@ -2,7 +2,7 @@
 import { X509Certificate } from 'node:crypto'
 import { readFile, readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { StaticService } from '../static-service.js'
+import { type StaticService, serviceFlagOf } from '../static-service.js'
 import { spiffeOf } from '../doctor/material.js'
 import { ZtnaError, configError } from '../errors.js'
 import { fileError } from './exit.js'
@@ -68,11 +68,15 @@ export function checkForward(network: NetworkConfig, forward: ForwardOptions, so
 /** One line on the services that the network gives `connector`, and that it does not serve. `undefined`: there are none. */
 export function unserved(network: NetworkConfig, connector: string, served: readonly StaticService[]): string | undefined {
   const given = network.services.filter(({ connectors }) => Array.isArray(connectors) && connectors.includes(connector))
-  const missing = given.map(({ name }) => name).filter((name) => !served.some(({ service }) => service === name))
-  if (served.length > 0 && missing.length === 0) return undefined
-  const named = missing.length === 0 ? 'the network gives it none either' : `the network gives it ${missing.join(', ')}`
-  const what = served.length === 0 ? 'this connector serves nothing' : 'this connector does not serve all'
-  return `${what}: ${named}; name each with --service, such as ${missing[0] ?? 'web'}=tcp:80:127.0.0.1:8080`
+  const missing = given.filter(({ name }) => !served.some(({ service }) => service === name))
+  const [first] = missing
+  if (first !== undefined) {
+    const what = served.length === 0 ? 'this connector serves nothing' : 'this connector does not serve all'
+    const names = missing.map(({ name }) => name).join(', ')
+    return `${what}: the network gives it ${names}; name each with --service, such as ${serviceFlagOf(first)}`
+  }
+  if (served.length > 0) return undefined
+  return 'this connector serves nothing, and the network gives it nothing: add it to `connectors` of a [[service]] in the trust folder, publish, and name the service with --service'
 }
 
 function portsOf(service: ServiceEntry, protocol: 'tcp' | 'udp'): readonly string[] {

@@ -2,6 +2,7 @@
 import type { CheckResult } from '../agent.js'
 import { type ZtnaError, fromNative } from '../errors.js'
 import type { ServiceEntry } from '../network-source.js'
+import { serviceFlagOf } from '../static-service.js'
 import { type Finding, fail, ok, warn } from './check.js'
 
 /** Services that are asked for, a few at a time: a network may have thousands. */
@@ -87,8 +88,9 @@ export function checkBound(relays: readonly { readonly name: string; readonly bo
 }
 
 /** `services`: those that the network gives a connector, against those that it serves. */
-export function checkServed(given: readonly string[], served: ReadonlySet<string>): Finding[] {
-  const missing = given.filter((name) => !served.has(name))
+export function checkServed(given: readonly ServiceEntry[], served: ReadonlySet<string>): Finding[] {
+  const missing = given.filter(({ name }) => !served.has(name))
+  const [first] = missing
   if (given.length === 0)
     return [
       warn(
@@ -97,12 +99,12 @@ export function checkServed(given: readonly string[], served: ReadonlySet<string
         'add it to `connectors` of a [[service]] in the trust folder, and publish',
       ),
     ]
-  if (missing.length === 0) return [ok('services', `serves all that it is given: ${given.join(', ')}`)]
+  if (first === undefined) return [ok('services', `serves all that it is given: ${namesOf(given)}`)]
   return [
     fail(
       'services',
-      `does not serve ${missing.join(', ')}, which the network gives it`,
-      `name each with --service, such as ${missing[0] ?? 'web'}=tcp:80:127.0.0.1:8080, or serve() it in the program`,
+      `does not serve ${namesOf(missing)}, which the network gives it`,
+      `name each with --service, such as ${serviceFlagOf(first)}, or serve() it in the program`,
     ),
   ]
 }
@@ -119,3 +121,5 @@ export function checkBinds(services: readonly ServiceEntry[], bound: ReadonlySet
     )
   })
 }
+
+const namesOf = (services: readonly ServiceEntry[]): string => services.map(({ name }) => name).join(', ')
