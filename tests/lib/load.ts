@@ -52,7 +52,6 @@ export function clients(command: 'handshakes' | 'nodes', t: Topology, folder: st
   return [command, '--network', folder, '--relay', `${t.relayAddress('r1')}:4433`, '--sources', CROWD]
 }
 
-/** $ZTNA_LOAD, or what `cargo build -p ztna-load` made. */
 export function loadBinary(): string {
-  return builtBinary('ztna-load', 'ZTNA_LOAD')
+  return builtBinary('ztna-load')
 }

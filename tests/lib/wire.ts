@@ -87,7 +87,6 @@ export class Wire {
   }
 }
 
-/** $ZTNA_NETLAB, or what `cargo build -p ztna-netlab` made. */
 export function netlabBinary(): string {
-  return builtBinary('ztna-netlab', 'ZTNA_NETLAB')
+  return builtBinary('ztna-netlab')
 }

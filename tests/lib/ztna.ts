@@ -7,12 +7,10 @@ import { run, type Exit, type Proc, type RunResult } from './proc.ts'
 export type RoleName = 'relay' | 'connector' | 'agent'
 export type Json = Readonly<Record<string, unknown>>
 
-/** The command line: $ZTNA_BIN, or the built SDK's. */
+/** The command line of the built SDK. */
 export function ztnaCommand(): readonly [string, ...string[]] {
-  const given = process.env['ZTNA_BIN']
-  if (given !== undefined && given !== '') return [given]
   const cli = fileURLToPath(new URL('../../ts/sdk/dist/cli.js', import.meta.url))
-  if (!existsSync(cli)) throw new Error(`${cli} is missing: run npm run build, or set ZTNA_BIN to the ztna command`)
+  if (!existsSync(cli)) throw new Error(`${cli} is missing: run npm run build`)
   return [process.execPath, cli]
 }
 
