@@ -21,7 +21,7 @@ export {
 } from './relay.js'
 export { type NodeEvents, type ZtnaNode } from './node.js'
 export { type NodeLimits, type NodeOptions } from './node-options.js'
-export { type AgentStats, type AgentStatus, type ConnectorStatus, type NodeStatus, type RelayStanding } from './node-status.js'
+export { type AgentStats, type AgentStatus, type ConnectorStatus, type NodeStatus, type Outage, type RelayStanding } from './node-status.js'
 export { ZtnaRole, type ReloadResult, type RoleEvents, type RoleOptions } from './role.js'
 export { ZtnaSocket } from './socket.js'
 export { ZtnaUdpSocket, type UdpDrops, type UdpEvents } from './datagram.js'

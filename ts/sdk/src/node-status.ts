@@ -1,4 +1,5 @@
 /** What `status()` and `stats()` of agents and connectors tell, and how native's words become it. */
+import { type NativeErrorJson, type ZtnaError, fromNative } from './errors.js'
 import { type FlowList, listFlows } from './flow-list.js'
 import type { NativeRole } from './native.js'
 import { type NativePath, type PathInfo, type PathPolicy, type State, deepFreeze, toPath } from './types.js'
@@ -30,6 +31,8 @@ export interface NodeStatus extends FlowList {
   readonly folderUnreadableSince?: Date
   /** Every relay of the network. */
   readonly relays: readonly RelayStanding[]
+  /** Why no relay serves this node, and what to do about it; absent while one does. */
+  readonly outage?: Outage
   /** This node's certificate. */
   readonly certificate: {
     /** End of the certificate. */
@@ -38,6 +41,9 @@ export interface NodeStatus extends FlowList {
   /** Version of the snapshot in force. */
   readonly version: number
 }
+
+/** An ERR_ZTNA_UNREACHABLE as a log shows it, with `details.reason` where the cause is known and a line for each relay in `details.tried`. */
+export type Outage = ReturnType<ZtnaError['toJSON']>
 
 /** How an agent or a connector stands with a relay. */
 export interface RelayStanding {
@@ -92,9 +98,10 @@ export interface ConnectorStatus extends NodeStatus {
 
 /** `status`: what native says of `role`, parsed. Errors: ERR_ZTNA_CLOSED. */
 export function toAgentStatus(status: object, role: NativeRole): AgentStatus {
-  const { stats: _stats, ...rest } = status as NativeStatus & { readonly connectors: readonly NativePeer[] }
+  const { stats: _stats, outage, ...rest } = status as NativeStatus & { readonly connectors: readonly NativePeer[] }
   return deepFreeze({
     ...rest,
+    ...toOutage(outage),
     // Only connectors bind.
     relays: rest.relays.map(({ bound: _bound, ...relay }) => toStanding(relay)),
     connectors: rest.connectors.map((connector) => ({ ...connector, path: toPath(connector.path) })),
@@ -105,9 +112,10 @@ export function toAgentStatus(status: object, role: NativeRole): AgentStatus {
 
 /** The same for a connector. */
 export function toConnectorStatus(status: object, role: NativeRole): ConnectorStatus {
-  const { stats: _stats, certificate, agents, ...rest } = status as NativeStatus & { readonly agents: readonly NativePeer[] }
+  const { stats: _stats, certificate, agents, outage, ...rest } = status as NativeStatus & { readonly agents: readonly NativePeer[] }
   return deepFreeze({
     ...rest,
+    ...toOutage(outage),
     relays: rest.relays.map(toStanding),
     agents: agents.map(({ name, path, pathPolicy, flows }) => ({ name, path: toPath(path), pathPolicy, flows })),
     certificate: { expiresAt: new Date(certificate.expiresAt) },
@@ -125,6 +133,7 @@ export function toAgentStats(json: unknown): AgentStats {
 interface NativeStatus extends Pick<NodeStatus, 'name' | 'state' | 'folderUnreadableSince' | 'version'> {
   readonly stats: unknown
   readonly relays: readonly (Omit<RelayStanding, 'detail'> & { readonly bound: boolean; readonly detail: string | null })[]
+  readonly outage: NativeErrorJson | null
   readonly certificate: { readonly expiresAt: number }
 }
 
@@ -138,4 +147,8 @@ interface NativePeer {
 
 function toStanding<T extends { readonly detail: string | null }>({ detail, ...relay }: T): Omit<T, 'detail'> & { detail?: string } {
   return { ...relay, ...(detail === null ? {} : { detail }) }
+}
+
+function toOutage(outage: NativeErrorJson | null | undefined): { outage?: Outage } {
+  return outage ? { outage: fromNative(outage).toJSON() } : {}
 }

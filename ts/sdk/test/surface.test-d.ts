@@ -235,6 +235,8 @@ test('what a connector tells is told by type', () => {
   expectTypeOf<sdk.ZtnaConnector>().toExtend<sdk.ZtnaNode<sdk.ConnectorEvents>>()
   expectTypeOf<sdk.AgentStatus | sdk.ConnectorStatus>().toExtend<sdk.NodeStatus>()
   expectTypeOf<sdk.NodeStatus>().toExtend<sdk.FlowList & Seen<{ relays: readonly sdk.RelayStanding[]; version: number }>>()
+  expectTypeOf<NonNullable<sdk.NodeStatus['outage']>>().toEqualTypeOf<sdk.Outage>()
+  expectTypeOf<sdk.Outage>().toExtend<Seen<{ code: sdk.ZtnaErrorCode; message: string; retryable: boolean; details: sdk.ErrorDetails }>>()
   expectTypeOf<sdk.FlowList['flows'][number]>().toEqualTypeOf<sdk.FlowStatus>()
 })
 

@@ -15,8 +15,10 @@ const FLOWS_SHOWN = 20
 
 /** The answer of `ztna status`: the oldest flows, and how many more there are. */
 export function describeStatus(status: Fields, paint: Paint, now: number = Date.now()): string {
-  const { flows, flowsOmitted, ...rest } = status
-  if (!Array.isArray(flows)) return describe(status, now, paint)
+  const { outage } = status
+  // What else it holds stands with the relays.
+  const { flows, flowsOmitted, ...rest } = isFields(outage) ? { ...status, outage: outage['message'] } : status
+  if (!Array.isArray(flows)) return describe(rest, now, paint)
   const shown = (flows as readonly Parameters<typeof compact>[0][]).slice(0, FLOWS_SHOWN).map((flow) => compact(flow, now))
   const more = flows.length - shown.length + Number(flowsOmitted ?? 0)
   const text = describe({ ...rest, flows: shown }, now, paint)
@@ -58,6 +60,7 @@ const UNITS = [
   [60, 'min'],
 ] as const
 const DATES: ReadonlySet<string> = new Set(['expiresAt', 'since', 'folderUnreadableSince', 'revokedAt', 'notAfter', 'notBefore'])
+const BAD_NEWS: ReadonlySet<string> = new Set(['detail', 'outage', 'folderUnreadableSince'])
 const LABELS: Readonly<Record<string, string>> = { rttMs: 'round trip', out: 'folder', ok: 'valid', policyId: 'policy' }
 
 function lines(value: Fields, now: number, paint: Paint): string[] {
@@ -92,7 +95,7 @@ function toned(key: string, value: unknown, shown: string, paint: Paint): string
   if (shown === '-') return paint('faint', shown)
   if (key === 'state' && typeof value === 'string') return paint(toneOfState(value), shown)
   if (key === 'path') return paint(toneOfPath(isPath(value) ? String(value['kind']) : shown.replace(/ .*/, '')), shown)
-  return key === 'detail' || key === 'folderUnreadableSince' ? paint('bad', shown) : shown
+  return BAD_NEWS.has(key) ? paint('bad', shown) : shown
 }
 
 function text(key: string, value: unknown, now: number): string {

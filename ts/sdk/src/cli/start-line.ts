@@ -1,4 +1,5 @@
 /** What a person at a terminal sees of an agent or connector that looks for its relays: that it does, why it has none yet, and what it found. */
+import type { AgentStatus, ConnectorStatus } from '../node-status.js'
 import { ZtnaRelay } from '../relay.js'
 import type { AnyRole } from './answer.js'
 import type { Stream } from './output.js'
@@ -46,7 +47,7 @@ export class StartLine implements Stream {
     for (const { name, state, rttMs } of status?.relays ?? []) {
       if (state === 'online') this.write(`${this.#paint('good', `relay ${name}`)}: ${rttMs.toFixed(1)} ms\n`)
     }
-    for (const { name, path } of status?.connectors ?? []) {
+    for (const { name, path } of status !== undefined && 'connectors' in status ? status.connectors : []) {
       this.write(`connector ${name}: ${this.#paint(toneOfPath(path.kind), path.kind)}, ${path.rttMs.toFixed(1)} ms\n`)
     }
   }
@@ -65,24 +66,11 @@ export class StartLine implements Stream {
   }
 }
 
-interface Status {
-  readonly relays: readonly {
-    readonly name: string
-    readonly state: string
-    readonly rttMs: number
-  }[]
-  readonly connectors?: readonly {
-    readonly name: string
-    readonly path: { readonly kind: 'direct' | 'relay' | 'none'; readonly rttMs: number }
-  }[]
-  /** Why there is no relay, and what to do about it. */
-  readonly outage?: { readonly message: string } | null
-}
-
-// None while the role does not run.
-function statusOf(role: AnyRole): Status | undefined {
+// None of a relay, and none while the role does not run.
+function statusOf(role: AnyRole): AgentStatus | ConnectorStatus | undefined {
+  if (role instanceof ZtnaRelay) return undefined
   try {
-    return role.status() as unknown as Status
+    return role.status()
   } catch {
     return undefined
   }
