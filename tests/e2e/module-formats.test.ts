@@ -128,6 +128,29 @@ for (const format of both) {
   })
 }
 
+test('a logger that roles of both copies share hears each native line once, and of the role that is left, too', async () => {
+  await using shared = await createTestNetwork({ agents: { alice: {}, bob: {}, carol: {} } })
+  const ended: unknown[] = []
+  const take = (fields: object, message?: string): void => {
+    if (message === 'connection ended' && 'peer' in fields) ended.push(fields.peer)
+  }
+  const logging = { ...shared.agent('alice'), logger: { debug: take, info: take, warn: take, error: take }, logLevel: 'debug' } as const
+  const [one, other] = [new esm.ZtnaAgent(logging), new cjs.ZtnaAgent(logging)]
+  // Of these, which have no logger, the relay says it.
+  const comeAndGo = async (name: string): Promise<void> => {
+    const passing = await new esm.ZtnaAgent(shared.agent(name)).start()
+    await passing.close({ drainMs: 0 })
+    await expect.poll(() => ended).toContain(`agent/${name}`)
+  }
+  await Promise.all([one.start(), other.start()])
+  await comeAndGo('bob')
+  // Both take what waits for them first.
+  await one.close({ drainMs: 0 })
+  await comeAndGo('carol')
+  await other.close({ drainMs: 0 })
+  expect(ended.filter((peer) => peer !== 'agent/alice')).toEqual(['agent/bob', 'agent/carol'])
+})
+
 test('an error that one copy throws is an instance of the classes of the other, and no other error is', async () => {
   const denied = new esm.ZtnaDeniedError('no', 'agent')
   const closed = await new cjs.ZtnaAgent(net.agent('alice')).connect('c1:7001').catch((error: unknown) => error)

@@ -16,16 +16,17 @@ export const DENIAL: unique symbol = shared('denial')
 
 /**
  * The verified peers of sockets, and of the requests made of what came by them. By object identity alone: nothing that a request says or a property
- * of it makes an entry. The key is global and can't be replaced.
+ * of it makes an entry.
  */
-export const callers: WeakMap<object, Identity> = sharedCallers()
+export const callers: WeakMap<object, Identity> = sharedMap('callers')
 
-function sharedCallers(): WeakMap<object, Identity> {
-  const key: symbol = shared('callers')
+/** What copies know of objects that they have in common, in this thread. The key is global and can't be replaced. */
+export function sharedMap<K extends object, V>(name: string): WeakMap<K, V> {
+  const key: symbol = shared(name)
   const there: unknown = Reflect.get(globalThis, key)
-  if (there instanceof WeakMap) return there as WeakMap<object, Identity>
-  const made = new WeakMap<object, Identity>()
-  // Where it fails, something else is there: then a copy knows its own callers and nobody else's.
+  if (there instanceof WeakMap) return there as WeakMap<K, V>
+  const made = new WeakMap<K, V>()
+  // Where it fails, something else is there: then a copy knows what is its own and nobody else's.
   Reflect.defineProperty(globalThis, key, { value: made })
   return made
 }
