@@ -2,6 +2,7 @@
 import type { OpenedFlow } from './connector.js'
 import type { ZtnaDeniedError, ZtnaError } from './errors.js'
 import type { FailedFlow } from './failed-flow.js'
+import { given } from './given.js'
 import type { RelaySession } from './relay.js'
 import type { ReloadResult } from './role.js'
 import type { Identity, PathInfo, PathKind, State } from './types.js'
@@ -237,9 +238,4 @@ function targetOf({ service, port, protocol }: Readonly<Record<string, unknown>>
     ...(typeof port === 'number' ? { port } : {}),
     ...(isProtocol ? { protocol } : {}),
   }
-}
-
-/** `fields` without those that are undefined. */
-function given<T extends object>(fields: T): { readonly [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as never
 }

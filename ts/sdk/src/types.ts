@@ -11,6 +11,13 @@ export interface Cancel {
 /** What a node is, as its certificate says. */
 export type Role = 'agent' | 'connector' | 'relay'
 
+/** All of them. */
+export const ROLES: readonly Role[] = ['agent', 'connector', 'relay']
+
+export function isRole(value: unknown): value is Role {
+  return ROLES.some((role) => role === value)
+}
+
 /** Who a node is, as its verified certificate says. */
 export interface Identity {
   /** SPIFFE ID: `spiffe://<trust domain>/<role>/<name>`. */

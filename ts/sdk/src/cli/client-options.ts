@@ -1,5 +1,6 @@
 /** What commands to running roles have in common. */
 import { type Command, Option } from 'commander'
+import { ROLES } from '../types.js'
 import { type Request, ask, findControl } from './control.js'
 import { UsageError } from './exit.js'
 import { checkNodeName } from './grammar.js'
@@ -23,7 +24,7 @@ export function client(program: Command, usage: string, summary: string): Comman
     .command(usage)
     .description(summary)
     .option('--control <PATH>', 'control socket (default: that of the sole running role)')
-    .addOption(new Option('--role <ROLE>', 'of the node').choices(['agent', 'connector', 'relay']))
+    .addOption(new Option('--role <ROLE>', 'of the node').choices(ROLES))
     .option('--name <NAME>', 'name of the node')
     .option('--json', 'print JSON')
 }

@@ -1,5 +1,6 @@
 /** The commands and their options, as shells complete them: read from the same tree that parses the command line. */
 import type { Command, Option } from 'commander'
+import { ROLES } from '../types.js'
 
 /** What a value is, which says where its completions come from. */
 export type ValueKind = 'text' | 'file' | 'folder' | 'service' | 'choice'
@@ -54,7 +55,7 @@ function toOption(option: Option, flag: string): CompletedOption {
 function toValue(placeholder: string, choices: readonly string[] | undefined): Completed {
   if (choices !== undefined) return { kind: 'choice', choices }
   const name = placeholder.replace(/\.\.\.$/, '').toUpperCase()
-  if (name === 'ROLE') return { kind: 'choice', choices: ['agent', 'connector', 'relay'] }
+  if (name === 'ROLE') return { kind: 'choice', choices: ROLES }
   if (name === 'P') return { kind: 'choice', choices: ['tcp', 'udp'] }
   if (name === 'DIR' || name === 'OUT') return { kind: 'folder', choices: [] }
   if (name === 'FILE' || name === 'PATH') return { kind: 'file', choices: [] }

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { TomlError, parse } from 'smol-toml'
 import { configError } from '../errors.js'
-import type { Role } from '../types.js'
+import { ROLES, type Role, isRole } from '../types.js'
 import { UsageError, fileError } from './exit.js'
 import { SETTINGS, type Setting, attributeOf, flagOf, variableOf } from './options.js'
 
@@ -28,7 +28,6 @@ interface Found {
   readonly source: string
 }
 
-const ROLES: readonly string[] = ['agent', 'connector', 'relay']
 // Read by the SDK and the command line outside the schema.
 const OTHER_VARIABLES = ['ZTNA_CONFIG', 'ZTNA_ROLE']
 
@@ -46,13 +45,13 @@ export function loadSettings(
   if (chosen === undefined) {
     throw configError(`${path ?? 'ztna.toml'}: no role: give the key \`role\` or ZTNA_ROLE; one of ${ROLES.join(', ')}`)
   }
-  if (typeof chosen !== 'string' || !ROLES.includes(chosen)) {
+  if (!isRole(chosen)) {
     const at = ofEnvironment === undefined ? (file.get('role')?.source ?? path ?? 'role') : 'ZTNA_ROLE'
     throw configError(`${at}: role ${JSON.stringify(chosen)} is not accepted; one of ${ROLES.join(', ')}`)
   }
   const settings = new Map<string, Found>()
   const overrides: string[] = []
-  for (const setting of SETTINGS.filter((known) => known.roles.includes(chosen as Role))) {
+  for (const setting of SETTINGS.filter((known) => known.roles.includes(chosen))) {
     const candidates = [fromFlag(setting, flags), fromVariable(setting, environment), file.get(setting.key)]
     const found = candidates.filter((candidate) => candidate !== undefined)
     const [winner, ...hidden] = found
@@ -65,7 +64,7 @@ export function loadSettings(
   }
   for (const [key, { source }] of file) {
     const setting = SETTINGS.find((known) => known.key === key)
-    if (setting !== undefined && !setting.roles.includes(chosen as Role)) {
+    if (setting !== undefined && !setting.roles.includes(chosen)) {
       throw configError(
         `${source}: not a setting of ${chosen === 'agent' ? 'an' : 'a'} ${chosen}; it belongs to ${setting.roles.join(', ')}`,
       )
@@ -78,7 +77,7 @@ export function loadSettings(
   }
   const get = (key: string): Value | undefined => settings.get(key)?.value
   return {
-    role: chosen as Role,
+    role: chosen,
     get,
     text: (key) => (typeof get(key) === 'string' ? (get(key) as string) : undefined),
     list: (key) => (Array.isArray(get(key)) ? (get(key) as readonly string[]) : []),

@@ -1,6 +1,7 @@
 /** The values of `--service`, `--forward`, `--listen` and `--socks5`. */
 import type { StaticService } from '../static-service.js'
 import type { ForwardOptions } from '../forward.js'
+import { hostPort } from '../host-port.js'
 import type { PathPolicy } from '../types.js'
 import { UsageError } from './exit.js'
 
@@ -39,7 +40,7 @@ function partOf(part: string, text: string, of: string, forms: string): HostPort
 /** An address as native takes it, checked. */
 export function parseListen(text: string, of: string = '--listen'): string {
   const { host, port } = parseAddress(text, of)
-  return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
+  return hostPort(host, port)
 }
 
 /** `web=tcp:80:127.0.0.1:8080`, `app=tcp:8000-8010:127.0.0.1:9000`, `app=tcp:80:unix:/run/app.sock`. */
@@ -59,7 +60,7 @@ export function parseService(text: string, of: string = '--service'): StaticServ
   const { host, port } = partOf(rest, text, of, SERVICE_FORMS)
   if (port === 0) fail(of, text, 'the target port is from 1 to 65535')
   if (port + range[1] - range[0] > 65_535) fail(of, text, `the range maps one to one and would end past port 65535`)
-  return { service, protocol, ports: range, target: `${protocol}:${host.includes(':') ? `[${host}]` : host}:${port}` }
+  return { service, protocol, ports: range, target: `${protocol}:${hostPort(host, port)}` }
 }
 
 /**

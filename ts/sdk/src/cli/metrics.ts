@@ -1,6 +1,7 @@
 /** `/metrics` and `/healthz`. */
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { hostPort } from '../host-port.js'
 import type { State } from '../types.js'
 import { fileError } from './exit.js'
 import type { HostPort } from './grammar.js'
@@ -40,13 +41,13 @@ export async function serveMetrics(
     }
   })
   await new Promise<void>((resolve, reject) => {
-    server.once('error', (error) => reject(fileError(`metrics ${at.host}:${at.port}`, error, 'choose another --metrics ADDR')))
+    server.once('error', (error) => reject(fileError(`metrics ${hostPort(at.host, at.port)}`, error, 'choose another --metrics ADDR')))
     server.listen(at.port, at.host, resolve)
   })
-  const { address, port, family } = server.address() as AddressInfo
+  const { address, port } = server.address() as AddressInfo
   const close = (): void => {
     server.close()
     server.closeAllConnections()
   }
-  return { address: family === 'IPv6' ? `[${address}]:${port}` : `${address}:${port}`, close }
+  return { address: hostPort(address, port), close }
 }

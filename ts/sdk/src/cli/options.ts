@@ -2,7 +2,7 @@
 import { LOG_LEVELS } from '../logger.js'
 import { MOST_BURST } from '../node-options.js'
 import { LISTEN, MAX_LOOPS } from '../relay.js'
-import type { Role } from '../types.js'
+import { ROLES, type Role } from '../types.js'
 
 export interface Setting {
   /** Key in ztna.toml; the flag has `-` for `_`, the variable is `ZTNA_` and upper case. */
@@ -21,13 +21,11 @@ export interface Setting {
   readonly most?: number
 }
 
-const ALL: readonly Role[] = ['agent', 'connector', 'relay']
-
 export const SETTINGS: readonly Setting[] = [
   {
     key: 'network',
     type: 'string',
-    roles: ALL,
+    roles: ROLES,
     value: 'DIR',
     help: 'folder of this node, written by `ztna pki`',
   },
@@ -63,14 +61,14 @@ export const SETTINGS: readonly Setting[] = [
   {
     key: 'packets_per_key',
     type: 'number',
-    roles: ALL,
+    roles: ROLES,
     value: 'N',
     help: 'packets before a connection gets a successor (default: 134217728)',
   },
   {
     key: 'segmentation_offload',
     type: 'boolean',
-    roles: ALL,
+    roles: ROLES,
     help: 'send UDP packets one by one, for kernels that lose bursts',
     fallback: true,
   },
@@ -135,18 +133,18 @@ export const SETTINGS: readonly Setting[] = [
     value: 'ADDR',
     help: 'SOCKS5 and HTTP CONNECT proxy, loopback only',
   },
-  { key: 'metrics', type: 'string', roles: ALL, value: 'ADDR', help: 'serve /metrics and /healthz (default: off)' },
+  { key: 'metrics', type: 'string', roles: ROLES, value: 'ADDR', help: 'serve /metrics and /healthz (default: off)' },
   {
     key: 'control',
     type: 'string',
-    roles: ALL,
+    roles: ROLES,
     value: 'PATH',
     help: 'control socket (default: in the runtime directory)',
   },
   {
     key: 'log_level',
     type: 'string',
-    roles: ALL,
+    roles: ROLES,
     value: 'LEVEL',
     help: 'log level',
     choices: LOG_LEVELS,
@@ -155,12 +153,12 @@ export const SETTINGS: readonly Setting[] = [
   {
     key: 'log_format',
     type: 'string',
-    roles: ALL,
+    roles: ROLES,
     value: 'FORMAT',
     help: 'log format (default: pretty on a terminal)',
     choices: ['pretty', 'json'],
   },
-  { key: 'json', type: 'boolean', roles: ALL, help: 'events on standard output as JSON, one a line', fallback: false },
+  { key: 'json', type: 'boolean', roles: ROLES, help: 'events on standard output as JSON, one a line', fallback: false },
 ]
 
 /** What is on by default has a flag that switches it off; its `help` speaks of that. */

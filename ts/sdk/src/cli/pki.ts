@@ -2,6 +2,7 @@
 import type { Command } from 'commander'
 import { ZtnaDeniedError, configError, fromNative } from '../errors.js'
 import { type PkiCommand, native } from '../native.js'
+import { isRole } from '../types.js'
 import { EXIT, UsageError } from './exit.js'
 import { checkNodeName, parseTarget } from './grammar.js'
 import { describe } from './human.js'
@@ -34,7 +35,7 @@ export function addPkiCommands(program: Command, done: (code: number) => void): 
     .option('--url <URL>', 'address of a relay, repeatable', collect)
     .option('--ttl <TIME>', 'life of the certificate: 90s, 30m, 24h, 7d', '24h')
     .action((dir: string, role: string, name: string, flags: IssueFlags) => {
-      if (!['agent', 'connector', 'relay'].includes(role)) throw new UsageError(`role "${role}" is not agent, connector or relay`)
+      if (!isRole(role)) throw new UsageError(`role "${role}" is not agent, connector or relay`)
       checkNodeName(name)
       const { out, group = [], url = [], ttl } = flags
       run('issue', { dir, role, name, out, groups: group, urls: url, ttlSeconds: parseTtl(ttl) }, flags)

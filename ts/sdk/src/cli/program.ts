@@ -1,7 +1,7 @@
 /** The command line: what there is, and its help. */
 import { Command, CommanderError, Option } from 'commander'
 import { native } from '../native.js'
-import type { Role } from '../types.js'
+import { ROLES, type Role } from '../types.js'
 import { addClientCommands } from './client.js'
 import { loadSettings } from './config.js'
 import { withExamples } from './examples.js'
@@ -52,7 +52,7 @@ export async function main(argv: readonly string[]): Promise<number> {
       done(await runRole(loadSettings(role, flags, process.env, process.env['ZTNA_CONFIG'] || undefined)))
     })
   }
-  withExamples(withSettings(program.command('run').description('run the role that a file describes'), ['agent', 'connector', 'relay']), [
+  withExamples(withSettings(program.command('run').description('run the role that a file describes'), ROLES), [
     'ztna run --config /etc/ztna/ztna.toml',
     'ZTNA_LOG_LEVEL=debug ztna run --config ztna.toml',
   ])

@@ -4,6 +4,8 @@ import type { AddressInfo } from 'node:net'
 import { ZtnaAgent } from '../agent.js'
 import { ZtnaConnector } from '../connector.js'
 import { type ZtnaError, configError, fromNative } from '../errors.js'
+import { given } from '../given.js'
+import { hostPort } from '../host-port.js'
 import type { LogLevel, Logger } from '../logger.js'
 import { bridged } from '../logger.js'
 import { type RelayLimits, ZtnaRelay } from '../relay.js'
@@ -201,7 +203,7 @@ function createRole(settings: Settings, options: RoleOptions): AnyRole {
 }
 
 function nodeLimitsOf(settings: Settings): NodeLimits {
-  return named({
+  return given({
     unreadBytes: settings.number('max_unread_bytes'),
     burstSockets: settings.number('burst_sockets'),
     burstChecks: settings.number('burst_checks'),
@@ -209,18 +211,13 @@ function nodeLimitsOf(settings: Settings): NodeLimits {
 }
 
 function limitsOf(settings: Settings): RelayLimits {
-  return named({
+  return given({
     sessions: settings.number('max_sessions'),
     bpsPerSession: settings.number('bps_per_session'),
     handshakesPerSecond: settings.number('handshakes_per_second'),
     handshakesPerPrefixPerSecond: settings.number('handshakes_per_prefix'),
     retriesPerSecond: settings.number('retries_per_second'),
   })
-}
-
-/** Those that are set. */
-function named(values: Readonly<Record<string, number | undefined>>): Record<string, number> {
-  return Object.fromEntries(Object.entries(values).filter((entry): entry is [string, number] => entry[1] !== undefined))
 }
 
 // A wrong value is a usage error on the command line and a configuration error anywhere else.
@@ -263,6 +260,5 @@ function onSignals(role: AnyRole, settings: Settings, logger: Logger, stopping: 
 }
 
 function format(address: AddressInfo | string): string {
-  if (typeof address === 'string') return address
-  return address.family === 'IPv6' ? `[${address.address}]:${address.port}` : `${address.address}:${address.port}`
+  return typeof address === 'string' ? address : hostPort(address.address, address.port)
 }

@@ -6,6 +6,7 @@ import { isIP } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
+import { hostPort } from '../host-port.js'
 import type { RelayEntry } from '../network-source.js'
 import { type Finding, fail, ok, warn } from './check.js'
 
@@ -71,7 +72,7 @@ async function checkUrl(check: string, url: string, probe: Probe): Promise<Findi
     )
   }
   const answers = await Promise.all(addresses.map(({ address, family }) => ask(address, family, port, timeoutMs, signal)))
-  const at = `${host.includes(':') ? `[${host}]` : host}:${port}/udp`
+  const at = `${hostPort(host, port)}/udp`
   const answered = answers.find((answer) => answer.kind === 'answered')
   if (answered !== undefined) return ok(check, `${at} answers in ${answered.ms.toFixed(1)} ms`)
   // What is heard says more than silence, and a family without a route says least where there is another one.
@@ -115,7 +116,7 @@ async function silence(check: string, at: string, port: number, probe: Probe): P
       `a firewall on the way drops UDP, or that machine is down: let UDP ${port} pass towards the relay, out from here and in there`,
     )
   }
-  const local = `${isIP(heard.address) === 6 ? `[${heard.address}]` : heard.address}:${port}/udp`
+  const local = `${hostPort(heard.address, port)}/udp`
   if (own) {
     const detail = `${said}, and ${local} of this machine answers: whether nodes reach it can't be judged from here, as many a NAT leads nothing back inside (no hairpin)`
     return warn(check, detail, `${elsewhere}; where it says udp-blocked, let UDP ${port} pass in, and have the router forward it to here`)

@@ -3,6 +3,7 @@ import { isObject, notAccepted, show, textOf } from '../arguments.js'
 import type { ZtnaAgent } from '../agent.js'
 import type { ConnectorOptions } from '../connector.js'
 import { ZtnaError, configError, fromNative } from '../errors.js'
+import { hostPort } from '../host-port.js'
 import { type NativeTestNetwork, native } from '../native.js'
 import type { NetworkConfig, NetworkContent } from '../network-source.js'
 import { type RelayOptions, ZtnaRelay } from '../relay.js'
@@ -114,9 +115,9 @@ export class TestNetwork implements AsyncDisposable {
   /** Options of a relay, for another one in place of one that was closed. Errors: as for `agent`. */
   relay(name: string): RelayOptions {
     const network = this.#source('relay', name)
-    const at = this.addresses(name).map(bracketed)
-    const listen = at.map((ip) => ({ udp: `${ip}:${RELAY_PORT}` }))
-    return { network, listen, ...(at[0] === undefined ? {} : { stunAlt: `${at[0]}:${RELAY_STUN_PORT}` }) }
+    const at = this.addresses(name)
+    const listen = at.map((ip) => ({ udp: hostPort(ip, RELAY_PORT) }))
+    return { network, listen, ...(at[0] === undefined ? {} : { stunAlt: hostPort(at[0], RELAY_STUN_PORT) }) }
   }
 
   /** Addresses that a node or relay has now. Errors: ERR_ZTNA_CONFIG for an unknown name, ERR_ZTNA_CLOSED. */
@@ -257,7 +258,7 @@ export class TestNetwork implements AsyncDisposable {
         name,
         urls: this.addresses(name)
           .filter(used)
-          .map((ip) => `https://${bracketed(ip)}:${RELAY_PORT}`),
+          .map((ip) => `https://${hostPort(ip, RELAY_PORT)}`),
       })),
       services: Object.entries(services).map(([name, service]) => Object.assign({ name, connectors: Object.keys(connectors) }, service)),
       agents: Object.entries(agents).map(([name, { groups = [] }]) => ({ name, groups })),
@@ -351,8 +352,4 @@ function called<T>(call: () => T): T {
   } catch (error) {
     throw fromNative(error)
   }
-}
-
-function bracketed(ip: string): string {
-  return ip.includes(':') ? `[${ip}]` : ip
 }
