@@ -13,7 +13,7 @@ export interface OperatorPorts {
   /** Where the metrics are, `127.0.0.1:9100`. */
   readonly metrics?: string
   /** Idempotent. */
-  close(): void
+  readonly close: () => void
 }
 
 /**
