@@ -232,6 +232,17 @@ test('policies and revocations reach nodes that run', async () => {
   await expect(lab.agent.connect({ service: 'echo', port: 7, timeoutMs: 2_000 })).rejects.toThrow(/./)
 })
 
+test('an empty policy permits nobody anything, from the start and later', async () => {
+  await using net = await createTestNetwork({ services: { echo: { tcp: [7] } }, policy: '' })
+  await using agent = await new ZtnaAgent(net.agent('alice')).start()
+  await expect(agent.connect('echo:7')).rejects.toMatchObject({ code: 'ERR_ZTNA_DENIED' })
+  await using lab = await start({})
+  expect(await echoed(lab.agent, 'hello')).toBe('hello')
+  await lab.net.setPolicy('')
+  await expect(lab.agent.connect('echo:7')).rejects.toMatchObject({ code: 'ERR_ZTNA_DENIED' })
+  await expect(lab.net.setPolicy(undefined as never)).rejects.toMatchObject({ code: 'ERR_ZTNA_CONFIG' })
+})
+
 test('two networks at once know nothing of each other', async () => {
   await using one = await start({ nat: 'firewall' }, 'one')
   await using two = await start({ nat: 'carrier' }, 'two')

@@ -19,6 +19,7 @@ import {
   type Plan,
   type TestNetworkOptions,
   changeOf,
+  checkPolicy,
   homeOptionsOf,
   natOf,
   overlaid,
@@ -177,11 +178,10 @@ export class TestNetwork implements AsyncDisposable {
   }
 
   /**
-   * Gives all nodes another policy. Resolves when those that run have taken it. Errors: ERR_ZTNA_CONFIG when it is not valid; the old one then stays.
+   * Gives all nodes another policy; an empty one permits nothing. Resolves when those that run have taken it. Errors: ERR_ZTNA_CONFIG when it is not valid; the old one then stays.
    */
   async setPolicy(policy: string): Promise<void> {
-    textOf(policy, 'policy', 'Cedar text')
-    if (policy === undefined) throw notAccepted(policy, 'policy', 'Cedar text')
+    checkPolicy(policy)
     await this.#update((content) => ({ ...content, policy }))
   }
 

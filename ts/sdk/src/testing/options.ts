@@ -100,7 +100,7 @@ export interface TestNetworkOptions extends HomeOptions {
   readonly connectors?: Readonly<Record<string, ConnectorPlace>>
   /** Services by name. Default: none. */
   readonly services?: Readonly<Record<string, TestService>>
-  /** Cedar text. Default: every agent may reach every service. */
+  /** Cedar text; an empty one permits nothing. Default: every agent may reach every service. */
   readonly policy?: string
   /** DNS suffix of service names. Default `ztna.internal`. */
   readonly zone?: string
@@ -146,13 +146,18 @@ const DEPENDENCES: readonly Mapping[] = ['endpoint-independent', 'address-depend
 const PORTS: readonly Ports[] = ['preserve', 'sequential', 'random']
 const FAMILIES = ['ipv4', 'ipv6', 'dual'] as const
 
+/** Cedar text, also none: it permits nothing. Errors: ERR_ZTNA_CONFIG. */
+export function checkPolicy(policy: string): void {
+  if (typeof policy !== 'string') throw notAccepted(policy, 'policy', 'Cedar text, also an empty one, which permits nothing')
+}
+
 /** The whole of what the options mean. Errors: ERR_ZTNA_CONFIG naming what is not accepted, and what is. */
 export function planOf(options: TestNetworkOptions): Plan {
   const own = ['seed', 'relays', 'homes', 'agents', 'connectors', 'services', 'policy', 'zone', 'relayMode']
   optionsOf(options, 'options of createTestNetwork()', [...own, ...HOME])
   const { seed = 1 } = options
   if (!Number.isSafeInteger(seed) || seed < 0) throw notAccepted(seed, 'seed', 'a whole number from 0')
-  textOf(options.policy, 'policy', 'Cedar text')
+  if (options.policy !== undefined) checkPolicy(options.policy)
   textOf(options.zone, 'zone', 'a DNS suffix, such as ztna.internal')
   // What is not said of a home is as the network's own options say, and what they don't say is the default.
   const everywhere = homeOf(options, 'options')
