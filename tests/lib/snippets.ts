@@ -7,17 +7,17 @@ import ts from 'typescript'
 const TESTS = fileURLToPath(new URL('..', import.meta.url))
 const PRELUDE = join(TESTS, 'fixtures', 'snippets-prelude.d.ts')
 
-/** A block marked `ts` of a document. */
+/** A block of code of a document. */
 export interface Snippet {
   /** Document and line, as an editor takes them. */
   readonly at: string
   readonly code: string
 }
 
-/** Blocks of a document, in order. */
-export function snippetsOf(file: string): Snippet[] {
+/** Blocks of a document that are marked as of that language, in order. */
+export function snippetsOf(file: string, language: 'ts' | 'sh' = 'ts'): Snippet[] {
   const text = readFileSync(file, 'utf8')
-  return [...text.matchAll(/^```ts\n(.*?)^```$/gms)].map((match) => {
+  return [...text.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\`$`, 'gms'))].map((match) => {
     const line = text.slice(0, match.index).split('\n').length + 1
     return { at: `${file}:${line}`, code: match[1] ?? '' }
   })
