@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { createServer, type RequestListener } from 'node:http'
+import { createServer, type RequestListener, type ServerResponse } from 'node:http'
 import { createServer as createHttps } from 'node:https'
 import { connect as tlsConnect } from 'node:tls'
 import { connect as h2connect, createServer as createH2, type Http2Server } from 'node:http2'
@@ -118,6 +118,41 @@ test.each<[string, Handler]>([
   const { to } = await lab.serve(handler)
   const exchanged = lab.exchange(to, 'GET / HTTP/1.0\r\nhost: web\r\n\r\n')
   expect(await exchanged.catch(({ code }: ZtnaError) => code)).toBe('ERR_ZTNA_STREAM_RESET')
+})
+
+/** Ways in which an answer of an unknown length is left in the middle, behind which the caller must not hear a clean end. */
+const leaves: [name: string, leave: (response: ServerResponse) => void][] = [
+  ['destroys its answer with an error', (response) => response.destroy(broken)],
+  ['destroys its answer', (response) => response.destroy()],
+  ['destroys its socket', (response) => response.socket?.destroy()],
+]
+test.each(leaves)('a listener that %s in the middle of it is heard as a reset', async (_name, leave) => {
+  const { to } = await lab.serve({ http: (_, response) => (response.writeHead(200).write('part'), leave(response)) })
+  expect(await ending(to, 'GET / HTTP/1.0\r\n\r\n')).toBe('ERR_ZTNA_STREAM_RESET')
+})
+
+test.each(leaves)('a TLS server that %s in the middle of it is heard as a reset', async (_name, leave) => {
+  const server = createHttps(tls, (_, response) => (response.writeHead(200).write('part'), leave(response)))
+  const { to } = await lab.serve({ http: server })
+  const flow = await lab.agent.connect({ service: 'web', port: Number(to.split(':')[1]), allowHalfOpen: true })
+  const failed = once(flow, 'error')
+  const socket = tlsConnect({ socket: flow, ca: tls.cert, servername: 'web.ztna.internal' }).on('error', () => {})
+  socket.resume().write('GET / HTTP/1.0\r\n\r\n')
+  expect(((await failed) as [ZtnaError])[0].code).toBe('ERR_ZTNA_STREAM_RESET')
+})
+
+test.each(leaves)('rubbish behind a request does not make a whole of an answer that its listener %s', async (_name, leave) => {
+  const server = createServer()
+  const rubbish = once(server, 'clientError')
+  server.on('request', (_, response) => void rubbish.then(() => (response.writeHead(200).write('part'), leave(response))))
+  const { to } = await lab.serve({ http: server })
+  expect(await ending(to, 'GET / HTTP/1.0\r\n\r\n\0rubbish\r\n\r\n')).toBe('ERR_ZTNA_STREAM_RESET')
+})
+
+test('a listener that has ended its answer and leaves the rest of the request is heard whole', async () => {
+  const { to } = await lab.serve({ http: (request, response) => (response.writeHead(413).end('too large'), void request.destroy()) })
+  const answer = await lab.exchange(to, 'POST / HTTP/1.0\r\ncontent-length: 100\r\n\r\nbody')
+  expect(answer).toMatch(/^HTTP\/1.1 413 [^]*too large$/)
 })
 
 test('a listener that never answers keeps its caller waiting, and nobody else', async () => {
@@ -273,3 +308,8 @@ test('a flow that its handler resets at once is an error for its caller, each ti
     expect(outcome).toBe('ERR_ZTNA_STREAM_RESET')
   }
 })
+
+/** How the answer to these bytes ends: the code of a failure, or what came. */
+function ending(to: string, bytes: string): Promise<string> {
+  return lab.exchange(to, bytes).catch(({ code }: ZtnaError) => code)
+}

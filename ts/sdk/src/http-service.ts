@@ -57,12 +57,14 @@ class HttpFlow {
   #session: Http2Session | undefined
   #isHandedOver = false
   #isDraining = false
+  #isRefused = false
 
   constructor(
     socket: ZtnaSocket,
     readonly report: Report,
   ) {
     this.#socket = socket
+    socket.isCut = (error) => this.#isCut(error)
   }
 
   /** A request of HTTP/1 is being answered. */
@@ -101,12 +103,19 @@ class HttpFlow {
 
   /** Node answers what is no request, or is too slow, with 400, 408 or the like, and then destroys the socket with the error. */
   onClientError(): void {
-    this.#socket.endsWhole = ![...this.#answering].some(({ headersSent }) => headersSent)
+    this.#isRefused = true
   }
 
   /** Ends what a failed handler can't any more, so that the peer does not take it for whole. */
   reset(): void {
     this.#socket.reset()
+  }
+
+  // Whatever destroys the socket, and TLS hands no error down: only its end says where an answer without a length is over.
+  #isCut(error: Error | null): boolean {
+    const isUnsent = (this.#front?.writableLength ?? 0) > 0
+    for (const { headersSent, writableEnded } of this.#answering) if (headersSent && (isUnsent || !writableEnded)) return true
+    return error !== null && !this.#isRefused
   }
 }
 

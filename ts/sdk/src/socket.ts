@@ -43,8 +43,8 @@ export class ZtnaSocket extends Socket implements Flow {
   #giveUp: (() => void) | undefined
   #service: string
   #resetting = false
-  /** @internal What was written is whole, though the socket is destroyed with an error: the peer sees an end after it. */
-  endsWhole = false
+  /** @internal Whether what was written is a part that the peer must not take for the whole, now that the socket is destroyed with `error`. */
+  isCut: (error: Error | null) => boolean = (error) => error !== null
   /** Listeners that Node itself puts on a socket. */
   readonly #ownListeners: number
   readonly #forLibrary: boolean
@@ -106,7 +106,7 @@ export class ZtnaSocket extends Socket implements Flow {
     this.#giveUp?.()
     this.#giveUp = undefined
     // Before the descriptor closes, or native would take the end of it for a clean one.
-    if (error !== null && !this.endsWhole) this.#sendReset()
+    if (this.isCut(error)) this.#sendReset()
     if (this.#info !== undefined) this.#flows?.delete(this.#info.flow)
     super._destroy(error, callback)
   }
