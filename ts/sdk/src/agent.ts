@@ -13,11 +13,11 @@ import { TunnelHttp } from './http.js'
 import type { ServiceEntry } from './network-source.js'
 import { type ConnectSpan, connectSpan } from './otel.js'
 import type { NativeRole } from './native.js'
-import { type Asked, callNative, nativeTimeout } from './ops.js'
+import { type Asked, CALL_TIMEOUT_MS, callNative, cancelOf, nativeMs, timeoutOf } from './ops.js'
 import { type NodeEvents, ZtnaNode } from './node.js'
-import type { NodeOptions } from './node-options.js'
+import { NODE_OPTIONS, type NodeOptions } from './node-options.js'
 import { type AgentStatus, toAgentStatus } from './node-status.js'
-import type { NativeEvent } from './role.js'
+import { type NativeEvent, roleOptionsOf } from './role.js'
 import { type StreamInfo, ZtnaSocket, discard } from './socket.js'
 import { ZtnaUdpSocket, discardDatagram } from './datagram.js'
 import { type ConnectOptions, type FlowOptions, checkPath, checkProtocol, checkService, toTarget } from './target.js'
@@ -80,7 +80,7 @@ export class ZtnaAgent extends ZtnaNode<AgentEvents> {
   readonly fetch: typeof globalThis.fetch = this.#http.fetcher(undefined)
 
   constructor(options: NodeOptions = {}) {
-    super('agent', options)
+    super('agent', roleOptionsOf('agent', options, NODE_OPTIONS))
   }
 
   /** Services of the network, by name. Empty until started. */
@@ -118,7 +118,7 @@ export class ZtnaAgent extends ZtnaNode<AgentEvents> {
   datagram(target: string | ConnectOptions, more?: FlowOptions): Promise<ZtnaUdpSocket> {
     return this.telling(async () => {
       const options = toTarget(target, more)
-      const timeoutMs = nativeTimeout(options)
+      const timeoutMs = nativeMs(timeoutOf(options))
       const asked = askedOf(options, 'udp')
       const span = connectSpan(asked, options.traceparent)
       try {
@@ -141,9 +141,10 @@ export class ZtnaAgent extends ZtnaNode<AgentEvents> {
   /** Round trip to the service's connector, milliseconds. Default `timeoutMs` 10,000. */
   ping(service: string, cancel: Cancel = {}): Promise<PingResult> {
     return this.telling(async () => {
-      const request = JSON.stringify({ service: checkService(service), timeoutMs: nativeTimeout(cancel) })
+      const options = cancelOf(cancel)
+      const request = JSON.stringify({ service: checkService(service), timeoutMs: nativeMs(options.timeoutMs) })
       const role = this.running()
-      const answer = JSON.parse(await callNative(role, cancel, { service }, (op) => role.ping(op, request))) as {
+      const answer = JSON.parse(await callNative(role, options, { service }, (op) => role.ping(op, request))) as {
         rttMs: number
         path: NativePath
       }
@@ -158,10 +159,11 @@ export class ZtnaAgent extends ZtnaNode<AgentEvents> {
    */
   explain(target: string, options: Cancel & { path?: PathPolicy } = {}): Promise<PathExplanation> {
     return this.telling(async () => {
-      const timeoutMs = nativeTimeout(options)
-      const flow = { ...toTarget(target), path: checkPath(options.path) }
+      const given = cancelOf(options, CALL_TIMEOUT_MS, 'path')
+      const timeoutMs = nativeMs(given.timeoutMs)
+      const flow = { ...toTarget(target), path: checkPath(given.path) }
       const role = this.running()
-      return toExplanation(await callNative(role, options, askedOf(flow), (op) => role.explain(op, flowRequest(flow, timeoutMs))))
+      return toExplanation(await callNative(role, given, askedOf(flow), (op) => role.explain(op, flowRequest(flow, timeoutMs))))
     })
   }
 
@@ -170,11 +172,11 @@ export class ZtnaAgent extends ZtnaNode<AgentEvents> {
     return this.telling(async () => {
       const flow = toTarget(target)
       const { service, port } = flow
-      const timeoutMs = nativeTimeout(options)
-      const protocol = checkProtocol(options.protocol)
-      const request = JSON.stringify({ service, port: port ?? null, protocol, timeoutMs })
+      const given = cancelOf(options, CALL_TIMEOUT_MS, 'protocol')
+      const protocol = checkProtocol(given.protocol)
+      const request = JSON.stringify({ service, port: port ?? null, protocol, timeoutMs: nativeMs(given.timeoutMs) })
       const role = this.running()
-      const answer = await callNative(role, options, askedOf(flow, protocol), (op) => role.check(op, request))
+      const answer = await callNative(role, given, askedOf(flow, protocol), (op) => role.check(op, request))
       const { policyId, path, ...rest } = JSON.parse(answer) as NativeCheck
       return Object.freeze({ ...rest, ...(path === null ? {} : { path }), ...(policyId === null ? {} : { policyId }) })
     })
@@ -268,7 +270,7 @@ export class ZtnaAgent extends ZtnaNode<AgentEvents> {
   }
 
   #dial(options: ConnectOptions, forLibrary: boolean, onConnect?: () => void): ZtnaSocket {
-    const timeoutMs = nativeTimeout(options)
+    const timeoutMs = nativeMs(timeoutOf(options))
     const wasOpen = !this.isClosing
     const socket = new ZtnaSocket(options.service, options.allowHalfOpen ?? false, forLibrary)
     if (onConnect !== undefined) socket.once('connect', onConnect)

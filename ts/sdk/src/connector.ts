@@ -8,9 +8,9 @@ import { type Handler, toSink } from './handlers.js'
 import { type NativeRole, whileRunning } from './native.js'
 import { timeoutOf } from './ops.js'
 import { type NodeEvents, ZtnaNode } from './node.js'
-import type { NodeOptions } from './node-options.js'
+import { NODE_OPTIONS, type NodeOptions } from './node-options.js'
 import { type ConnectorStatus, toConnectorStatus } from './node-status.js'
-import type { NativeEvent } from './role.js'
+import { type NativeEvent, roleOptionsOf } from './role.js'
 import { NativeServed, type Served } from './served.js'
 import { ServiceFlows } from './service-flows.js'
 import { type StreamInfo, discard } from './socket.js'
@@ -70,8 +70,9 @@ export class ZtnaConnector extends ZtnaNode<ConnectorEvents> {
   // Flows may arrive before the promise that tells their number: they wait for the calls in flight.
   #serving: Promise<unknown>[] = []
 
-  constructor(options: ConnectorOptions = {}) {
-    super('connector', options, ['authorize', 'services'])
+  constructor(given: ConnectorOptions = {}) {
+    const options = roleOptionsOf('connector', given, ['authorize', 'services', ...NODE_OPTIONS])
+    super('connector', options)
     if (options.authorize !== undefined) functionOf(options.authorize, 'authorize', 'a function')
     this.#authorize = options.authorize
     this.#static = staticServicesOf(options.services)
@@ -82,9 +83,9 @@ export class ZtnaConnector extends ZtnaNode<ConnectorEvents> {
     return this.telling(() => this.#serve(service, handler, options))
   }
 
-  async #serve(service: string, handler: Handler, options: ServeOptions): Promise<Served> {
+  async #serve(service: string, handler: Handler, given: ServeOptions): Promise<Served> {
     checkService(service)
-    optionsOf(options, 'options of serve()', ['port', 'maxConnections', 'signal', 'timeoutMs'])
+    const options = optionsOf(given, 'options of serve()', ['port', 'maxConnections', 'signal', 'timeoutMs'])
     timeoutOf(options, Infinity)
     if (options.port !== undefined) checkPort(options.port, service)
     const most = countOf(options.maxConnections, 'maxConnections')

@@ -2,7 +2,7 @@
 import { isIP } from 'node:net'
 import { type ConnectionOptions, type TLSSocket, connect as tlsConnect } from 'node:tls'
 import { Agent } from 'undici'
-import { countOf, flagOf, objectOf, optionsOf, show } from './arguments.js'
+import { anyFieldsOf, countOf, flagOf, optionsOf, show } from './arguments.js'
 import { ZtnaError, configError } from './errors.js'
 import { CALL_TIMEOUT_MS } from './ops.js'
 import type { ZtnaSocket } from './socket.js'
@@ -80,20 +80,21 @@ export function leadsInto(dial: Dial, dispatcher: object): boolean {
   return (dispatcher as Partial<TunnelDispatcher>)[OWNER] === dial
 }
 
-function checked(options: DispatcherOptions): DispatcherOptions {
-  optionsOf(options, 'options of the dispatcher', NAMES)
-  const { tls, allowH2, connections, pipelining, headersTimeout, bodyTimeout, keepAliveTimeout } = options
+function checked(given: DispatcherOptions): DispatcherOptions {
+  const options = optionsOf(given, 'options of the dispatcher', NAMES)
+  const { allowH2, connections, pipelining, headersTimeout, bodyTimeout, keepAliveTimeout } = options
   flagOf(allowH2, 'allowH2')
   countOf(connections, 'connections')
   countOf(pipelining, 'pipelining')
   countOf(headersTimeout, 'headersTimeout', Infinity, 0)
   countOf(bodyTimeout, 'bodyTimeout', Infinity, 0)
   countOf(keepAliveTimeout, 'keepAliveTimeout')
-  if (tls !== undefined) objectOf(tls, 'tls', 'options of tls.connect(), such as { ca }')
-  const wrong = Object.keys(tls ?? {}).filter((name) => NOT_TLS.has(name))
+  if (options.tls === undefined) return options
+  const tls = anyFieldsOf(options.tls, 'tls', 'options of tls.connect(), such as { ca }', 'tls.')
+  const wrong = Object.keys(tls).filter((name) => NOT_TLS.has(name))
   if (wrong.length > 0)
     throw configError(`tls: ${wrong.map(show).join(', ')} not accepted: the tunnel connects, and allowH2 says what ALPN offers`)
-  return options
+  return { ...options, tls }
 }
 
 interface UndiciConnect extends Destination {

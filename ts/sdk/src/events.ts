@@ -36,8 +36,8 @@ export function eventQueue<E extends EventMap<E>>(
   options: EventsOptions,
   onEnd: (tap: EventTap<E>) => void,
 ): { tap: EventTap<E>; iterator: AsyncIterableIterator<EventOf<E>> } {
-  const { highWaterMark = 1024 } = optionsOf(options, 'options of events()', ['signal', 'highWaterMark'])
-  signalOf(options.signal)
+  const { signal, highWaterMark = 1024 } = optionsOf(options, 'options of events()', ['signal', 'highWaterMark'])
+  signalOf(signal)
   const limit = Math.max(1, countOf(highWaterMark, 'highWaterMark') ?? 1)
   const queue: EventOf<E>[] = []
   const waiting: ((result: IteratorResult<EventOf<E>>) => void)[] = []
@@ -58,7 +58,7 @@ export function eventQueue<E extends EventMap<E>>(
     end() {
       if (ended) return
       ended = true
-      options.signal?.removeEventListener('abort', onAbort)
+      signal?.removeEventListener('abort', onAbort)
       for (const reader of waiting.splice(0)) reader(done)
       onEnd(tap)
     },
@@ -67,8 +67,8 @@ export function eventQueue<E extends EventMap<E>>(
     queue.length = 0
     tap.end()
   }
-  if (options.signal?.aborted) onAbort()
-  else options.signal?.addEventListener('abort', onAbort, { once: true })
+  if (signal?.aborted) onAbort()
+  else signal?.addEventListener('abort', onAbort, { once: true })
 
   const take = (): EventOf<E> | undefined => {
     if (dropped === 0) return queue.shift()

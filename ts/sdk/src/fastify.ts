@@ -3,6 +3,7 @@
  * it with `await app.ready()`, then `connector.serve('web', { http: app.server })`.
  */
 import type { FastifyInstance } from 'fastify'
+import { fieldsOf } from './arguments.js'
 import { identityOf } from './identity-of.js'
 import { type ZtnaOptions, gateOf } from './middleware.js'
 import type { Identity } from './types.js'
@@ -29,8 +30,8 @@ export interface ZtnaPlugin {
  */
 export const ztna: ZtnaPlugin = Object.assign(
   async (app: FastifyInstance, options: ZtnaOptions): Promise<void> => {
-    const { groups } = options
-    const gate = gateOf(groups === undefined ? {} : { groups })
+    // Fastify puts options of its own beside ours.
+    const gate = gateOf(fieldsOf(options, 'options of ztna()', '{ groups? }', ['groups']))
     if (!app.hasRequestDecorator('identity')) app.decorateRequest('identity')
     app.addHook('onRequest', async (request, reply) => {
       const verdict = gate(() => identityOf(request.raw))

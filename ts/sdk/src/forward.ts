@@ -1,6 +1,6 @@
 /** Local listeners whose connections go through the tunnel. The bytes never enter JavaScript. */
 import type { AddressInfo } from 'node:net'
-import { isObject, notAccepted, objectOf, optionsOf, textOf } from './arguments.js'
+import { fieldsOf, isObject, keysOf, notAccepted, optionsOf, textOf } from './arguments.js'
 import { aborted, configError, fromNative } from './errors.js'
 import type { NativeRole } from './native.js'
 import { timeoutOf } from './ops.js'
@@ -70,10 +70,12 @@ const FORWARDS = '{ service, port?, listen } or { socks5 }'
 const SOCKS_PORT = 1080
 
 /** Starts listening. Errors: ERR_ZTNA_CONFIG when the address can't be used, ERR_ZTNA_PERMISSION. */
-export async function openForward(role: NativeRole, options: ForwardOptions): Promise<Forward> {
-  if (!isObject(options)) throw notAccepted(options, 'options of forward()', FORWARDS)
-  if ('service' in options && 'socks5' in options) throw configError(`options of forward(): either ${FORWARDS}, not both`)
-  optionsOf<object>(options, 'options of forward()', 'socks5' in options ? SOCKS_OPTIONS : SERVICE_OPTIONS)
+export async function openForward(role: NativeRole, given: ForwardOptions): Promise<Forward> {
+  const what = 'options of forward()'
+  if (!isObject(given)) throw notAccepted(given, what, FORWARDS)
+  const kinds = keysOf(given, what).filter((name) => name === 'service' || name === 'socks5')
+  if (kinds.length > 1) throw configError(`${what}: either ${FORWARDS}, not both`)
+  const options = optionsOf<ForwardOptions>(given, what, kinds[0] === 'socks5' ? SOCKS_OPTIONS : SERVICE_OPTIONS)
   const { signal } = options
   timeoutOf(options, Infinity)
   if (signal?.aborted) throw aborted(signal)
@@ -95,7 +97,7 @@ function serviceRequest(options: Extract<ForwardOptions, { service: string }>): 
   if (options.service === undefined) throw configError(`forward() needs ${FORWARDS}`)
   const { service, port } = toTarget(options.port === undefined ? options.service : { service: options.service, port: options.port })
   const protocol = checkProtocol(options.protocol)
-  const listen = objectOf(options.listen, 'listen', '{ host?, port? } or { unix: "/PATH" }')
+  const listen = fieldsOf(options.listen, 'listen', '{ host?, port? } or { unix: "/PATH" }', ['host', 'port', 'unix'], 'listen.')
   if ('unix' in listen) {
     if (textOf(listen.unix, 'listen.unix', 'the path of a unix socket') === undefined) {
       throw notAccepted(undefined, 'listen.unix', 'the path of a unix socket')
@@ -108,13 +110,14 @@ function serviceRequest(options: Extract<ForwardOptions, { service: string }>): 
 }
 
 function socksRequest(socks: Extract<ForwardOptions, { socks5: object }>['socks5']): object {
-  const { username, password } = objectOf(socks, 'socks5', '{ host?, port?, username?, password? }')
+  const names = ['host', 'port', 'username', 'password']
+  const { host, port, username, password } = fieldsOf(socks, 'socks5', '{ host?, port?, username?, password? }', names, 'socks5.')
   textOf(username, 'socks5.username', 'a string')
   // Its value stays out of the message.
   if (password !== undefined && typeof password !== 'string') throw configError('socks5.password is not a string')
   if ((username === undefined) !== (password === undefined)) throw configError('socks5 needs both username and password')
   const credentials = username === undefined ? {} : { username, password }
-  return { socks5: { host: hostOf(socks.host, 'socks5.host'), port: listenPort(socks.port ?? SOCKS_PORT), ...credentials } }
+  return { socks5: { host: hostOf(host, 'socks5.host'), port: listenPort(port ?? SOCKS_PORT), ...credentials } }
 }
 
 function hostOf(host: string | undefined, of: string): string {

@@ -3,7 +3,7 @@ import { type IncomingMessage, type RequestListener, type Server as HttpServer, 
 import { EventEmitter } from 'node:events'
 import type { Http2SecureServer, Http2Server } from 'node:http2'
 import type { Server as HttpsServer } from 'node:https'
-import { flagOf, functionOf, isObject, notAccepted } from './arguments.js'
+import { fieldsOf, flagOf, functionOf, isObject, keysOf, notAccepted } from './arguments.js'
 import { configError } from './errors.js'
 import type { ZtnaUdpSocket } from './datagram.js'
 import { type FetchHandler, fetchListener } from './fetch-handler.js'
@@ -57,10 +57,12 @@ export type Sink =
 const KINDS = ['http', 'fetch', 'socket', 'udp', 'target']
 
 /** `report`: hears of failures that `take` does not throw. Errors: ERR_ZTNA_CONFIG when the handler is none of the kinds. */
-export function toSink(handler: Handler, report: Report): Sink {
-  if (!isObject(handler)) throw notAccepted(handler, 'handler', `an object with one of ${KINDS.join(', ')}`)
-  const given = Object.keys(handler).filter((key) => KINDS.includes(key))
-  if (given.length !== 1) throw configError(`a handler is exactly one of ${KINDS.join(', ')}; got ${given.join(', ') || 'none'}`)
+export function toSink(given: Handler, report: Report): Sink {
+  const accepted = `an object with one of ${KINDS.join(', ')}`
+  if (!isObject(given)) throw notAccepted(given, 'handler', accepted)
+  const kinds = keysOf(given, 'handler').filter((key) => KINDS.includes(key))
+  if (kinds.length !== 1) throw configError(`a handler is exactly one of ${KINDS.join(', ')}; got ${kinds.join(', ') || 'none'}`)
+  const handler = fieldsOf(given, 'handler', accepted, [...kinds, 'allowHalfOpen'], 'handler.')
   if ('target' in handler) return toTargetSink(handler.target)
   if ('udp' in handler) return { kind: 'udp', take: functionOf(handler.udp, 'handler.udp', 'a function') }
   if ('socket' in handler) {

@@ -6,7 +6,7 @@ import type { Duplex } from 'node:stream'
 import { isIP } from 'node:net'
 import { type ConnectionOptions, connect as tlsConnect } from 'node:tls'
 import type { Dispatcher } from 'undici'
-import { objectOf } from './arguments.js'
+import { anyFieldsOf } from './arguments.js'
 import { type Destination, type Dial, type DispatcherOptions, TunnelDispatcher, leadsInto } from './dispatcher.js'
 import { ZtnaDeniedError, ZtnaError, configError } from './errors.js'
 import type { ZtnaSocket } from './socket.js'
@@ -48,8 +48,8 @@ export class TunnelHttp {
 
   httpsAgent(options: HttpsAgentOptions | undefined): HttpsAgent {
     if (options === undefined && this.#httpsAgent !== undefined) return this.#httpsAgent
-    if (options !== undefined) objectOf(options, 'options of httpsAgent()', 'options of https.Agent, such as { ca }')
-    const agent = new TunnelHttpsAgent(this.#dial, options ?? {})
+    const given = options && anyFieldsOf(options, 'options of httpsAgent()', 'options of https.Agent, such as { ca }')
+    const agent = new TunnelHttpsAgent(this.#dial, given ?? {})
     this.#agents.add(agent)
     if (options === undefined) this.#httpsAgent = agent
     return agent

@@ -1,5 +1,5 @@
 /** What the middleware of all frameworks does: lets in who came through the tunnel and is in a group, and says who it is. */
-import { notAccepted, optionsOf } from './arguments.js'
+import { listOf, notAccepted, optionsOf } from './arguments.js'
 import { configError } from './errors.js'
 import type { Identity } from './types.js'
 
@@ -31,8 +31,9 @@ export type Gate = (identify: () => Identity) => { readonly identity: Identity }
 export function gateOf(options: ZtnaOptions): Gate {
   const { groups } = optionsOf(options, 'options of ztna()', ['groups'])
   const accepted = 'an array of one or more names of groups'
-  if (groups !== undefined && (!Array.isArray(groups) || groups.length === 0)) throw notAccepted(groups, 'groups', accepted)
-  const wanted = groups?.map((name: unknown, at) => {
+  const names = groups === undefined ? undefined : listOf(groups, 'groups', accepted)
+  if (names?.length === 0) throw notAccepted(groups, 'groups', accepted)
+  const wanted = names?.map((name: unknown, at) => {
     if (typeof name === 'string' && name !== '') return name
     throw configError(`groups[${at}] is not the name of a group; accepted: ${accepted}`)
   })

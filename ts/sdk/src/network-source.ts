@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parse, stringify } from 'smol-toml'
-import { isObject, notAccepted } from './arguments.js'
+import { fieldsOf, isObject, notAccepted, plainOf, reading } from './arguments.js'
 import { configError } from './errors.js'
 
 /** A folder written by `ztna pki` (watched, reloaded as a whole), its `file:` URL, or the same content in memory. An iterable hands over each new snapshot. */
@@ -101,8 +101,9 @@ export class NetworkFeed {
     if (typeof chosen !== 'string' && !isObject(chosen)) {
       throw notAccepted(chosen, 'network', 'a folder written by `ztna pki`, its file: URL, or its content in memory')
     }
-    if (chosen instanceof URL && chosen.protocol !== 'file:') {
-      throw configError(`network URL ${chosen.href} is not accepted; only file: URLs of a folder`)
+    const url = reading('network', () => (chosen instanceof URL ? chosen : undefined))
+    if (url !== undefined && url.protocol !== 'file:') {
+      throw configError(`network URL ${url.href} is not accepted; only file: URLs of a folder`)
     }
     this.#source = chosen
   }
@@ -112,9 +113,11 @@ export class NetworkFeed {
     const source = this.#source
     if (typeof source === 'string') return { folder: source }
     if (source instanceof URL) return { folder: fileURLToPath(source) }
-    if (!isIterable(source)) return { files: toFiles(source) }
-    this.#first ??= this.#next()
-    this.#latest ??= await this.#first
+    if (!isIterable(source)) this.#latest = contentOf(source)
+    else {
+      this.#first ??= this.#next()
+      this.#latest ??= await this.#first
+    }
     return { files: toFiles(this.#latest) }
   }
 
@@ -125,8 +128,8 @@ export class NetworkFeed {
     while (!signal.aborted) {
       const step = await iterator.next()
       if (step.done === true || signal.aborted) return
-      this.#latest = step.value
-      await apply(toFiles(step.value))
+      this.#latest = contentOf(step.value)
+      await apply(toFiles(this.#latest))
     }
   }
 
@@ -137,7 +140,7 @@ export class NetworkFeed {
       const folder = typeof source === 'string' ? source : fileURLToPath(source)
       return readNetworkToml(await readFile(join(folder, 'network.toml'), 'utf8'))
     }
-    const content = isIterable(source) ? this.#latest : source
+    const content = this.#latest ?? (isIterable(source) ? undefined : contentOf(source))
     if (content === undefined) throw configError('the network source has handed over nothing yet')
     return content.network
   }
@@ -154,9 +157,17 @@ export class NetworkFeed {
     this.#iterator = this.#source[Symbol.asyncIterator]()
     const step = await this.#iterator.next()
     if (step.done === true) throw configError('the network source ended without handing over a network')
-    return step.value
+    return contentOf(step.value)
   }
 }
+
+/** Read once: what a role shows is what native has got. */
+function contentOf(given: NetworkContent): NetworkContent {
+  const content = fieldsOf(given, 'network', "the content of a node's folder", CONTENT, 'network.')
+  return { ...content, network: plainOf(content.network, 'network.network') }
+}
+
+const CONTENT: readonly (keyof NetworkContent)[] = ['certPem', 'keyPem', 'caPem', 'network', 'policy', 'revoked']
 
 /** In-memory content as the files native reads. */
 export function toFiles(content: NetworkContent): NativeFiles {
@@ -201,5 +212,5 @@ export function readNetworkToml(text: string): NetworkConfig {
 }
 
 function isIterable(source: NetworkSource): source is AsyncIterable<NetworkContent> {
-  return typeof source === 'object' && Symbol.asyncIterator in source
+  return typeof source === 'object' && reading('network', () => Symbol.asyncIterator in source)
 }

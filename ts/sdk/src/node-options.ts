@@ -42,9 +42,9 @@ const NODE_LIMITS: readonly (keyof NodeLimits)[] = ['unreadBytes', 'burstSockets
 export function nodeOptionsOf(options: NodeOptions): Record<string, unknown> {
   const portMapping = flagOf(options.portMapping, 'portMapping') ?? true
   const metered = flagOf(options.metered, 'metered') ?? false
-  const limits = options.limits === undefined ? {} : optionsOf(options.limits, 'limits', NODE_LIMITS)
+  const limits = options.limits === undefined ? {} : optionsOf(options.limits, 'limits', NODE_LIMITS, 'limits.')
   countOf(limits.unreadBytes, 'limits.unreadBytes')
   countOf(limits.burstSockets, 'limits.burstSockets', MOST_BURST.sockets, 0)
   countOf(limits.burstChecks, 'limits.burstChecks', MOST_BURST.checks, 0)
-  return { limits: { ...limits }, portMapping, metered }
+  return { limits, portMapping, metered }
 }

@@ -4,7 +4,7 @@ import type { EventMap } from './events.js'
 import { type FailedFlow, toFailedFlow } from './failed-flow.js'
 import { FlowTable } from './flows.js'
 import type { NativeRole } from './native.js'
-import { NODE_OPTIONS, type NodeOptions, nodeOptionsOf } from './node-options.js'
+import { type NodeOptions, nodeOptionsOf } from './node-options.js'
 import { type AgentStats, toAgentStats } from './node-status.js'
 import { type NativeEvent, type RoleEvents, ZtnaRole } from './role.js'
 import { type NativePath, type PathInfo, toPath } from './types.js'
@@ -25,9 +25,9 @@ export abstract class ZtnaNode<E extends NodeEvents & EventMap<E>> extends ZtnaR
   readonly #flows = new FlowTable((error) => this.failed(error))
   readonly #nodeOptions: Record<string, unknown>
 
-  /** `own`: names of the options that are not every node's. */
-  protected constructor(role: 'agent' | 'connector', options: NodeOptions, own: readonly string[] = []) {
-    super(role, options, [...own, ...NODE_OPTIONS])
+  /** `options`: as `roleOptionsOf` gives them. */
+  protected constructor(role: 'agent' | 'connector', options: NodeOptions) {
+    super(role, options)
     this.#nodeOptions = nodeOptionsOf(options)
   }
 

@@ -1,5 +1,5 @@
 /** Cancellable native calls: an AbortSignal becomes `cancel(op)`, and a late result is given back. */
-import { notAccepted, objectOf, optionsOf, show, signalOf } from './arguments.js'
+import { fieldsOf, notAccepted, optionsOf, show, signalOf } from './arguments.js'
 import { ZtnaError, aborted, configError, fromNative } from './errors.js'
 import { type NativeRole, whileRunning } from './native.js'
 import type { Cancel } from './types.js'
@@ -10,6 +10,9 @@ export const CALL_TIMEOUT_MS = 10_000
 export const DRAIN_MS = 10_000
 
 let nextOp = 1
+
+/** How long a caller waits. */
+export type Patience = { readonly timeoutMs: number }
 
 /** What a call is about. */
 export type Asked = { readonly service: string; readonly port?: number; readonly protocol?: 'tcp' | 'udp' }
@@ -49,9 +52,15 @@ export function callNative<T>(
   })
 }
 
-/** Checks how a caller wants to give up; gives the timeout. */
-export function timeoutOf(cancel: Cancel, fallback: number): number {
-  signalOf(objectOf(cancel, 'options', 'an object such as { timeoutMs: 5000, signal }').signal)
+/** How a caller wants to give up, read once and checked. `more`: names of fields of `T` that are kept as they are. */
+export function cancelOf<T extends Cancel>(cancel: T, fallback: number = CALL_TIMEOUT_MS, ...more: (keyof T & string)[]): T & Patience {
+  const given = fieldsOf(cancel, 'options', 'an object such as { timeoutMs: 5000, signal }', ['signal', 'timeoutMs', ...more])
+  return { ...given, timeoutMs: timeoutOf(given, fallback) }
+}
+
+/** Checks fields that were read; gives the timeout, milliseconds. */
+export function timeoutOf(cancel: Cancel, fallback: number = CALL_TIMEOUT_MS): number {
+  signalOf(cancel.signal)
   const ms = cancel.timeoutMs ?? fallback
   if (typeof ms !== 'number' || Number.isNaN(ms) || ms < 0) {
     throw configError(`timeoutMs is ${show(ms)}; accepted: milliseconds from 0, or Infinity`)
@@ -59,9 +68,9 @@ export function timeoutOf(cancel: Cancel, fallback: number): number {
   return ms
 }
 
-/** The same for a native call, which takes a whole number of 32 bits. */
-export function nativeTimeout(cancel: Cancel, fallback: number = CALL_TIMEOUT_MS): number {
-  return Math.min(Math.ceil(timeoutOf(cancel, fallback)), 0xffff_ffff)
+/** A time for a native call, which takes a whole number of 32 bits. */
+export function nativeMs(ms: number): number {
+  return Math.min(Math.ceil(ms), 0xffff_ffff)
 }
 
 /** Time a drain may take, for native: a whole number of 32 bits. Default 10,000: the drain time of the protocol. */
@@ -70,7 +79,7 @@ export function drainOf(options: { readonly drainMs?: number }): number {
   if (typeof ms !== 'number' || Number.isNaN(ms) || ms < 0) {
     throw notAccepted(ms, 'drainMs', 'milliseconds from 0, or Infinity')
   }
-  return Math.min(Math.ceil(ms), 0xffff_ffff)
+  return nativeMs(ms)
 }
 
 async function invoke<T>(run: (op: number) => Promise<T>, op: number): Promise<T> {

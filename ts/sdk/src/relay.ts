@@ -1,10 +1,10 @@
 /** The relay: a public meeting point that forwards what it can't read. */
 import type { AddressInfo } from 'node:net'
-import { countOf, isObject, limitsOf, notAccepted, textOf } from './arguments.js'
+import { countOf, fieldsOf, isObject, limitsOf, listOf, notAccepted, textOf } from './arguments.js'
 import { ZtnaDeniedError, type ZtnaError, configError, fromNative } from './errors.js'
 import type { Finding } from './doctor/check.js'
 import { checkBinds } from './doctor/running.js'
-import { type NativeEvent, type RoleEvents, type RoleOptions, ZtnaRole } from './role.js'
+import { type NativeEvent, type RoleEvents, type RoleOptions, ZtnaRole, roleOptionsOf } from './role.js'
 import { type Cancel, type Identity, type NativeIdentity, type State, deepFreeze, toIdentity } from './types.js'
 
 /** Events of a relay. */
@@ -132,21 +132,23 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
   readonly #sessions = new Map<string, RelaySession>()
 
   /** Errors: ERR_ZTNA_CONFIG when an option is not accepted. */
-  constructor(options: RelayOptions = {}) {
-    super('relay', options, ['listen', 'stunAlt', 'publicAddrs', 'limits', 'loops'])
-    const { listen = LISTEN.map((udp) => ({ udp })), publicAddrs = [] } = options
-    const entries: readonly unknown[] = Array.isArray(listen) ? listen : [listen]
-    for (const entry of entries) {
-      if (isObject(entry) && 'udp' in entry && typeof entry.udp === 'string') continue
-      throw notAccepted(entry, 'listen', 'an array of { udp: "ADDRESS:PORT" }, such as [{ udp: "0.0.0.0:4433" }]')
-    }
-    const isList = Array.isArray(publicAddrs) && publicAddrs.every((at: unknown) => typeof at === 'string')
-    if (!isList) throw notAccepted(publicAddrs, 'publicAddrs', 'an array of "ADDRESS:PORT"')
+  constructor(given: RelayOptions = {}) {
+    const options = roleOptionsOf('relay', given, ['listen', 'stunAlt', 'publicAddrs', 'limits', 'loops'])
+    super('relay', options)
+    const accepted = 'an array of { udp: "ADDRESS:PORT" }, such as [{ udp: "0.0.0.0:4433" }]'
+    const listen = listOf(options.listen ?? LISTEN.map((udp) => ({ udp })), 'listen', accepted).map((entry: unknown, at) => {
+      const { udp } = isObject(entry) ? fieldsOf<{ udp?: unknown }>(entry, 'listen', accepted, ['udp'], `listen[${at}].`) : {}
+      if (typeof udp === 'string') return { udp }
+      throw notAccepted(entry, 'listen', accepted)
+    })
+    const publicAddrs = listOf(options.publicAddrs ?? [], 'publicAddrs', 'an array of "ADDRESS:PORT"')
+    const isText = publicAddrs.every((at: unknown) => typeof at === 'string')
+    if (!isText) throw notAccepted(publicAddrs, 'publicAddrs', 'an array of "ADDRESS:PORT"')
     textOf(options.stunAlt, 'stunAlt', '"ADDRESS:PORT"')
     countOf(options.loops, 'loops', MAX_LOOPS)
-    limitsOf(options.limits, LIMITS)
+    const limits = limitsOf(options.limits, LIMITS)
     if (listen.length === 0) throw configError('a relay needs at least one listen address, such as { udp: "0.0.0.0:4433" }')
-    this.#relay = { ...options, listen }
+    this.#relay = { ...options, listen, publicAddrs, ...(limits === undefined ? {} : { limits }) }
   }
 
   /** Connectors, agents and sessions now. Errors: ERR_ZTNA_CLOSED when not running. */

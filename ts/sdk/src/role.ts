@@ -1,6 +1,6 @@
 /** What agents, connectors and relays share: one life, its events, its identity. */
 import { EventEmitter } from 'node:events'
-import { countOf, flagOf, functionOf, objectOf, optionsOf, show } from './arguments.js'
+import { countOf, fieldsOf, flagOf, functionOf, optionsOf, show } from './arguments.js'
 import { ZtnaError, aborted, configError, fromNative } from './errors.js'
 import type { DoctorCheck, Finding } from './doctor/check.js'
 import { examineNode } from './doctor/doctor.js'
@@ -12,7 +12,7 @@ import { type NativeRole, native, whileRunning } from './native.js'
 import { NetworkFeed, type NetworkConfig, type NetworkSource } from './network-source.js'
 import { type RecentEvent, type Recordable, Recorder, entryOf } from './recorder.js'
 import { tracing } from './otel.js'
-import { CALL_TIMEOUT_MS, DRAIN_MS, drainOf, timeoutOf } from './ops.js'
+import { DRAIN_MS, cancelOf, drainOf } from './ops.js'
 import { StartAttempt } from './start-attempt.js'
 import { type PlacedRole, testPlaceOf } from './test-place.js'
 import { type Cancel, type Identity, type NativeIdentity, type Role, type State, deepFreeze, toIdentity } from './types.js'
@@ -71,6 +71,11 @@ export interface NativeEvent {
 
 const SHARED_OPTIONS: readonly (keyof RoleOptions)[] = ['network', 'logger', 'logLevel', 'packetsPerKey', 'segmentationOffload']
 
+/** A role's options, read once. `own`: names of those that are not every role's. Errors: ERR_ZTNA_CONFIG. */
+export function roleOptionsOf<T extends RoleOptions>(role: Role, options: T, own: readonly (keyof T & string)[]): T {
+  return optionsOf(options, `options of the ${role}`, [...SHARED_OPTIONS, ...own])
+}
+
 /** A role's life. The constructor does no I/O; `start()` and `close()` are idempotent in any interleaving. */
 export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends EventEmitter<E> implements AsyncDisposable {
   readonly #role: Role
@@ -97,12 +102,11 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   #onTurned: (() => void) | undefined
   #referenced = true
 
-  /** `own`: names of the options that are not every role's. */
-  protected constructor(role: Role, options: RoleOptions, own: readonly string[]) {
+  /** `options`: as `roleOptionsOf` gives them. */
+  protected constructor(role: Role, options: RoleOptions) {
     super({ captureRejections: true })
-    optionsOf(options, `options of the ${role}`, [...SHARED_OPTIONS, ...own])
     this.#role = role
-    this.#options = { ...options }
+    this.#options = options
     this.#feed = new NetworkFeed(options.network)
     const level = options.logLevel ?? 'info'
     if (!LOG_LEVELS.includes(level)) {
@@ -143,14 +147,14 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
   }
 
   async #start(cancel: Cancel): Promise<this> {
-    const timeoutMs = timeoutOf(cancel, START_TIMEOUT_MS)
-    if (cancel.signal?.aborted) throw aborted(cancel.signal)
+    const { timeoutMs, signal } = cancelOf(cancel, START_TIMEOUT_MS)
+    if (signal?.aborted) throw aborted(signal)
     if (this.#closing !== undefined || this.#state === 'draining' || this.#state === 'closed') throw this.#closedError()
     if (this.#attempt === undefined && this.#state !== 'new') return this
     while (this.#attempt?.over === true) await this.#attempt.ended
     if (this.#closing !== undefined) throw this.#closedError()
     this.#attempt ??= this.#begin()
-    await this.#attempt.wait(timeoutMs, cancel.signal)
+    await this.#attempt.wait(timeoutMs, signal)
     return this
   }
 
@@ -214,14 +218,14 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
    */
   async doctor(cancel: Cancel = {}): Promise<readonly DoctorCheck[]> {
     return this.telling(async () => {
-      const timeoutMs = timeoutOf(cancel, CALL_TIMEOUT_MS)
-      if (cancel.signal?.aborted) throw aborted(cancel.signal)
-      const bounded = { ...cancel, timeoutMs }
+      const bounded = cancelOf(cancel)
+      const { signal } = bounded
+      if (signal?.aborted) throw aborted(signal)
       const running = this.#running ? { running: (version?: number) => this.examine(bounded, version) } : {}
       // Relays of a network in memory are not on this machine's.
       const probe = testPlaceOf(this.#options.network) === undefined
       const checks = await examineNode({ source: await this.#feed.open(), probe, ...running }, bounded)
-      if (cancel.signal?.aborted) throw aborted(cancel.signal)
+      if (signal?.aborted) throw aborted(signal)
       return Object.freeze(checks)
     })
   }
@@ -524,6 +528,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
 function checkLogger(logger: Logger | false | undefined): void {
   if (logger === undefined || logger === false) return
   const accepted = 'false, or an object with the methods debug, info, warn and error'
-  objectOf(logger, 'logger', accepted)
-  for (const name of ['debug', 'info', 'warn', 'error'] as const) functionOf(logger[name], `logger.${name}`, accepted)
+  const names = ['debug', 'info', 'warn', 'error'] as const
+  const methods = fieldsOf(logger, 'logger', accepted, names, 'logger.')
+  for (const name of names) functionOf(methods[name], `logger.${name}`, accepted)
 }

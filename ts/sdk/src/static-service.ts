@@ -1,5 +1,5 @@
 /** Services that a connector's native side dials: no handler in this process. */
-import { notAccepted, optionsOf, textOf } from './arguments.js'
+import { listOf, notAccepted, optionsOf, textOf } from './arguments.js'
 import { configError } from './errors.js'
 import type { ServiceEntry } from './network-source.js'
 import { checkPort, checkProtocol, checkService } from './target.js'
@@ -18,9 +18,7 @@ export interface StaticService {
 
 /** Checked copies, without what is no part of them. Errors: ERR_ZTNA_CONFIG naming the entry, `services[0]`. */
 export function staticServicesOf(given: readonly StaticService[] | undefined): readonly StaticService[] {
-  const services = given ?? []
-  if (!Array.isArray(services)) throw notAccepted(services, 'services', 'an array of { service, protocol, ports, target }')
-  return services.map(checkStatic)
+  return listOf(given ?? [], 'services', 'an array of { service, protocol, ports, target }').map(checkStatic)
 }
 
 /** How `--service` would name the first ports of a service, dialled on this machine: `db=tcp:5432:127.0.0.1:5432`. */
@@ -32,18 +30,19 @@ export function serviceFlagOf({ name, tcp = [], udp = [] }: ServiceEntry): strin
 
 function checkStatic(given: StaticService, at: number): StaticService {
   const what = `services[${at}]`
-  const { service, protocol, ports, target } = optionsOf(given, what, ['service', 'protocol', 'ports', 'target'])
+  const { service, protocol, target, ...rest } = optionsOf(given, what, ['service', 'protocol', 'ports', 'target'], `${what}.`)
+  const ports = rest.ports === undefined ? undefined : listOf(rest.ports, `${what}.ports`, 'two ports: [low, high]')
   try {
     checkService(service)
     if (protocol === undefined) throw notAccepted(protocol, 'protocol', 'tcp, udp')
     checkProtocol(protocol)
-    if (!Array.isArray(ports) || ports.length !== 2) throw notAccepted(ports, 'ports', 'two ports: [low, high]')
-    const [low, high] = [checkPort(ports[0], service), checkPort(ports[1], service)]
+    if (ports?.length !== 2) throw notAccepted(ports, 'ports', 'two ports: [low, high]')
+    const [low, high] = [checkPort(ports[0] ?? 0, service), checkPort(ports[1] ?? 0, service)]
     if (low > high) throw configError(`ports ${low} to ${high} run backwards`)
     const accepted = 'tcp:HOST:PORT, udp:HOST:PORT or unix:/PATH'
     if (textOf<string | undefined>(target, 'target', accepted) === undefined) throw notAccepted(target, 'target', accepted)
+    return { service, protocol, ports: [low, high], target }
   } catch (error) {
     throw configError(`${what}: ${(error as Error).message}`)
   }
-  return { service, protocol, ports: [ports[0], ports[1]], target }
 }

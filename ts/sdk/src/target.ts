@@ -1,5 +1,5 @@
 /** How a caller names a service. */
-import { isObject, notAccepted, optionsOf, show } from './arguments.js'
+import { fieldsOf, notAccepted, optionsOf, show } from './arguments.js'
 import { configError } from './errors.js'
 import type { Cancel, PathPolicy } from './types.js'
 
@@ -20,16 +20,18 @@ export interface ConnectOptions extends Cancel {
 export type FlowOptions = Omit<ConnectOptions, 'service' | 'port'>
 
 const FLOW_OPTIONS: readonly (keyof FlowOptions)[] = ['path', 'traceparent', 'allowHalfOpen', 'signal', 'timeoutMs']
+const OPTIONS: readonly (keyof ConnectOptions)[] = ['service', 'port', ...FLOW_OPTIONS]
 const NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/
 // Version 00 has four parts; a later one may have more (W3C Trace Context, level 1, §4.3).
 const TRACE = /^(?=.{1,256}$)(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:$|(?<!^00.*)-)/
 const PATHS: readonly PathPolicy[] = ['auto', 'direct-only', 'relay-only']
 
-/** `'db:5432'` or `'db'` with `more` options beside it, or all of it in one object. Errors: ERR_ZTNA_CONFIG saying what is accepted. */
+/** `'db:5432'` or `'db'` with `more` options beside it, or all of it in one object, read once. Errors: ERR_ZTNA_CONFIG saying what is accepted. */
 export function toTarget(target: string | ConnectOptions, more?: FlowOptions): ConnectOptions {
-  const flow = typeof target === 'string' ? { ...named(target), ...flowOptions(more) } : target
-  if (!isObject(flow)) throw notAccepted(flow, 'target', `"SERVICE:PORT", "SERVICE" or { service, port? }`)
-  if (more !== undefined && flow === target) throw notAccepted(more, 'options', 'all in one object, or a string with options beside it')
+  const accepted = '"SERVICE:PORT", "SERVICE" or { service, port? }'
+  const isText = typeof target === 'string'
+  const flow = isText ? { ...named(target), ...flowOptions(more) } : fieldsOf(target, 'target', accepted, OPTIONS)
+  if (more !== undefined && !isText) throw notAccepted(more, 'options', 'all in one object, or a string with options beside it')
   checkService(flow.service)
   if (flow.port !== undefined) checkPort(flow.port, flow.service)
   checkPath(flow.path)

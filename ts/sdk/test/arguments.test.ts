@@ -162,6 +162,21 @@ test.each<[string, (agent: ZtnaAgent) => unknown, string]>([
     (agent) => agent.connect({ service: 'db', traceparent: 'garbage' }),
     'traceparent: "garbage" is not accepted',
   ],
+  [
+    'connect with a signal that nobody can stop listening to',
+    (agent) => agent.connect({ service: 'db', signal: wrong({ aborted: false, addEventListener: () => {} }) }),
+    'signal: an object is not accepted; accepted: an AbortSignal',
+  ],
+  [
+    'events of a signal that nobody can stop listening to',
+    (agent) => agent.events({ signal: wrong({ aborted: false, addEventListener: () => {} }) }),
+    'signal: an object is not accepted; accepted: an AbortSignal',
+  ],
+  [
+    'ping with a signal that is not aborted or not',
+    (agent) => agent.ping('db', { signal: wrong({ aborted: 'no', addEventListener: () => {}, removeEventListener: () => {} }) }),
+    'signal: an object is not accepted; accepted: an AbortSignal',
+  ],
   ['events of a wrong signal', (agent) => agent.events({ signal: wrong(5) }), 'signal: 5 is not accepted; accepted: an AbortSignal'],
   ['close(5)', (agent) => agent.close(wrong(5)), 'options of close(): 5 is not accepted; accepted: { drainMs? }'],
   ['close(null)', (agent) => agent.close(wrong(null)), 'options of close(): null'],
@@ -193,6 +208,24 @@ test('a relay listens on port 4433 of every address when nothing is said', async
   const relay = await new ZtnaRelay({ network: CONTENT }).start()
   expect(FakeRole.last.options).toMatchObject({ listen: ['0.0.0.0:4433', '[::]:4433'] })
   await relay.close()
+})
+
+test('a signal of another realm is one, too', async () => {
+  /** As those of jsdom and of polyfills: no instance of Node's class. */
+  class OtherSignal extends EventTarget {
+    aborted = false
+    reason: unknown
+    abort(reason: unknown): void {
+      Object.assign(this, { aborted: true, reason }).dispatchEvent(new Event('abort'))
+    }
+  }
+  const agent = await new ZtnaAgent({ network: CONTENT }).start()
+  FakeRole.last.onConnect = () => new Promise(() => {})
+  const signal = new OtherSignal()
+  const connecting = agent.connect({ service: 'db', signal: wrong(signal) })
+  signal.abort('enough')
+  await expect(connecting).rejects.toMatchObject({ code: 'ERR_ZTNA_ABORTED', cause: 'enough' })
+  await agent.close()
 })
 
 test('trace contexts of this version and of a later one are accepted', async () => {

@@ -45,7 +45,7 @@ export async function createTestNetwork(options: TestNetworkOptions = {}): Promi
   const plan = planOf(options)
   const names = (role: Role, entries: object): { role: Role; name: string }[] => Object.keys(entries).map((name) => ({ role, name }))
   const nodes = [...names('relay', plan.relays), ...names('agent', plan.agents), ...names('connector', plan.connectors)]
-  const identities = await issue(nodes, options.zone ?? 'ztna.internal')
+  const identities = await issue(nodes, plan.options.zone ?? 'ztna.internal')
   const network = new TestNetwork(plan, identities)
   try {
     await network.begin()

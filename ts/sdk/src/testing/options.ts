@@ -1,5 +1,5 @@
 /** What a test network is described with, and how that becomes what native builds. */
-import { isObject, notAccepted, optionsOf, show, textOf } from '../arguments.js'
+import { isObject, notAccepted, optionsOf, plainOf, show, textOf } from '../arguments.js'
 import { configError } from '../errors.js'
 
 /** What is usual in front of a home, for IPv4. IPv6 is never translated: except with `none` it passes a firewall that lets answers in. */
@@ -152,9 +152,12 @@ export function checkPolicy(policy: string): void {
 }
 
 /** The whole of what the options mean. Errors: ERR_ZTNA_CONFIG naming what is not accepted, and what is. */
-export function planOf(options: TestNetworkOptions): Plan {
+export function planOf(given: TestNetworkOptions): Plan {
   const own = ['seed', 'relays', 'homes', 'agents', 'connectors', 'services', 'policy', 'zone', 'relayMode']
-  optionsOf(options, 'options of createTestNetwork()', [...own, ...HOME])
+  const read = optionsOf(given, 'options of createTestNetwork()', [...own, ...HOME])
+  const options = Object.fromEntries(
+    Object.entries(read).map(([name, value]) => [name, plainOf<unknown>(value, name)]),
+  ) as TestNetworkOptions
   const { seed = 1 } = options
   if (!Number.isSafeInteger(seed) || seed < 0) throw notAccepted(seed, 'seed', 'a whole number from 0')
   if (options.policy !== undefined) checkPolicy(options.policy)
@@ -226,21 +229,21 @@ function lineOf(given: LineOptions, what: string): NativeLine {
 
 /** A change of a line: the names that `LineOptions` has, and no others. */
 export function changeOf(line: LineOptions): NativeLine {
-  return lineOf(optionsOf(line, 'line', LINE), 'the line')
+  return lineOf(optionsOf(line, 'line', LINE, 'line.'), 'the line')
 }
 
 /** A home's options: the names that `HomeOptions` has, and no others. */
 export function homeOptionsOf(home: HomeOptions): HomeOptions {
-  return optionsOf(home, 'home', HOME)
+  return optionsOf(home, 'home', HOME, 'home.')
 }
 
 /** A NAT as native takes it. */
-export function natOf(nat: Nat, what: string): unknown {
-  if (!isObject(nat)) {
-    if (KINDS.includes(nat)) return nat
-    throw notAccepted(nat, what, `${KINDS.join(', ')}, or { mapping?, filtering?, ports?, hairpin? }`)
+export function natOf(given: Nat, what: string): unknown {
+  if (!isObject(given)) {
+    if (KINDS.includes(given)) return given
+    throw notAccepted(given, what, `${KINDS.join(', ')}, or { mapping?, filtering?, ports?, hairpin? }`)
   }
-  optionsOf(nat, what, ['mapping', 'filtering', 'ports', 'hairpin'])
+  const nat = optionsOf(given, what, ['mapping', 'filtering', 'ports', 'hairpin'], `${what}.`)
   const { mapping = 'endpoint-independent', filtering = 'address-and-port-dependent', ports = 'preserve', hairpin = false } = nat
   if (!DEPENDENCES.includes(mapping)) throw notAccepted(mapping, `mapping of ${what}`, DEPENDENCES.join(', '))
   if (!DEPENDENCES.includes(filtering)) throw notAccepted(filtering, `filtering of ${what}`, DEPENDENCES.join(', '))

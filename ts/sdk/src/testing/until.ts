@@ -4,7 +4,7 @@ import type { ZtnaAgent } from '../agent.js'
 import { notAccepted } from '../arguments.js'
 import { ZtnaError, aborted, fromNative } from '../errors.js'
 import type { PathExplanation } from '../explain.js'
-import { timeoutOf } from '../ops.js'
+import { cancelOf } from '../ops.js'
 import type { Cancel, PathInfo } from '../types.js'
 
 /** Time that a path may take, milliseconds: as long as any call of the SDK. */
@@ -19,8 +19,7 @@ export type AwaitedPath = 'direct' | 'relay'
 
 export async function untilPath(agent: ZtnaAgent, service: string, kind: AwaitedPath, cancel: Cancel): Promise<PathInfo> {
   if (kind !== 'direct' && kind !== 'relay') throw notAccepted(kind, 'kind of path', 'direct, relay')
-  const timeoutMs = timeoutOf(cancel, TIMEOUT_MS)
-  const { signal } = cancel
+  const { timeoutMs, signal } = cancelOf(cancel, TIMEOUT_MS)
   const end = performance.now() + timeoutMs
   let last: ZtnaError | undefined
   for (;;) {
