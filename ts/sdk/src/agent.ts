@@ -8,6 +8,7 @@ import type { Finding } from './doctor/check.js'
 import { checkReloaded, checkServices } from './doctor/running.js'
 import type { DispatcherOptions } from './dispatcher.js'
 import type { FlowInfo } from './flows.js'
+import { listFlows } from './flow-list.js'
 import { type Forward, type ForwardOptions, openForward } from './forward.js'
 import { TunnelHttp } from './http.js'
 import type { ServiceEntry } from './network-source.js'
@@ -215,7 +216,7 @@ export class ZtnaAgent extends ZtnaNode<AgentEvents> {
 
   /** Relays, connectors and the certificate now. Errors: ERR_ZTNA_CLOSED when not running. */
   status(): AgentStatus {
-    return toAgentStatus(this.nativeStatus(), this.running())
+    return toAgentStatus(this.nativeStatus(), this.ask(listFlows))
   }
 
   /** @internal */

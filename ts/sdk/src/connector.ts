@@ -3,6 +3,7 @@ import { countOf, functionOf, optionsOf } from './arguments.js'
 import { ZtnaDeniedError, ZtnaError, aborted, fromNative } from './errors.js'
 import type { Finding } from './doctor/check.js'
 import { checkBound, checkReloaded, checkServed } from './doctor/running.js'
+import { listFlows } from './flow-list.js'
 import type { FlowInfo } from './flows.js'
 import { type Handler, toSink } from './handlers.js'
 import { type NativeRole, whileRunning } from './native.js'
@@ -121,7 +122,7 @@ export class ZtnaConnector extends ZtnaNode<ConnectorEvents> {
 
   /** Relays, services and the certificate now. Errors: ERR_ZTNA_CLOSED when not running. */
   status(): ConnectorStatus {
-    return toConnectorStatus(this.nativeStatus(), this.running())
+    return toConnectorStatus(this.nativeStatus(), this.ask(listFlows))
   }
 
   /** @internal */

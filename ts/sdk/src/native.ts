@@ -1,7 +1,7 @@
 /** The boundary to `@ztna/native`: what crosses it, and the one place that loads it. DTOs cross as JSON text. */
 import { createRequire } from 'node:module'
 import type * as addon from '@ztna/native'
-import { fromNative } from './errors.js'
+import { ZtnaError, fromNative } from './errors.js'
 
 /** One role's thread. Its methods throw or reject with an `Error` whose message is JSON (see `fromNative`). */
 export type NativeRole = addon.NativeRole
@@ -31,13 +31,21 @@ export function setNative(implementation: NativeModule | undefined): void {
   loaded = implementation
 }
 
-/** What `call` gives; undefined when the role has ended meanwhile, which native knows before JavaScript hears of it. */
-export function whileRunning<T>(call: () => T): T | undefined {
+/** What `call` gives. Errors: native's, as a ZtnaError. */
+export function called<T>(call: () => T): T {
   try {
     return call()
   } catch (error) {
-    const why = fromNative(error)
-    if (why.code === 'ERR_ZTNA_CLOSED') return undefined
-    throw why
+    throw fromNative(error)
+  }
+}
+
+/** What `call` gives; undefined when the role has ended meanwhile, which native knows before JavaScript hears of it. */
+export function whileRunning<T>(call: () => T): T | undefined {
+  try {
+    return called(call)
+  } catch (error) {
+    if (error instanceof ZtnaError && error.code === 'ERR_ZTNA_CLOSED') return undefined
+    throw error
   }
 }

@@ -1,7 +1,6 @@
 /** What `status()` and `stats()` of agents and connectors tell, and how native's words become it. */
 import { type NativeErrorJson, type ZtnaError, fromNative } from './errors.js'
-import { type FlowList, listFlows } from './flow-list.js'
-import type { NativeRole } from './native.js'
+import type { FlowList } from './flow-list.js'
 import { type NativePath, type PathInfo, type PathPolicy, type State, deepFreeze, toPath } from './types.js'
 
 /** Counters of an agent or connector. */
@@ -97,7 +96,7 @@ export interface ConnectorStatus extends NodeStatus {
 }
 
 /** `status`: what native says of `role`, parsed. Errors: ERR_ZTNA_CLOSED. */
-export function toAgentStatus(status: object, role: NativeRole): AgentStatus {
+export function toAgentStatus(status: object, flows: FlowList): AgentStatus {
   const { stats: _stats, outage, ...rest } = status as NativeStatus & { readonly connectors: readonly NativePeer[] }
   return deepFreeze({
     ...rest,
@@ -106,12 +105,12 @@ export function toAgentStatus(status: object, role: NativeRole): AgentStatus {
     relays: rest.relays.map(({ bound: _bound, ...relay }) => toStanding(relay)),
     connectors: rest.connectors.map((connector) => ({ ...connector, path: toPath(connector.path) })),
     certificate: { expiresAt: new Date(rest.certificate.expiresAt) },
-    ...listFlows(role),
+    ...flows,
   })
 }
 
 /** The same for a connector. */
-export function toConnectorStatus(status: object, role: NativeRole): ConnectorStatus {
+export function toConnectorStatus(status: object, flows: FlowList): ConnectorStatus {
   const { stats: _stats, certificate, agents, outage, ...rest } = status as NativeStatus & { readonly agents: readonly NativePeer[] }
   return deepFreeze({
     ...rest,
@@ -119,7 +118,7 @@ export function toConnectorStatus(status: object, role: NativeRole): ConnectorSt
     relays: rest.relays.map(toStanding),
     agents: agents.map(({ name, path, pathPolicy, flows }) => ({ name, path: toPath(path), pathPolicy, flows })),
     certificate: { expiresAt: new Date(certificate.expiresAt) },
-    ...listFlows(role),
+    ...flows,
   })
 }
 

@@ -215,7 +215,7 @@ export class ZtnaRelay extends ZtnaRole<RelayEvents, RelayStats> {
 
   #session(json: Counted): RelaySession {
     const { id, agent, connector, rxBytes = 0, txBytes = 0 } = json
-    return Object.freeze({ id, agent, connector, rxBytes, txBytes, kick: () => this.running().kick(id) })
+    return Object.freeze({ id, agent, connector, rxBytes, txBytes, kick: () => this.ask((role) => role.kick(id)) })
   }
 }
 

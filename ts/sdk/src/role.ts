@@ -8,7 +8,7 @@ import { type EventMap, type EventOf, type EventTap, type EventsOptions, eventQu
 import { LOG_LEVELS, type LogLevel, type Logger, bridged } from './logger.js'
 import { journal } from './journal.js'
 import { addLogger } from './log.js'
-import { type NativeRole, native, whileRunning } from './native.js'
+import { type NativeRole, called, native, whileRunning } from './native.js'
 import { NetworkFeed, type NetworkConfig, type NetworkSource } from './network-source.js'
 import { type RecentEvent, type Recordable, Recorder, entryOf } from './recorder.js'
 import { tracing } from './otel.js'
@@ -203,7 +203,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
 
   /** OpenMetrics text. Errors: ERR_ZTNA_CLOSED when not running. */
   metrics(): string {
-    return this.running().metrics()
+    return this.ask((role) => role.metrics())
   }
 
   /** Reads the folder again now. Rejects with the reason when it is refused; the old snapshot then stays. */
@@ -266,6 +266,16 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
     throw this.failed(this.#closedError())
   }
 
+  /** @internal What `call` gives. Errors: as errors of this role; ERR_ZTNA_CLOSED also where the native role alone knows yet that it has ended. */
+  protected ask<T>(call: (role: NativeRole) => T): T {
+    const role = this.running()
+    try {
+      return called(() => call(role))
+    } catch (error) {
+      throw this.failed(error)
+    }
+  }
+
   /** @internal Whether the program has closed the role, rather than a failure. */
   protected get isClosing(): boolean {
     return this.#closing !== undefined && this.#died === undefined
@@ -273,7 +283,7 @@ export abstract class ZtnaRole<E extends RoleEvents & EventMap<E>, S> extends Ev
 
   /** @internal */
   protected nativeStatus(): Record<string, unknown> {
-    const status = JSON.parse(this.running().status()) as Record<string, unknown>
+    const status = JSON.parse(this.ask((role) => role.status())) as Record<string, unknown>
     const since = status['folderUnreadableSince']
     return since === undefined ? status : { ...status, folderUnreadableSince: new Date(since as number) }
   }

@@ -1,5 +1,5 @@
 import { beforeEach, expect, test } from 'vitest'
-import { ZtnaAgent } from '../src/index.js'
+import { ZtnaAgent, ZtnaConnector, ZtnaRelay } from '../src/index.js'
 import { CONTENT, FakeRole, nativeError, useFake } from './fake-native.js'
 
 beforeEach(() => useFake())
@@ -98,4 +98,39 @@ test('a snapshot that takes the place of another is an event, and no warning', a
   FakeRole.last.emit({ event: 'reloaded', version: 7 })
   expect(heard).toEqual([{ version: 7, changed: true }])
   await a.close()
+})
+
+/** What is asked of a role without waiting, and what native calls it. */
+const ASKED = [
+  ['status() of an agent', 'status', () => new ZtnaAgent({ network: CONTENT }), (role: ZtnaAgent) => role.status()],
+  ['the flows of an agent', 'flows', () => new ZtnaAgent({ network: CONTENT }), (role: ZtnaAgent) => role.status()],
+  ['stats() of an agent', 'status', () => new ZtnaAgent({ network: CONTENT }), (role: ZtnaAgent) => role.stats()],
+  ['metrics() of an agent', 'metrics', () => new ZtnaAgent({ network: CONTENT }), (role: ZtnaAgent) => role.metrics()],
+  ['status() of a connector', 'status', () => new ZtnaConnector({ network: CONTENT }), (role: ZtnaConnector) => role.status()],
+  ['stats() of a connector', 'status', () => new ZtnaConnector({ network: CONTENT }), (role: ZtnaConnector) => role.stats()],
+  ['status() of a relay', 'status', () => new ZtnaRelay({ network: CONTENT }), (role: ZtnaRelay) => role.status()],
+  ['sessions() of a relay', 'status', () => new ZtnaRelay({ network: CONTENT }), (role: ZtnaRelay) => role.sessions()],
+] as const
+
+test.each(ASKED)('%s is ERR_ZTNA_CLOSED when only native knows yet that the role has ended', async (_what, name, make, ask) => {
+  const role = make() as ZtnaAgent & ZtnaConnector & ZtnaRelay
+  await role.start()
+  FakeRole.last[name] = () => {
+    throw nativeError('ERR_ZTNA_CLOSED', 'the role is not running')
+  }
+  const closed = { name: 'ZtnaError', code: 'ERR_ZTNA_CLOSED', message: 'the role is not running' }
+  expect(() => ask(role)).toThrow(expect.objectContaining(closed))
+  await role.close()
+})
+
+test('ending a session of a relay that has ended is ERR_ZTNA_CLOSED', async () => {
+  const relay = await new ZtnaRelay({ network: CONTENT }).start()
+  const session = new Promise<{ kick(): void }>((resolve) => relay.once('session', resolve))
+  FakeRole.last.emit({ event: 'session', id: '1', agent: 'alice', connector: 'c1' })
+  FakeRole.last.kick = () => {
+    throw nativeError('ERR_ZTNA_CLOSED', 'the role is not running')
+  }
+  const open = await session
+  expect(() => open.kick()).toThrow(expect.objectContaining({ name: 'ZtnaError', code: 'ERR_ZTNA_CLOSED' }))
+  await relay.close()
 })

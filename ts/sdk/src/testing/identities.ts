@@ -2,8 +2,7 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fromNative } from '../errors.js'
-import { type PkiCommand, native } from '../native.js'
+import { type PkiCommand, called, native } from '../native.js'
 import type { Role } from '../types.js'
 
 /** Name in all SPIFFE IDs of test networks (RFC 6761 §6.2: `.test` is nobody's). */
@@ -41,9 +40,5 @@ export async function issue(nodes: readonly { readonly role: Role; readonly name
 }
 
 function pki(command: PkiCommand, request: object): void {
-  try {
-    native().pki(command, JSON.stringify(request))
-  } catch (error) {
-    throw fromNative(error)
-  }
+  called(() => native().pki(command, JSON.stringify(request)))
 }

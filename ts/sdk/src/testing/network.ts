@@ -4,7 +4,7 @@ import type { ZtnaAgent } from '../agent.js'
 import type { ConnectorOptions } from '../connector.js'
 import { ZtnaError, configError, fromNative } from '../errors.js'
 import { hostPort } from '../host-port.js'
-import { type NativeTestNetwork, native } from '../native.js'
+import { type NativeTestNetwork, called, native } from '../native.js'
 import type { NetworkConfig, NetworkContent } from '../network-source.js'
 import { type RelayOptions, ZtnaRelay } from '../relay.js'
 import type { NodeOptions } from '../node-options.js'
@@ -344,12 +344,4 @@ function nextReload(role: PlacedRole, entry: { onLeft: () => void }): Promise<vo
     role.on('warning', onWarning)
     entry.onLeft = onReloaded
   })
-}
-
-function called<T>(call: () => T): T {
-  try {
-    return call()
-  } catch (error) {
-    throw fromNative(error)
-  }
 }
