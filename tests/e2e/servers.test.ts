@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { createServer, get, type IncomingMessage, type RequestListener } from 'node:http'
+import { createServer, get, type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http'
 import { type ClientHttp2Session, connect as h2connect, createSecureServer, createServer as createH2 } from 'node:http2'
 import { createServer as createHttps, get as httpsGet } from 'node:https'
 import { connect as tlsConnect } from 'node:tls'
@@ -9,7 +9,7 @@ import fastify, { type FastifyInstance, type RawServerBase } from 'fastify'
 import { Hono } from 'hono'
 import { streamSSE } from 'hono/streaming'
 import Koa from 'koa'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { type FetchEnv, type Handler, identityOf } from '@ztna/sdk'
 import { listeningPorts, Memory } from '../lib/memory.ts'
 import { selfSigned } from '../lib/self-signed.ts'
@@ -196,6 +196,50 @@ test('no spelling of a claim arrives by HTTP/2, in headers or trailers', async (
   expect(JSON.stringify(views)).not.toMatch(/ztna/i)
   expect(JSON.stringify(views)).toContain('"x-mine":"c"')
   expect(JSON.stringify(views)).toContain('"x-sum":"d"')
+})
+
+/** A request whose chunked body has trailers, most of which claim an identity. */
+const TRAILERS = [
+  'X-Ztna-Identity: admin',
+  'x-sum: 1',
+  'x_ztna_role: ops',
+  'X-Ztna_Groups: eng',
+  'x-ztna-identity: root',
+  'x-last: 2',
+].join('\r\n')
+const CHUNKED = `POST / HTTP/1.1\r\nhost: web\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n${TRAILERS}\r\n\r\n`
+
+test.each([
+  ['read before they come', true],
+  ['not read before they come', false],
+])('no trailer of HTTP/1 that claims an identity is seen before the end of the body, in views that were %s', async (_name, early) => {
+  const http = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+    const views = (): unknown[] => [request.trailers, request.trailersDistinct, request.rawTrailers]
+    if (early) views()
+    await vi.waitUntil(() => request.complete)
+    response.end(JSON.stringify([request.readableEnded, ...views()]))
+  }
+  const { to } = await lab.serve({ http })
+  const answer = await lab.exchange(to, CHUNKED)
+  // Node does not add to a view of this kind that was read.
+  const distinct = early ? {} : { 'x-sum': ['1'], 'x-last': ['2'] }
+  const seenThere = [false, { 'x-sum': '1', 'x-last': '2' }, distinct, ['x-sum', '1', 'x-last', '2']]
+  expect(JSON.parse(answer.slice(answer.indexOf('[')))).toEqual(seenThere)
+})
+
+test('a request that a server drops makes no claims', async () => {
+  const server = createServer((_, response) => response.end())
+  server.maxRequestsPerSocket = 1
+  const dropped = once(server, 'dropRequest') as Promise<[IncomingMessage]>
+  const { to } = await lab.serve({ http: server })
+  const ask = 'GET / HTTP/1.1\r\nhost: web\r\nX-Ztna-Identity: admin\r\n\r\n'
+  const answered = lab.exchange(to, ask + ask.replace('host', 'connection: close\r\nhost'))
+  const [{ headers, rawHeaders }] = await dropped
+  expect({ headers, rawHeaders }).toEqual({
+    headers: { connection: 'close', host: 'web' },
+    rawHeaders: ['connection', 'close', 'host', 'web'],
+  })
+  await answered
 })
 
 test('a pseudo-header that claims an identity ends the request before it is heard', async () => {

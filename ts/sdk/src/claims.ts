@@ -7,15 +7,24 @@ function isClaim(name: string): boolean {
   return name.toLowerCase().replaceAll('_', '-').startsWith('x-ztna-')
 }
 
-/** Takes claims out of every view of a request's headers, and of its trailers when they come. */
+/** Takes claims out of every view of a request's headers, and of its trailers before they are there. */
 export function cleanRequest(request: IncomingMessage): void {
   // Node makes the views from the raw list, by its first length, when they are first read: so they are read before it gets shorter.
   if (hasClaim(request.rawHeaders)) strip(request.rawHeaders, request.headers, request.headersDistinct)
   // Only a chunked body has trailers (RFC 9112 §7.1.2). Those of HTTP/2 are the stream's.
   if (request.headers['transfer-encoding'] === undefined) return
-  request.prependOnceListener('end', () => {
-    if (hasClaim(request.rawTrailers)) strip(request.rawTrailers, request.trailers, request.trailersDistinct)
-  })
+  const internals = request as unknown as Internals
+  const add = internals._addHeaderLines.bind(request)
+  const addClean: Internals['_addHeaderLines'] = (lines) => {
+    strip(lines)
+    add(lines, lines.length)
+  }
+  Object.defineProperty(request, '_addHeaderLines', { value: addClean })
+}
+
+/** What Node's parser puts trailers into a request by, which may be long before its body is read to the end. */
+interface Internals {
+  _addHeaderLines(lines: string[], count: number): void
 }
 
 /** The same for HTTP/2, of which a request is made afterwards. `raw`: names and values, as the event `stream` has them. */

@@ -127,6 +127,7 @@ function watch(server: EventEmitter): void {
   server.emit = (event: string | symbol, ...args: unknown[]): boolean => {
     if (REQUESTS.has(event)) return emitRequest(emit, event, args)
     if (event === 'stream') return emitStream(emit, args)
+    if (event === 'dropRequest') cleanRequest(args[0] as IncomingMessage)
     if (event === 'secureConnection') showRemote(args[0] as Socket)
     if (event === 'clientError') httpFlowOf(args[1])?.onClientError()
     if (event === 'session') httpFlowOf(args[0])?.onSession(args[0] as Http2Session)
