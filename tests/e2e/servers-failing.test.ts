@@ -2,7 +2,8 @@ import { once } from 'node:events'
 import { createServer, type RequestListener, type ServerResponse } from 'node:http'
 import { createServer as createHttps } from 'node:https'
 import { connect as tlsConnect } from 'node:tls'
-import { connect as h2connect, createServer as createH2, type Http2Server } from 'node:http2'
+import { fileURLToPath } from 'node:url'
+import { connect as h2connect, createServer as createH2, type Http2Server, type ServerHttp2Stream } from 'node:http2'
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { type Handler, type ZtnaError, ztnaErrorOf } from '@ztna/sdk'
 import { Memory } from '../lib/memory.ts'
@@ -147,6 +148,35 @@ test.each(leaves)('rubbish behind a request does not make a whole of an answer t
   server.on('request', (_, response) => void rubbish.then(() => (response.writeHead(200).write('part'), leave(response))))
   const { to } = await lab.serve({ http: server })
   expect(await ending(to, 'GET / HTTP/1.0\r\n\r\n\0rubbish\r\n\r\n')).toBe('ERR_ZTNA_STREAM_RESET')
+})
+
+test.each<[string, (stream: ServerHttp2Stream) => void]>([
+  ['destroyed with an error', (stream) => stream.destroy(broken)],
+  ['destroyed', (stream) => stream.destroy()],
+])('a stream of HTTP/2 that is %s in the middle of its answer is heard as a reset', async (_name, leave) => {
+  const server = createH2().on('stream', (stream) => {
+    stream.respond()
+    stream.write('part', () => leave(stream))
+  })
+  const { port } = await lab.serve({ http: server })
+  const session = h2connect('http://web', { createConnection: () => lab.agent.createConnection(`web:${port}`) })
+  await expect(once(session.request({ ':path': '/' }).resume(), 'end')).rejects.toMatchObject({ code: 'ERR_HTTP2_STREAM_ERROR' })
+  session.close()
+})
+
+test.each<[string, (stream: ServerHttp2Stream) => void]>([
+  ['no body', (stream) => stream.respond({ ':status': 204 }, { endStream: true })],
+  ['a body', (stream) => (stream.respond(), stream.end('body'))],
+  ['a body and trailers', withTrailers],
+  ['a file', (stream) => stream.respondWithFile(fileURLToPath(import.meta.url))],
+  ['a body, and destroys the stream when it has gone out', (stream) => (stream.respond(), stream.end('body', () => stream.destroy()))],
+])('a listener that answers a stream of HTTP/2 with %s is heard whole', async (_name, answer) => {
+  const { port } = await lab.serve({ http: createH2().on('stream', answer) })
+  const session = h2connect('http://web', { createConnection: () => lab.agent.createConnection(`web:${port}`) })
+  const request = session.request({ ':path': '/' }).resume()
+  await once(request, 'close')
+  expect(request).toMatchObject({ rstCode: 0, readableEnded: true })
+  session.close()
 })
 
 test('a listener that has ended its answer and leaves the rest of the request is heard whole', async () => {
@@ -308,6 +338,11 @@ test('a flow that its handler resets at once is an error for its caller, each ti
     expect(outcome).toBe('ERR_ZTNA_STREAM_RESET')
   }
 })
+
+function withTrailers(stream: ServerHttp2Stream): void {
+  stream.respond({}, { waitForTrailers: true })
+  stream.once('wantTrailers', () => stream.sendTrailers({ 'x-sum': '1' })).end('body')
+}
 
 /** How the answer to these bytes ends: the code of a failure, or what came. */
 function ending(to: string, bytes: string): Promise<string> {

@@ -10,9 +10,6 @@ import type { ZtnaSocket } from './socket.js'
 /** Hears of what a handler threw. */
 export type Report = (error: unknown) => void
 
-/** HTTP/2 code of a stream whose handler failed (RFC 9113 §7). */
-const INTERNAL_ERROR = 2
-
 /** Events of a server that bring a request. */
 const REQUESTS: ReadonlySet<string | symbol> = new Set(['request', 'upgrade', 'connect', 'checkContinue', 'checkExpectation'])
 
@@ -161,6 +158,7 @@ function emitStream(emit: Emit, args: unknown[]): boolean {
   if (flow === undefined) return emit('stream', ...args)
   // The peer's reset of a stream nobody listens to would be an uncaught exception.
   stream.on('error', () => {})
+  resetWhenCut(stream)
   try {
     return emit('stream', ...args)
   } catch (error) {
@@ -192,8 +190,22 @@ export function failPlainly(response: ServerResponse | Http2ServerResponse): voi
 
 function failStream(stream: ServerHttp2Stream): void {
   if (stream.destroyed || stream.writableEnded) return
-  if (stream.headersSent) stream.close(INTERNAL_ERROR)
+  if (stream.headersSent) stream.destroy(cut())
   else stream.respond({ ':status': 500 }, { endStream: true })
+}
+
+/** To a peer of HTTP/2 a stream that its handler destroys without an error looks ended, and in Node 24 one that it closes with an error code. */
+function resetWhenCut(stream: ServerHttp2Stream): void {
+  const destroy = stream._destroy.bind(stream)
+  stream._destroy = (error, callback) => {
+    const isCut = stream.headersSent && !stream.writableEnded && !stream.closed
+    destroy(error ?? (isCut ? cut() : null), callback)
+  }
+}
+
+// Its code is what RST_STREAM says: INTERNAL_ERROR (RFC 9113 §7).
+function cut(): Error {
+  return new Error('the handler has left its answer in the middle')
 }
 
 /** The second argument of an event that brings a request: an upgrade and a CONNECT of HTTP/1 bring the socket. */
