@@ -1,9 +1,11 @@
 /** `Request` in, `Response` out, on Node's HTTP server. */
-import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
+import { type IncomingMessage, STATUS_CODES, type Server, type ServerResponse, createServer } from 'node:http'
+import type { Socket } from 'node:net'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { show } from './arguments.js'
-import { failPlainly } from './http-service.js'
+import { toRequest } from './fetch-request.js'
+import { answerPlainly } from './http-service.js'
 import { bindRequest, identityOf } from './identity-of.js'
 
 /** What a fetch handler gets beside the request: what Node knows of it. Hono has it as `c.env`. */
@@ -18,10 +20,16 @@ export interface FetchEnv {
 export type FetchHandler = (request: Request, env: FetchEnv) => Response | Promise<Response>
 
 /** `report`: hears of what the handler threw, and of a body that broke off. */
-export function fetchListener(handler: FetchHandler, report: (error: unknown) => void): RequestListener {
-  return (incoming, outgoing) => {
+export function fetchServer(handler: FetchHandler, report: (error: unknown) => void): Server {
+  /** How many answers are under way on a connection. */
+  const open = new WeakMap<Socket, number>()
+  const count = (socket: Socket, more: 1 | -1): void => void open.set(socket, (open.get(socket) ?? 0) + more)
+  const server = createServer((incoming, outgoing) => {
+    const { socket } = incoming
     const gone = new AbortController()
+    count(socket, 1)
     outgoing.once('close', () => {
+      count(socket, -1)
       if (!outgoing.writableFinished) gone.abort()
     })
     answer(handler, incoming, outgoing, gone.signal, report).catch((error: unknown) => {
@@ -30,9 +38,15 @@ export function fetchListener(handler: FetchHandler, report: (error: unknown) =>
       report(error)
       // With an error, so that what has gone out is not taken for whole.
       if (outgoing.headersSent) return void outgoing.destroy(error instanceof Error ? error : new Error(show(error)))
-      failPlainly(outgoing)
+      answerPlainly(outgoing, 500)
     })
-  }
+  })
+  // Node would end the connection without an answer.
+  return server.on('connect', (_, socket: Socket) => {
+    if ((open.get(socket) ?? 0) > 0) return void socket.destroy(new Error('a CONNECT before the request ahead of it is answered'))
+    socket.write(`HTTP/1.1 501 ${STATUS_CODES[501]}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
+    socket.destroySoon()
+  })
 }
 
 async function answer(
@@ -43,6 +57,7 @@ async function answer(
   report: (error: unknown) => void,
 ): Promise<void> {
   const request = toRequest(incoming, gone)
+  if (typeof request === 'number') return answerPlainly(outgoing, request)
   bindRequest(request, identityOf(incoming))
   const response: unknown = await handler(request, { incoming, outgoing })
   if (!isResponse(response)) throw new TypeError(`a fetch handler answered with ${show(response)}, not with a Response`)
@@ -73,27 +88,4 @@ async function answer(
 /** Other implementations of `Response`, such as a polyfill's, do as well. */
 function isResponse(value: unknown): value is Response {
   return typeof value === 'object' && value !== null && 'status' in value && 'headers' in value && 'body' in value
-}
-
-function toRequest(incoming: IncomingMessage, signal: AbortSignal): Request {
-  const scheme = 'encrypted' in incoming.socket ? 'https' : 'http'
-  const base = `${scheme}://${incoming.headers.host ?? 'localhost'}`
-  const headers = new Headers()
-  for (let at = 0; at + 1 < incoming.rawHeaders.length; at += 2) {
-    headers.append(incoming.rawHeaders[at] ?? '', incoming.rawHeaders[at + 1] ?? '')
-  }
-  const method = incoming.method ?? 'GET'
-  const init: RequestInit & { duplex?: 'half' } = { method, headers, signal }
-  if (method !== 'GET' && method !== 'HEAD') {
-    init.body = Readable.toWeb(incoming) as NonNullable<RequestInit['body']>
-    init.duplex = 'half'
-  }
-  // Only the path is the client's: an absolute-form target must not name another host.
-  const url = new URL(base)
-  const target = incoming.url ?? '/'
-  const path = target.startsWith('/') ? target : new URL(target, base).pathname + new URL(target, base).search
-  const query = path.indexOf('?')
-  url.pathname = query < 0 ? path : path.slice(0, query)
-  url.search = query < 0 ? '' : path.slice(query)
-  return new Request(url, init)
 }

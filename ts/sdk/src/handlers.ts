@@ -1,12 +1,12 @@
 /** What a connector does with the flows of a service it serves from this process. */
-import { type IncomingMessage, type RequestListener, type Server as HttpServer, type ServerResponse, createServer } from 'node:http'
+import { type IncomingMessage, type Server as HttpServer, type ServerResponse, createServer } from 'node:http'
 import { EventEmitter } from 'node:events'
 import type { Http2SecureServer, Http2Server } from 'node:http2'
 import type { Server as HttpsServer } from 'node:https'
 import { fieldsOf, flagOf, functionOf, isObject, keysOf, notAccepted } from './arguments.js'
 import { configError } from './errors.js'
 import type { ZtnaUdpSocket } from './datagram.js'
-import { type FetchHandler, fetchListener } from './fetch-handler.js'
+import { type FetchHandler, fetchServer } from './fetch-handler.js'
 import { HttpService, type Report } from './http-service.js'
 import type { ZtnaSocket } from './socket.js'
 
@@ -70,15 +70,14 @@ export function toSink(given: Handler, report: Report): Sink {
     const allowHalfOpen = flagOf(handler.allowHalfOpen, 'handler.allowHalfOpen') ?? false
     return { kind: 'tcp', allowHalfOpen, forLibrary: false, take, drain: () => {}, close: () => {} }
   }
-  if ('fetch' in handler) return ownServer(fetchListener(functionOf(handler.fetch, 'handler.fetch', 'a function'), report), report)
-  if (typeof handler.http === 'function') return ownServer(handler.http, report)
+  if ('fetch' in handler) return ownServer(fetchServer(functionOf(handler.fetch, 'handler.fetch', 'a function'), report), report)
+  if (typeof handler.http === 'function') return ownServer(createServer(handler.http), report)
   const server = handler.http
   if (!(server instanceof EventEmitter)) throw notAccepted(server, 'handler.http', 'an HTTP server of Node, or a request listener')
   return served(server, report, () => {})
 }
 
-function ownServer(listener: RequestListener, report: Report): Sink {
-  const server = createServer(listener)
+function ownServer(server: HttpServer, report: Report): Sink {
   return served(server, report, () => void server.close(() => {}))
 }
 

@@ -174,17 +174,17 @@ function onFailure(flow: HttpFlow, event: string | symbol, [first, second]: read
   const response = second as Answer
   if (!isResponse(response)) return flow.reset()
   if (response.writableEnded) return
-  if (!response.headersSent) failPlainly(response)
+  if (!response.headersSent) answerPlainly(response, 500)
   else if ('stream' in response) failStream(response.stream)
   else flow.reset()
 }
 
-/** Answers 500 and nothing else: what the handler had prepared was for another answer, and why it failed stays here. */
-export function failPlainly(response: ServerResponse | Http2ServerResponse): void {
+/** Answers with a status and nothing else: what the handler had prepared was for another answer, and why it failed stays here. */
+export function answerPlainly(response: ServerResponse | Http2ServerResponse, status: number): void {
   for (const name of response.getHeaderNames()) response.removeHeader(name)
   // HTTP/2 has no such words, and its setter warns.
   if (!('stream' in response)) response.statusMessage = ''
-  response.statusCode = 500
+  response.statusCode = status
   response.end()
 }
 
